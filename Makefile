@@ -1,0 +1,45 @@
+# Everything that a newcomer needs: `make run` and `make test`, each alone, from a bare clone with Python 3.11 and make.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format proto demo
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## a .venv with everything
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --group dev --editable .
+	@touch $@
+
+run: $(READY) ## run the hub: embedded storage in ./data; the first start prints the first keys
+	$(BIN)/hub serve
+
+test: $(READY) ## every test
+	$(BIN)/python -m pytest
+
+check: $(READY) ## style, types, the contract, and that generated/ is fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/make_proto.py --check --image $(VENV)/image.binpb
+	$(BIN)/buf lint $(VENV)/image.binpb --path tickets
+	$(BIN)/buf format --diff --exit-code protos
+
+format: $(READY) ## put code and protos into their style
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/buf format --write protos
+
+proto: $(READY) ## make generated/ from protos/
+	$(BIN)/python tools/make_proto.py
+
+demo: $(READY) ## a hub, three integrations and a bot's day in one terminal
+	$(BIN)/python examples/demo.py
