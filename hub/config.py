@@ -1,0 +1,186 @@
+"""Settings: flags > environment (HUB_*) > a TOML file > defaults. Every limit of the hub has its place here.
+
+Lives here: names, units, defaults and bounds. Must not know what the settings are used for beyond that.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from hub.errors import StartError
+
+ENV_PREFIX = "HUB_"
+CALLERS_VARIABLES = {"HUB_ADMIN_KEY", "HUB_BOT_KEY", "HUB_KEY", "HUB_CONFIG"}
+"""What callers export beside the settings; the settings do not read them."""
+
+KIB, MIB = 1024, 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """All that can be set. Sizes are bytes, times are seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    data_dir: Path = Field(Path("data"), description="where the embedded storage, the lock and the secret lie")
+    listen: str = Field("127.0.0.1:50051", description="host:port to listen on; port 0 takes a free one")
+    storage: str = Field("sqlite", description="the log: 'sqlite', in the data directory")
+    secret: SecretStr | None = Field(
+        None, description="the hub's own secret, at least 32 characters; unset = made once and kept with the store"
+    )
+
+    tls_certificate: Path | None = Field(None, description="PEM file: the certificate chain of the hub")
+    tls_key: Path | None = Field(None, description="PEM file: the private key of the certificate")
+    tls_client_ca: Path | None = Field(None, description="PEM file: clients must show a certificate of this authority")
+    insecure: bool = Field(False, description="allow plaintext on an address that is not loopback")
+
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="what to log")
+    log_format: str = Field("auto", pattern="^(auto|json|console)$", description="auto: console on a terminal")
+
+    max_request_bytes: int = Field(256 * KIB, ge=1 * KIB, description="largest request")
+    max_batch_bytes: int = Field(1 * MIB, ge=1 * KIB, description="largest BatchEmitEvents request")
+    max_metadata_bytes: int = Field(8 * KIB, ge=1 * KIB, description="largest metadata of a call")
+    max_concurrent_calls: int = Field(2_000, ge=1, description="calls in flight beside the streams")
+    max_streams: int = Field(10_000, ge=1, description="open Subscribe streams in all")
+    max_streams_per_integration: int = Field(5, ge=1, description="open Subscribe streams of one integration")
+    max_emit_backlog: int = Field(10_000, ge=1, description="events that may wait to be stored")
+    max_failed_authentications: int = Field(10, ge=1, description="a minute and peer; a valid key is never throttled")
+
+    retention: float = Field(72 * 3600, ge=60, description="how long events are kept")
+    dedupe_window: float = Field(3600, ge=1, description="how long an event id is remembered")
+    window_bytes: int = Field(32 * MIB, ge=64 * KIB, description="newest events held in memory")
+    page_cache_bytes: int = Field(32 * MIB, ge=64 * KIB, description="older events held in memory for those who catch up")
+    max_frame_bytes: int = Field(1 * MIB, ge=1 * KIB, description="largest frame, unless one event alone is larger")
+    write_deadline: float = Field(30, gt=0, description="how long one frame may take to be taken by a client")
+    heartbeat_interval: float = Field(15, ge=1, le=60, description="unless a stream asks for another")
+
+    max_live_keys: int = Field(2, ge=2, le=10, description="keys of one integration that live at a time")
+    key_overlap: float = Field(24 * 3600, ge=0, le=7 * 24 * 3600, description="how long a rotated key lives on")
+    guild_access: str = Field("all", pattern="^(all|installed)$", description="what a new integration gets by default")
+
+    keepalive_interval: float = Field(20, ge=1, description="silence after which the hub pings a peer")
+    keepalive_timeout: float = Field(5, ge=0.1, description="how long a peer may take to answer a ping")
+    drain_time: float = Field(5, ge=0, description="how long a stop waits for calls to end")
+
+    page_size: int = Field(50, ge=1, description="entries of a list, unless a request asks for another number")
+    max_page_size: int = Field(200, ge=1, description="entries of a list at most")
+
+    @field_validator("listen")
+    @classmethod
+    def _listen_is_host_and_port(cls, value: str) -> str:
+        if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):\d{1,5}", value) or int(value.rsplit(":", 1)[1]) > 65535:
+            raise ValueError("must be host:port, such as 127.0.0.1:50051 or [::1]:50051")
+        return value
+
+    @field_validator("secret")
+    @classmethod
+    def _secret_is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("must have at least 32 characters: 'openssl rand -hex 32' makes one")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.tls_certificate is None and not self.insecure and not self.is_loopback:
+            raise ValueError(
+                f"listen: '{self.listen}' is not loopback: set tls_certificate and tls_key, or say --insecure"
+            )
+        if self.dedupe_window > self.retention:
+            raise ValueError("dedupe_window cannot be longer than retention")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the hub."""
+        host = self.listen.rsplit(":", 1)[0].strip("[]")
+        return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` hands over and the environment: no .env file and no secrets directory by surprise."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return init_settings, env_settings, _FileValues(cls)
+
+
+class _FileValues(PydanticBaseSettingsSource):
+    """The TOML file that HUB_CONFIG names, as the weakest source."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ANN401  pydantic's signature
+        del field
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        path = os.environ.get("HUB_CONFIG")
+        return read_toml(Path(path)) if path else {}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file: a flat table of the names above.
+
+    Raises:
+        StartError: the file cannot be read or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise StartError(f"settings file {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise StartError(f"settings file {path}: {error}") from None
+
+
+def load(flags: Mapping[str, Any] | None = None) -> Settings:
+    """The settings in force.
+
+    Args:
+        flags: what was said on the command line, by name; None = not said.
+
+    Raises:
+        StartError: a name or a value is wrong; the text names each on a line.
+    """
+    refuse_misspelt(os.environ)
+    try:
+        return Settings(**{name: value for name, value in (flags or {}).items() if value is not None})
+    except ValidationError as error:
+        raise StartError("\n".join(_complaint(e) for e in error.errors(include_url=False, include_input=False))) from None
+
+
+def refuse_misspelt(environment: Mapping[str, str]) -> None:
+    """Refuse a HUB_ variable that looks like a misspelt setting; others are not ours (Kubernetes sets HUB_PORT).
+
+    Raises:
+        StartError: with the name that was probably meant.
+    """
+    names = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(environment):
+        if name.startswith(ENV_PREFIX) and name not in names | CALLERS_VARIABLES:
+            meant = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.85)
+            if meant:
+                raise StartError(f"{name} is no setting: did you mean {meant[0]}?")
+
+
+def _complaint(error: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails has no public name
+    """One line for one wrong setting; its value is not repeated, it may be a secret."""
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        meant = difflib.get_close_matches(name, list(Settings.model_fields), n=1)
+        return f"{name} is no setting" + (f": did you mean {meant[0]}?" if meant else "")
+    text = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {text}" if name else text

@@ -1,0 +1,186 @@
+"""How state changes: read the newest record, decide, append on condition that nobody was faster, wait until in force.
+
+Lives here: the one way by which anything but an event gets into the log, with who did it and why. Must not know what the
+decisions are (``lifecycle.py``, ``keys.py``).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from hub.clock import Clock
+from hub.control import keys
+from hub.control.registry import SECRET_KEY, SERVICE_KEY, Held, Record, Registry, etag, secret_check
+from hub.errors import Conflict, EtagMismatch, StorageUnavailable
+from hub.model import (
+    Caller,
+    Change,
+    Entry,
+    FieldChange,
+    IntegrationRecord,
+    Kind,
+    Role,
+    ServiceRecord,
+    UseRecord,
+)
+from hub.storage import Log
+
+ATTEMPTS = 10
+"""How often a change is decided anew when others keep being faster."""
+
+COMMAND_LINE = Caller(Role.SYSTEM, "", "", "hub", "")
+"""Who made what the hub itself, or its command line, has made."""
+
+
+class Changes:
+    """Appends changes of state."""
+
+    def __init__(self, log: Log, registry: Registry, clock: Clock) -> None:
+        self._log = log
+        self._registry = registry
+        self._clock = clock
+
+    async def integration(
+        self,
+        by: Caller,
+        integration_id: str,
+        decide: Callable[[IntegrationRecord], IntegrationRecord],
+        *,
+        reason: str = "",
+        expected_etag: str = "",
+    ) -> Held[IntegrationRecord]:
+        """Change an integration; `decide` makes the new record and may run more than once.
+
+        Raises:
+            IntegrationNotFound: there is none with this id.
+            EtagMismatch: it was changed since `expected_etag` was read; "" skips the check.
+            Whatever `decide` raises: then nothing has changed.
+        """
+
+        def current() -> Held[IntegrationRecord]:
+            held = self._registry.integration(integration_id)
+            if expected_etag and etag(held) != expected_etag:
+                raise EtagMismatch(integration_id)
+            return held
+
+        def stamped(record: IntegrationRecord) -> IntegrationRecord:
+            decided = decide(record)
+            return decided if decided == record else msgspec.structs.replace(decided, update_time=self._clock.now())
+
+        await self._change(by, f"integration/{integration_id}", current, stamped, reason)
+        return self._registry.integration(integration_id)
+
+    async def new_integration(self, by: Caller, record: IntegrationRecord, reason: str = "") -> Held[IntegrationRecord]:
+        """Add an integration."""
+        key = f"integration/{record.integration_id}"
+        await self._append(self._entry(by, key, None, record, reason), {key: 0})
+        return self._registry.integration(record.integration_id)
+
+    async def service(
+        self, by: Caller, decide: Callable[[ServiceRecord], ServiceRecord], *, reason: str = ""
+    ) -> Held[ServiceRecord]:
+        """Change the service keys; `decide` makes the new record and may run more than once."""
+        await self._change(by, SERVICE_KEY, lambda: self._registry.service, decide, reason)
+        return self._registry.service
+
+    async def save_key_use(self) -> None:
+        """Put the times of last use that are only in memory into the log."""
+        used, self._registry.unsaved_use = self._registry.unsaved_use, set()
+        entries = [
+            Entry(
+                Kind.STATE,
+                self._clock.now(),
+                msgspec.json.encode(UseRecord(self._registry.last_use[key_id])),
+                key=f"use/{key_id}",
+            )
+            for key_id in sorted(used)
+        ]
+        if entries:
+            await self._log.append(entries)
+
+    async def _change(
+        self, by: Caller, key: str, current: Callable[[], Held[Record]], decide: Callable[[Record], Record], reason: str
+    ) -> None:
+        for _ in range(ATTEMPTS):
+            held = current()
+            record = decide(held.record)
+            if record == held.record:
+                return
+            try:
+                await self._append(self._entry(by, key, held.record, record, reason), {key: held.position})
+            except Conflict:
+                await self._registry.applied((await self._log.bounds()).last)
+            else:
+                return
+        raise StorageUnavailable
+
+    async def _append(self, entry: Entry, expect: dict[str, int]) -> None:
+        [appended] = await self._log.append([entry], expect)
+        await self._registry.applied(appended.position)
+
+    def _entry(self, by: Caller, key: str, before: msgspec.Struct | None, after: msgspec.Struct, reason: str) -> Entry:
+        return Entry(Kind.STATE, self._clock.now(), encode_change(by, before, after, reason), key=key)
+
+
+def encode_change(by: Caller, before: msgspec.Struct | None, after: msgspec.Struct, reason: str) -> bytes:
+    """The body of a state entry: the record, who made it so, and what changed."""
+    change = Change(
+        actor=by.actor,
+        method=by.method,
+        record=msgspec.Raw(msgspec.json.encode(after)),
+        reason=reason,
+        request_id=by.request_id,
+        changes=differences(before, after),
+    )
+    return msgspec.json.encode(change)
+
+
+def differences(before: msgspec.Struct | None, after: msgspec.Struct) -> tuple[FieldChange, ...]:
+    """The fields in which two records of one kind differ, as JSON; digests of keys and times of update are left out."""
+    old, new = (_shown(record) for record in (before, after))
+    return tuple(
+        FieldChange(name, _json(old.get(name)), _json(new.get(name)))
+        for name in new
+        if old.get(name) != new.get(name) and name != "update_time"
+    )
+
+
+def _shown(record: msgspec.Struct | None) -> dict[str, Any]:
+    if record is None:
+        return {}
+    fields = {name: msgspec.to_builtins(getattr(record, name)) for name in record.__struct_fields__}
+    fields.pop("check", None)
+    for key in fields.get("keys", ()):
+        del key["digest"]
+    return fields
+
+
+def _json(value: Any) -> str:  # noqa: ANN401  any JSON value
+    return "" if value in (None, "", [], ()) else msgspec.json.encode(value).decode()
+
+
+async def initialise(log: Log, registry: Registry, clock: Clock, secret: bytes) -> dict[Role, str] | None:
+    """On an empty store: make the first admin key and the first bot key.
+
+    Returns their texts by role; None if the store has its keys already, or another replica was faster.
+    """
+    if registry.service.position:
+        return None
+    minted = {
+        role: keys.mint(role, registry.pepper, clock.now(), display_name=f"first {role.name.lower()} key")
+        for role in (Role.ADMIN, Role.BOT)
+    }
+    records = {
+        SECRET_KEY: secret_check(secret),
+        SERVICE_KEY: ServiceRecord(tuple(key.record for key in minted.values())),
+    }
+    entries = [
+        Entry(Kind.STATE, clock.now(), encode_change(COMMAND_LINE, None, record, "first start"), key=key)
+        for key, record in records.items()
+    ]
+    try:
+        await log.append(entries, dict.fromkeys(records, 0))
+    except Conflict:
+        return None
+    return {role: key.text for role, key in minted.items()}

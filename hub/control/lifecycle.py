@@ -1,0 +1,110 @@
+"""The life of an integration: a record and a command make a record. Pure: no clock, no log, no caller.
+
+Lives here: which command is allowed in which state and what it makes of the record. Must not know how records are kept,
+or which RPC a command came by.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
+
+from hub.errors import (
+    IntegrationDeleted,
+    IntegrationPending,
+    IntegrationRejected,
+    IntegrationSuspended,
+    InvalidRequest,
+    StateForbids,
+)
+from hub.model import GrantRecord, IntegrationRecord, ScopeRequestRecord, State
+
+ALLOWED: dict[str, frozenset[State]] = {
+    "update": frozenset({State.PENDING, State.ACTIVE, State.SUSPENDED, State.REJECTED}),
+    "suspend": frozenset({State.ACTIVE}),
+    "resume": frozenset({State.SUSPENDED}),
+    "delete": frozenset({State.PENDING, State.ACTIVE, State.SUSPENDED, State.REJECTED}),
+    "set_scopes": frozenset({State.ACTIVE, State.SUSPENDED}),
+    "rotate_key": frozenset({State.ACTIVE, State.SUSPENDED}),
+    "revoke_key": frozenset(State),
+}
+"""In which states each command is allowed: the table of ``docs/governance.md``."""
+
+_CLOSED = {
+    State.PENDING: (IntegrationPending, "the integration waits for an admin's decision"),
+    State.SUSPENDED: (IntegrationSuspended, "the integration is suspended; what happens meanwhile is delivered afterwards"),
+    State.REJECTED: (IntegrationRejected, "the integration's application was rejected"),
+    State.DELETED: (IntegrationDeleted, "the integration was deleted"),
+}
+
+
+def require(command: str, record: IntegrationRecord) -> None:
+    """Check that a command is allowed in the record's state.
+
+    Raises:
+        StateForbids: it is not; the metadata tells the state and the states that would allow it.
+    """
+    allowed = ALLOWED[command]
+    if record.state not in allowed:
+        names = ", ".join(state.name for state in sorted(allowed))
+        raise StateForbids(
+            f"the integration is {record.state.name}; this is possible only while it is {names.replace(', ', ' or ')}",
+            metadata={"state": record.state.name, "allowed": names.replace(" ", "")},
+        )
+
+
+def require_open(record: IntegrationRecord) -> None:
+    """Check that the integration may receive events.
+
+    Raises:
+        IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted: it may not.
+    """
+    if record.state in _CLOSED:
+        failure, sentence = _CLOSED[record.state]
+        said = f": {record.state_reason}" if record.state_reason else ""
+        raise failure(sentence + said, metadata={"integration_id": record.integration_id})
+
+
+def suspend(record: IntegrationRecord, reason: str) -> IntegrationRecord:
+    """Close it for now; its grants keep their positions."""
+    require("suspend", record)
+    return replace(record, state=State.SUSPENDED, state_reason=reason)
+
+
+def resume(record: IntegrationRecord, reason: str) -> IntegrationRecord:
+    """Open it again."""
+    require("resume", record)
+    return replace(record, state=State.ACTIVE, state_reason=reason)
+
+
+def delete(record: IntegrationRecord, reason: str) -> IntegrationRecord:
+    """End it for good; its keys open nothing any more, its grants are gone."""
+    require("delete", record)
+    return replace(record, state=State.DELETED, state_reason=reason, grants=(), requested_scopes=())
+
+
+def set_scopes(
+    record: IntegrationRecord, wanted: Sequence[ScopeRequestRecord], now: int, grantor: str
+) -> IntegrationRecord:
+    """Give it exactly these scopes. One that stays keeps its grant, with the new justification; a new one starts now."""
+    require("set_scopes", record)
+    held = {grant.scope: grant for grant in record.grants}
+    fresh = {grant.scope: grant for grant in grants(wanted, now, grantor)}
+    kept = {
+        scope: replace(held[scope], justification=grant.justification) for scope, grant in fresh.items() if scope in held
+    }
+    still_asked = tuple(request for request in record.requested_scopes if request.scope not in fresh)
+    return replace(record, grants=tuple((fresh | kept).values()), requested_scopes=still_asked)
+
+
+def grants(wanted: Iterable[ScopeRequestRecord], now: int, grantor: str) -> tuple[GrantRecord, ...]:
+    """New grants, by scope, counting from the entry that will carry them.
+
+    Raises:
+        InvalidRequest: a scope is named twice.
+    """
+    made: dict[int, GrantRecord] = {}
+    for index, request in enumerate(wanted):
+        if request.scope in made:
+            raise InvalidRequest.field(f"scopes[{index}].scope", "is named twice: name each scope once")
+        made[request.scope] = GrantRecord(request.scope, request.justification, now, grantor)
+    return tuple(made[scope] for scope in sorted(made))

@@ -1,0 +1,208 @@
+"""The state, materialised from the log: every integration and key as of the last entry applied. Says who a key is.
+
+Lives here: what the newest entry of each key amounts to. Must not know how entries are appended (``changes.py``) or who
+is streaming. Everything here is synchronous: between two awaits of others, the state does not move.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from hub.clock import Clock
+from hub.control import keys
+from hub.control.keys import derive
+from hub.errors import IntegrationNotFound, KeyExpired, KeyRevoked, KeyUnknown, StartError
+from hub.model import Change, Entry, IntegrationRecord, KeyRecord, Kind, ServiceRecord, UseRecord
+
+SERVICE_KEY = "service"
+SECRET_KEY = "secret"  # noqa: S105  the name of an entry
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+_change = msgspec.json.Decoder(Change)
+_integration = msgspec.json.Decoder(IntegrationRecord)
+_service = msgspec.json.Decoder(ServiceRecord)
+_use = msgspec.json.Decoder(UseRecord)
+
+
+class SecretCheck(msgspec.Struct, frozen=True):
+    """Shows whether a secret is the one that the store was made with, without telling anything about it."""
+
+    check: str
+
+
+class Held(NamedTuple, Generic[Record]):
+    """A record and the position of the entry that holds it; 0 = there is no entry yet."""
+
+    record: Record
+    position: int
+
+
+class Holder(NamedTuple):
+    """Whose key: "" = a service key's."""
+
+    integration_id: str
+    key: KeyRecord
+
+
+class Registry:
+    """Who may what, right now."""
+
+    def __init__(self, secret: bytes, clock: Clock) -> None:
+        self.pepper = derive(secret, "keys", 32)
+        self.through = 0
+        self.service = Held(ServiceRecord(), 0)
+        self.integrations: dict[str, Held[IntegrationRecord]] = {}
+        self.last_use: dict[str, int] = {}
+        self.unsaved_use: set[str] = set()
+        self._secret_check = derive(secret, "check", 16).hex()
+        self._clock = clock
+        self._keys: dict[str, Holder] = {}
+        self._ends: dict[str, tuple[int, float]] = {}
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._apply: dict[str, Callable[[Entry], str | None]] = {
+            "integration": self._apply_integration,
+            SERVICE_KEY: self._apply_service,
+            SECRET_KEY: self._apply_secret,
+            "use": self._apply_use,
+        }
+
+    def apply(self, entries: Iterable[Entry]) -> set[str]:
+        """Take state entries in, in order; returns the ids of the integrations that they concern.
+
+        Raises:
+            StartError: the store was made with another secret.
+        """
+        concerned = set()
+        for entry in entries:
+            if entry.kind is Kind.STATE:
+                concerned.add(self._apply[entry.key.partition("/")[0]](entry))
+        return {integration_id for integration_id in concerned if integration_id}
+
+    def advance(self, through: int) -> None:
+        """Say that everything up to a position is in force; those who waited for it go on."""
+        self.through = max(self.through, through)
+        due = [future for position, future in self._waiting if position <= self.through]
+        self._waiting = [waiting for waiting in self._waiting if waiting[0] > self.through]
+        for future in due:
+            if not future.done():
+                future.set_result(None)
+
+    async def applied(self, position: int) -> None:
+        """Wait until everything up to a position is in force here."""
+        if self.through < position:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append((position, future))
+            await future
+
+    def integration(self, integration_id: str) -> Held[IntegrationRecord]:
+        """The newest record of an integration.
+
+        Raises:
+            IntegrationNotFound: there is none with this id.
+        """
+        held = self.integrations.get(integration_id)
+        if held is None:
+            raise IntegrationNotFound(integration_id)
+        return held
+
+    def authenticate(self, text: str) -> Holder:
+        """Whose key this is.
+
+        Raises:
+            KeyUnknown: it is malformed or nobody's.
+            KeyRevoked, KeyExpired: it was somebody's.
+        """
+        key_id = keys.read_id(text)
+        holder = self._keys.get(key_id) if key_id else None
+        if not keys.matches(text, holder.key if holder else None, self.pepper) or holder is None:
+            raise KeyUnknown
+        self.require_live(holder.key.key_id)
+        self._note_use(holder.key.key_id)
+        return holder
+
+    def require_live(self, key_id: str) -> KeyRecord:
+        """The newest record of a key that once opened the hub.
+
+        Raises:
+            KeyRevoked, KeyExpired: it does so no more.
+        """
+        holder = self._keys.get(key_id)
+        if holder is None or holder.key.revoke_time:
+            raise KeyRevoked("this key was revoked: use a newer one", metadata={"key_id": key_id})
+        if not self.is_live(holder.key):
+            raise KeyExpired("this key's time is over: use a newer one", metadata={"key_id": key_id})
+        return holder.key
+
+    def is_live(self, key: KeyRecord) -> bool:
+        """Whether a key opens the hub."""
+        return not key.revoke_time and self.seconds_left(key) > 0
+
+    def seconds_left(self, key: KeyRecord) -> float:
+        """How long a key that was not revoked lives on; infinite if it does not expire.
+
+        Measured by the monotonic clock from when its end was learned: a step of the wall clock moves no end.
+        """
+        if not key.expire_time:
+            return math.inf
+        known = self._ends.get(key.key_id)
+        if known is None or known[0] != key.expire_time:
+            left = (key.expire_time - self._clock.now()) / 1_000_000
+            known = self._ends[key.key_id] = (key.expire_time, self._clock.monotonic() + left)
+        return known[1] - self._clock.monotonic()
+
+    def was_used(self, key_id: str) -> bool:
+        """Whether a key ever opened the hub."""
+        return key_id in self.last_use
+
+    def _note_use(self, key_id: str) -> None:
+        self.last_use[key_id] = self._clock.now()
+        self.unsaved_use.add(key_id)
+
+    def _apply_integration(self, entry: Entry) -> str:
+        record = _integration.decode(_change.decode(entry.body).record)
+        grants = tuple(grant if grant.position else replace(grant, position=entry.position) for grant in record.grants)
+        record = replace(record, grants=grants)
+        before = self.integrations.get(record.integration_id)
+        self._index_keys(record.integration_id, before.record.keys if before else (), record.keys)
+        self.integrations[record.integration_id] = Held(record, entry.position)
+        return record.integration_id
+
+    def _apply_service(self, entry: Entry) -> None:
+        record = _service.decode(_change.decode(entry.body).record)
+        self._index_keys("", self.service.record.keys, record.keys)
+        self.service = Held(record, entry.position)
+
+    def _apply_secret(self, entry: Entry) -> None:
+        record = msgspec.json.decode(_change.decode(entry.body).record, type=SecretCheck)
+        if record.check != self._secret_check:
+            raise StartError(
+                "the hub's secret does not fit this store: its keys and cursors were made with another one; "
+                "set HUB_SECRET to that, or unset it where the store keeps its own"
+            )
+
+    def _apply_use(self, entry: Entry) -> None:
+        key_id = entry.key.partition("/")[2]
+        self.last_use[key_id] = max(self.last_use.get(key_id, 0), _use.decode(entry.body).last_use_time)
+
+    def _index_keys(self, integration_id: str, before: Iterable[KeyRecord], after: Iterable[KeyRecord]) -> None:
+        for key in before:
+            self._keys.pop(key.key_id, None)
+        for key in after:
+            self._keys[key.key_id] = Holder(integration_id, key)
+            self.seconds_left(key)
+
+
+def etag(held: Held[IntegrationRecord]) -> str:
+    """Changes with every entry of an integration's record; tells nothing about positions."""
+    return sha256(f"{held.record.integration_id}:{held.position}".encode()).hexdigest()[:16]
+
+
+def secret_check(secret: bytes) -> SecretCheck:
+    """The record by which a later start is told whether it has the right secret."""
+    return SecretCheck(derive(secret, "check", 16).hex())

@@ -1,0 +1,102 @@
+"""The seam: what the hub wants of a log, and which backend a URL names.
+
+Lives here: the promises, in the words of the domain. A backend lives in its own file and is the only one to import its
+driver. ``tests/contract/`` holds every backend to what these docstrings say.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from hub.config import Settings
+from hub.errors import StartError
+from hub.model import Appended, Bounds, Entry, Expect, Kind, Page
+
+EPHEMERAL_PREFIXES = ("cursor/", "claim/", "use/")
+"""Keys of which only the newest entry is kept; of all others the superseded ones are the audit trail."""
+
+
+class Log(Protocol):
+    """One ordered, durable list of entries. All methods are safe to call side by side and to cancel at any await.
+
+    Every method may raise:
+        StorageUnavailable: the store does not answer, or has failed and waits for a restart.
+    """
+
+    async def append(self, entries: Sequence[Entry], expect: Expect | None = None) -> list[Appended]:
+        """Add entries at the end, in order, all or none; when it returns they survive power loss.
+
+        An EVENT whose id was appended within the dedupe window with the same body is not added again: its result is the
+        first one's, marked `duplicate`. A cancelled call has either happened as a whole or not at all.
+
+        Args:
+            entries: their `position` is ignored.
+            expect: STATE keys and the position that the newest entry of each must have; 0 = there must be none.
+
+        Raises:
+            Conflict: a key of `expect` has another position. Nothing was added.
+            EventIdConflict: an id of `entries` names an event with another body. Nothing was added.
+            StorageFull: no room. Nothing was added.
+        """
+        ...
+
+    async def snapshot(self) -> tuple[list[Entry], int]:
+        """The newest STATE entry of each key, and the position through which that is the whole truth."""
+        ...
+
+    async def read(self, after: int, limit: int, kinds: frozenset[Kind] | None = None) -> Page:
+        """Up to `limit` entries after a position, in order.
+
+        `through` of the page is where to go on; the end is where it equals ``bounds().last``, never an empty page.
+        """
+        ...
+
+    async def history(self, before: int, limit: int, key_prefix: str = "") -> Page:
+        """Up to `limit` STATE entries before a position, the newest first, of keys that begin with `key_prefix`.
+
+        Entries under EPHEMERAL_PREFIXES are left out. `through` is where to go on: the next `before`; 0 at the end.
+        """
+        ...
+
+    def tail(self, after: int) -> AsyncIterator[Sequence[Entry]]:
+        """Every entry after a position, in order, whoever appended it, in batches; waits at the end for more."""
+        ...
+
+    async def bounds(self) -> Bounds:
+        """The log's extent. `first` and `last` are stored marks: a hole in between, or at an end, changes neither."""
+        ...
+
+    async def position_at(self, time: int) -> int:
+        """The position before the first entry accepted at `time` or later: read after it to get all of those."""
+        ...
+
+    async def trim(self, before: int, limit: int) -> int:
+        """Remove up to `limit` EVENT entries at positions below `before`, the oldest first; STATE stays.
+
+        Returns the new `first`: `before` once there is nothing left to remove.
+        """
+        ...
+
+    async def erase(self, positions: Sequence[int]) -> None:
+        """Overwrite the content of EVENT entries: they become ERASED, their places stay."""
+        ...
+
+    async def secret(self) -> bytes:
+        """The hub's own secret, 32 bytes: made once, with the store, and the same ever after."""
+        ...
+
+    async def close(self) -> None:
+        """Let what was begun come to its end, then let go of everything. Idempotent."""
+        ...
+
+
+async def open_storage(settings: Settings) -> Log:
+    """Open the log that ``settings.storage`` names.
+
+    Raises:
+        StartError: it cannot be opened; the text says why and what to do.
+    """
+    if settings.storage != "sqlite":
+        raise StartError(f"storage: '{settings.storage}' names no backend: leave it unset for SQLite in the data directory")
+    from hub.storage.sqlite import SqliteLog  # noqa: PLC0415  only the backend in use is imported
+
+    return await SqliteLog.open(settings)
