@@ -55,7 +55,9 @@ class Settings(BaseSettings):
     retention: float = Field(72 * 3600, ge=60, description="how long events are kept")
     dedupe_window: float = Field(3600, ge=1, description="how long an event id is remembered")
     window_bytes: int = Field(32 * MIB, ge=64 * KIB, description="newest events held in memory")
-    page_cache_bytes: int = Field(32 * MIB, ge=64 * KIB, description="older events held in memory for those who catch up")
+    page_cache_bytes: int = Field(
+        32 * MIB, ge=64 * KIB, description="older events held in memory for those who catch up"
+    )
     max_frame_bytes: int = Field(1 * MIB, ge=1 * KIB, description="largest frame, unless one event alone is larger")
     write_deadline: float = Field(30, gt=0, description="how long one frame may take to be taken by a client")
     heartbeat_interval: float = Field(15, ge=1, le=60, description="unless a stream asks for another")
@@ -159,7 +161,9 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
     try:
         return Settings(**{name: value for name, value in (flags or {}).items() if value is not None})
     except ValidationError as error:
-        raise StartError("\n".join(_complaint(e) for e in error.errors(include_url=False, include_input=False))) from None
+        raise StartError(
+            "\n".join(_complaint(e) for e in error.errors(include_url=False, include_input=False))
+        ) from None
 
 
 def refuse_misspelt(environment: Mapping[str, str]) -> None:

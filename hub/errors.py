@@ -48,7 +48,9 @@ class InvalidRequest(HubError):
 
     def __init__(self, violations: Iterable[Violation]) -> None:
         self.violations = tuple(violations)
-        super().__init__("; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in self.violations))
+        super().__init__(
+            "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in self.violations)
+        )
 
     @classmethod
     def field(cls, field: str, description: str) -> "InvalidRequest":
@@ -134,7 +136,9 @@ class KeyNotFound(NotFound):
     """The holder has no key with this id."""
 
     def __init__(self, key_id: str) -> None:
-        super().__init__(f"there is no key '{key_id}' here: ListKeys shows which there are", metadata={"key_id": key_id})
+        super().__init__(
+            f"there is no key '{key_id}' here: ListKeys shows which there are", metadata={"key_id": key_id}
+        )
 
 
 class EventIdConflict(HubError):
@@ -154,6 +158,17 @@ class EtagMismatch(HubError):
         super().__init__(
             "the integration was changed since this etag was read: read it again, then repeat the change",
             metadata={"integration_id": integration_id},
+        )
+
+
+class SubscriptionTakenOver(HubError):
+    """A newer stream of the same subscription took its place."""
+
+    def __init__(self, subscription_id: str) -> None:
+        super().__init__(
+            f"a newer stream of the subscription '{subscription_id}' took over: "
+            "give each reader that is to run beside others a subscription_id of its own",
+            metadata={"subscription_id": subscription_id},
         )
 
 

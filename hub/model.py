@@ -176,6 +176,12 @@ class ServiceRecord(msgspec.Struct, frozen=True):
     keys: tuple[KeyRecord, ...] = ()
 
 
+class ClaimRecord(msgspec.Struct, frozen=True):
+    """Which stream a subscription belongs to: the newest claim wins, on every replica."""
+
+    stream_id: str
+
+
 class UseRecord(msgspec.Struct, frozen=True):
     """When a key last opened the hub."""
 

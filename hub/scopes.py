@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from google.protobuf.descriptor import FieldDescriptor, ServiceDescriptor
+from tickets.hub.v1 import event_pb2, permissions_pb2
 
 from hub.model import Role
-from tickets.hub.v1 import event_pb2, permissions_pb2
 
 PAYLOAD_ONEOF = event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"]
 

@@ -31,7 +31,10 @@ ALLOWED: dict[str, frozenset[State]] = {
 
 _CLOSED = {
     State.PENDING: (IntegrationPending, "the integration waits for an admin's decision"),
-    State.SUSPENDED: (IntegrationSuspended, "the integration is suspended; what happens meanwhile is delivered afterwards"),
+    State.SUSPENDED: (
+        IntegrationSuspended,
+        "the integration is suspended; what happens meanwhile is delivered afterwards",
+    ),
     State.REJECTED: (IntegrationRejected, "the integration's application was rejected"),
     State.DELETED: (IntegrationDeleted, "the integration was deleted"),
 }
@@ -90,7 +93,9 @@ def set_scopes(
     held = {grant.scope: grant for grant in record.grants}
     fresh = {grant.scope: grant for grant in grants(wanted, now, grantor)}
     kept = {
-        scope: replace(held[scope], justification=grant.justification) for scope, grant in fresh.items() if scope in held
+        scope: replace(held[scope], justification=grant.justification)
+        for scope, grant in fresh.items()
+        if scope in held
     }
     still_asked = tuple(request for request in record.requested_scopes if request.scope not in fresh)
     return replace(record, grants=tuple((fresh | kept).values()), requested_scopes=still_asked)

@@ -6,7 +6,7 @@ is streaming. Everything here is synchronous: between two awaits of others, the 
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Generic, NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ from hub.clock import Clock
 from hub.control import keys
 from hub.control.keys import derive
 from hub.errors import IntegrationNotFound, KeyExpired, KeyRevoked, KeyUnknown, StartError
-from hub.model import Change, Entry, IntegrationRecord, KeyRecord, Kind, ServiceRecord, UseRecord
+from hub.model import Change, ClaimRecord, Entry, IntegrationRecord, KeyRecord, Kind, ServiceRecord, UseRecord
 
 SERVICE_KEY = "service"
 SECRET_KEY = "secret"  # noqa: S105  the name of an entry
@@ -27,6 +27,7 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 _change = msgspec.json.Decoder(Change)
 _integration = msgspec.json.Decoder(IntegrationRecord)
 _service = msgspec.json.Decoder(ServiceRecord)
+_claim = msgspec.json.Decoder(ClaimRecord)
 _use = msgspec.json.Decoder(UseRecord)
 
 
@@ -37,10 +38,11 @@ class SecretCheck(msgspec.Struct, frozen=True):
 
 
 class Held(NamedTuple, Generic[Record]):
-    """A record and the position of the entry that holds it; 0 = there is no entry yet."""
+    """A record, the position of the entry that holds it (0 = there is none yet), and why that entry was made."""
 
     record: Record
     position: int
+    reason: str = ""
 
 
 class Holder(NamedTuple):
@@ -58,18 +60,22 @@ class Registry:
         self.through = 0
         self.service = Held(ServiceRecord(), 0)
         self.integrations: dict[str, Held[IntegrationRecord]] = {}
+        self.claims: dict[str, str] = {}
         self.last_use: dict[str, int] = {}
         self.unsaved_use: set[str] = set()
         self._secret_check = derive(secret, "check", 16).hex()
         self._clock = clock
         self._keys: dict[str, Holder] = {}
         self._ends: dict[str, tuple[int, float]] = {}
+        self._installed: dict[str, dict[int, dict[int, int]]] = {}
+        self._installed_in: dict[int, set[str]] = {}
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._apply: dict[str, Callable[[Entry], str | None]] = {
             "integration": self._apply_integration,
             SERVICE_KEY: self._apply_service,
             SECRET_KEY: self._apply_secret,
             "use": self._apply_use,
+            "claim": self._apply_claim,
         }
 
     def apply(self, entries: Iterable[Entry]) -> set[str]:
@@ -110,6 +116,14 @@ class Registry:
         if held is None:
             raise IntegrationNotFound(integration_id)
         return held
+
+    def installed(self, integration_id: str) -> Mapping[int, Mapping[int, int]]:
+        """The guilds that installed an integration, with the scopes each agreed to and since which position."""
+        return self._installed.get(integration_id, {})
+
+    def installed_in(self, guild_id: int) -> Iterable[str]:
+        """The integrations that a guild has installed."""
+        return self._installed_in.get(guild_id, ())
 
     def authenticate(self, text: str) -> Holder:
         """Whose key this is.
@@ -165,12 +179,13 @@ class Registry:
         self.unsaved_use.add(key_id)
 
     def _apply_integration(self, entry: Entry) -> str:
-        record = _integration.decode(_change.decode(entry.body).record)
+        change = _change.decode(entry.body)
+        record = _integration.decode(change.record)
         grants = tuple(grant if grant.position else replace(grant, position=entry.position) for grant in record.grants)
         record = replace(record, grants=grants)
         before = self.integrations.get(record.integration_id)
         self._index_keys(record.integration_id, before.record.keys if before else (), record.keys)
-        self.integrations[record.integration_id] = Held(record, entry.position)
+        self.integrations[record.integration_id] = Held(record, entry.position, change.reason)
         return record.integration_id
 
     def _apply_service(self, entry: Entry) -> None:
@@ -185,6 +200,12 @@ class Registry:
                 "the hub's secret does not fit this store: its keys and cursors were made with another one; "
                 "set HUB_SECRET to that, or unset it where the store keeps its own"
             )
+
+    def _apply_claim(self, entry: Entry) -> str:
+        """Whose stream a subscription is; an earlier stream of it has to end."""
+        subscription = entry.key.removeprefix("claim/")
+        self.claims[subscription] = _claim.decode(entry.body).stream_id
+        return subscription.partition("/")[0]
 
     def _apply_use(self, entry: Entry) -> None:
         key_id = entry.key.partition("/")[2]

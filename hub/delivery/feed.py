@@ -1,0 +1,257 @@
+"""The feed: events into the log, and the log, live or from before, to whoever follows it.
+
+Lives here: bounded admission, the one pump that applies the log's tail, the window of newest events in memory, and the
+pages of older ones. Must not know gRPC, keys or any stream's limits.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from hub.clock import Clock
+from hub.config import Settings
+from hub.control.registry import Registry
+from hub.delivery.frames import Body, Interest, InterestIndex, Item, index_after, join
+from hub.delivery.views import Lens
+from hub.errors import EmitBacklogFull
+from hub.model import Appended, Entry, Kind
+from hub.storage import Log
+
+PAGE = 2048
+"""Positions in a page of older events. Pages are cut at multiples of it, so that different cursors meet in one page."""
+
+LOOK = 4096
+"""Events of the window that one take looks through at most: bounds the step of the event loop."""
+
+EVENTS_ONLY = frozenset({Kind.EVENT})
+
+
+class Batch(NamedTuple):
+    """What follows a place: events as ready bytes (none: they are withheld), and the place after them.
+
+    Attributes:
+        time: when the last entry of it was accepted, in microseconds; 0 = not known.
+    """
+
+    data: bytes
+    events: int
+    through: int
+    time: int
+
+
+class Missing(NamedTuple):
+    """What follows lies in this page of the log, which is not in memory: ``await feed.load(page)``, then take again."""
+
+    page: int
+
+
+class _Page:
+    """A page in memory, with the bodies made of it so far."""
+
+    __slots__ = ("bodies", "items", "shown", "size", "through")
+
+    def __init__(self, items: list[Item], through: int) -> None:
+        self.items = items
+        self.through = through
+        self.size = sum(item.size for item in items)
+        self.shown: dict[Lens, list[Item]] = {}
+        self.bodies: dict[tuple[Lens, int, int], Body] = {}
+
+
+class Feed:
+    """Appends events and hands out what follows a position, through a lens.
+
+    Attributes:
+        through: the newest position that was published here.
+        first: the oldest position whose event was not trimmed away.
+        epoch: which log this is.
+        on_change: called with the ids of integrations whose record has just changed, before anything else goes on.
+    """
+
+    def __init__(self, log: Log, registry: Registry, settings: Settings, clock: Clock) -> None:
+        self.through = registry.through
+        self.first = 1
+        self.epoch = 0
+        self.on_change: Callable[[set[str]], None] = lambda _: None
+        self._log = log
+        self._registry = registry
+        self._settings = settings
+        self._clock = clock
+        self._admitted = 0
+        self._index = InterestIndex(registry.installed_in)
+        self._window: list[Item] = []
+        self._window_after = registry.through
+        self._window_size = 0
+        self._pages: OrderedDict[int, _Page] = OrderedDict()
+        self._pages_size = 0
+        self._loading: dict[int, asyncio.Task[None]] = {}
+
+    async def append(self, entries: Sequence[Entry]) -> list[Appended]:
+        """Store events; when it returns they are durable. All or none.
+
+        Raises:
+            EmitBacklogFull: more events wait to be stored than may.
+            What ``Log.append`` raises.
+        """
+        if self._admitted + len(entries) > self._settings.max_emit_backlog:
+            raise EmitBacklogFull(
+                "more events wait to be stored than the hub takes: try again in a moment, with fewer in flight",
+                metadata={"limit": str(self._settings.max_emit_backlog)},
+                retry_after=0.5,
+            )
+        self._admitted += len(entries)
+        try:
+            return await self._log.append(entries)
+        finally:
+            self._admitted -= len(entries)
+
+    async def open(self) -> None:
+        """Learn the log's extent; call it before anything else."""
+        self.epoch, self.first, _ = msgspec.structs.astuple(await self._log.bounds())
+
+    async def pump(self) -> None:
+        """Apply the log's tail for as long as the hub runs. Nothing else publishes."""
+        async for entries in self._log.tail(self.through):
+            self._take_in(entries)
+
+    def _take_in(self, entries: Sequence[Entry]) -> None:
+        """Let a batch of the log take effect, with no await in between: state, lenses, then events."""
+        concerned = self._registry.apply(entries)
+        if concerned:
+            self.on_change(concerned)
+        woken: set[Interest] = set()
+        for entry in entries:
+            if entry.kind is Kind.EVENT:
+                item = Item(entry)
+                self._window.append(item)
+                self._window_size += item.size
+                woken.update(self._index.publish(item))
+        self.through = entries[-1].position
+        self._shrink_window()
+        self._registry.advance(self.through)
+        for interest in woken:
+            interest.wake()
+
+    def _shrink_window(self) -> None:
+        """Keep the window's size; entries go in bulk, so that the list is not shifted for each."""
+        if self._window_size <= self._settings.window_bytes:
+            return
+        cut = 0
+        while self._window_size > self._settings.window_bytes * 3 // 4:
+            self._window_size -= self._window[cut].size
+            cut += 1
+        self._window_after = self._window[cut - 1].position
+        del self._window[:cut]
+
+    def join(self, lens: Lens) -> Interest:
+        """Follow a lens live; `leave` ends it."""
+        return self._index.join(lens, self.through)
+
+    def leave(self, interest: Interest) -> None:
+        """End what `join` began."""
+        self._index.leave(interest)
+
+    def take(self, interest: Interest, lens: Lens, after: int, until: float, limit: int) -> Batch | Missing | None:
+        """What follows a position, as one frame's worth; None at the end of the log. Does not wait.
+
+        Args:
+            interest: what the stream joined; serves the newest events.
+            lens: by which to look; another than the interest's where older grants count.
+            after: the position to go on from.
+            until: the lens holds through this position, no batch goes beyond.
+            limit: events at most.
+        """
+        interest.forget(self._window_after)
+        if after >= self.through:
+            return None
+        if lens is interest.lens and after >= interest.since:
+            return self._from_interest(interest, after, limit)
+        if after >= self._window_after:
+            return self._from_window(lens, after, until, limit)
+        return self._from_page(lens, after, until, limit)
+
+    def _from_interest(self, interest: Interest, after: int, limit: int) -> Batch:
+        start = index_after(interest.matches, after)
+        stop = min(start + limit, len(interest.matches))
+        if start == stop:
+            return Batch(b"", 0, self.through, 0)
+        body = interest.body(start, stop, self._settings.max_frame_bytes)
+        complete = start + body.events == len(interest.matches)
+        return _batch(body, self.through if complete else body.last.position)
+
+    def _from_window(self, lens: Lens, after: int, until: float, limit: int) -> Batch:
+        start = index_after(self._window, after)
+        looked = self._window[start : start + LOOK]
+        complete = start + len(looked) == len(self._window)
+        end = int(min(until, self.through if complete else looked[-1].position))
+        shown = [item for item in looked if item.position <= end and lens.shape(item.entry) is not None][:limit]
+        return _cut(lens, shown, limit, end, self._settings.max_frame_bytes)
+
+    def _from_page(self, lens: Lens, after: int, until: float, limit: int) -> Batch | Missing:
+        number = after // PAGE
+        page = self._pages.get(number)
+        if page is None or page.through <= after:
+            return Missing(number)
+        self._pages.move_to_end(number)
+        end = int(min(until, page.through))
+        if until < page.through:  # a grant begins inside the page: seldom, so nothing of it is kept
+            items = page.items[index_after(page.items, after) : index_after(page.items, end)]
+            shown = [item for item in items if lens.shape(item.entry) is not None][:limit]
+            return _cut(lens, shown, limit, end, self._settings.max_frame_bytes)
+        return self._shared_cut(lens, page, after, limit)
+
+    def _shared_cut(self, lens: Lens, page: _Page, after: int, limit: int) -> Batch:
+        """The rest of the chunk of a page that a position lies in: those who started apart go on together."""
+        shown = page.shown.get(lens)
+        if shown is None:
+            shown = page.shown[lens] = [item for item in page.items if lens.shape(item.entry) is not None]
+        start = index_after(shown, after)
+        stop = min((start // limit + 1) * limit, len(shown))
+        if start == stop:
+            return Batch(b"", 0, page.through, page.items[-1].entry.time if page.items else 0)
+        key = (lens, start, stop)
+        body = page.bodies.get(key)
+        if body is None:
+            body = page.bodies[key] = join(lens, shown[start:stop], self._settings.max_frame_bytes)
+        return _batch(body, page.through if start + body.events == len(shown) else body.last.position)
+
+    async def load(self, number: int) -> None:
+        """Bring a page of the log into memory; those who want the same one wait for one read.
+
+        Raises:
+            What ``Log.read`` raises.
+        """
+        task = self._loading.get(number)
+        if task is None:
+            task = self._loading[number] = asyncio.create_task(self._load(number))
+            task.add_done_callback(lambda _: self._loading.pop(number, None))
+        await asyncio.shield(task)
+
+    async def _load(self, number: int) -> None:
+        start, end = number * PAGE, (number + 1) * PAGE
+        read = await self._log.read(start, PAGE, EVENTS_ONLY)
+        items = [Item(entry) for entry in read.entries if entry.position <= end]
+        self._keep(number, _Page(items, min(read.through, end)))
+
+    def _keep(self, number: int, page: _Page) -> None:
+        replaced = self._pages.pop(number, None)
+        self._pages[number] = page
+        self._pages_size += page.size - (replaced.size if replaced else 0)
+        while self._pages_size > self._settings.page_cache_bytes and len(self._pages) > 1:
+            self._pages_size -= self._pages.popitem(last=False)[1].size
+
+
+def _batch(body: Body, through: int) -> Batch:
+    return Batch(body.data, body.events, through, body.last.entry.time)
+
+
+def _cut(lens: Lens, shown: Sequence[Item], limit: int, end: int, max_bytes: int) -> Batch:
+    """A batch of these items and nobody else's; the place after it is `end` if none was left out."""
+    if not shown:
+        return Batch(b"", 0, end, 0)
+    body = join(lens, shown, max_bytes)
+    complete = body.events == len(shown) and len(shown) < limit
+    return _batch(body, end if complete else body.last.position)

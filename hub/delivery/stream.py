@@ -1,0 +1,260 @@
+"""One live stream: what it may see now, its place in the log, its notices, its pace, and how it ends.
+
+Must not know gRPC: a handler asks for the next frame and writes it, with no await in between. Nor other streams
+(``streams.py``).
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from hub.clock import Clock
+from hub.control import lifecycle
+from hub.control.registry import Registry
+from hub.delivery.cursor import CursorSeal
+from hub.delivery.feed import Batch, Feed
+from hub.delivery.frames import Interest, frame
+from hub.delivery.views import Look, Narrowing, View
+from hub.errors import CursorExpired, HubError, SubscriptionTakenOver
+from hub.model import Caller
+
+SLOW_WRITE = 1.0
+"""Seconds: a write that takes longer halves the next frame."""
+
+
+class Start(NamedTuple):
+    """Where a stream begins: after a sealed cursor's text, or at one end of the log."""
+
+    kind: str
+    cursor: str = ""
+
+
+class Subscription(NamedTuple):
+    """What a stream asked for. `heartbeat`: seconds; `batch`: events in a frame at most."""
+
+    subscription_id: str
+    start: Start
+    narrowing: Narrowing
+    batch: int
+    heartbeat: float
+
+
+class Notices(Protocol):
+    """What a stream has to say beside events, as ready fields of a frame; made by who knows the contract."""
+
+    def ready(self, stream: "Stream") -> bytes:
+        """The stream is open."""
+        ...
+
+    def heartbeat(self, stream: "Stream", lag: float, *, caught_up: bool) -> bytes:
+        """Nothing to see; `lag` in seconds."""
+        ...
+
+    def grants_changed(self, added: Iterable[int], removed: Iterable[int], reason: str) -> bytes:
+        """The stream has other scopes from here on."""
+        ...
+
+    def goodbye(self, reason: str, retry_delay: float) -> bytes:
+        """The hub is about to end the stream; connect again after `retry_delay` seconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every stream of a hub works with."""
+
+    registry: Registry
+    feed: Feed
+    seal: CursorSeal
+    notices: Notices
+    clock: Clock
+    _views: dict[str, tuple[object, object, View]] = field(default_factory=dict)
+
+    def view(self, integration_id: str) -> View:
+        """What an integration may see now; made anew when its record or its installations have changed."""
+        held, installed = self.registry.integration(integration_id), self.registry.installed(integration_id)
+        known = self._views.get(integration_id)
+        if known is None or known[0] is not held or known[1] is not installed:
+            known = self._views[integration_id] = (held, installed, View(held.record, installed))
+        return known[2]
+
+
+class Stream:
+    """One open stream. Its handler alone calls `next_frame` and `wrote`; everything else may be called by anyone.
+
+    Attributes:
+        position: what lies after it was not handed out yet.
+        scopes: what it acts by, as of the newest change.
+        write_began: when the handler began to write the frame in its hand; 0 = it writes none.
+        on_stall: drops the stream when a write takes longer than the deadline.
+    """
+
+    def __init__(
+        self, around: Surroundings, caller: Caller, asked: Subscription, stream_id: str, position: int
+    ) -> None:
+        self.stream_id = stream_id
+        self.caller = caller
+        self.asked = asked
+        self.position = position
+        self.open_time = around.clock.now()
+        self.scopes = around.view(caller.integration_id).scopes(asked.narrowing)
+        self.write_began = 0.0
+        self.on_stall: Callable[[], None] = lambda: None
+        self._around = around
+        self._pace = asked.batch
+        self._notices: list[bytes] = []
+        self._ending: HubError | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._reached = self.open_time
+        self._last_frame = around.clock.monotonic()
+        self._silence_timer: asyncio.TimerHandle | None = None
+        self._key_timer: asyncio.TimerHandle | None = None
+        self._lens, self._until, final = self._look()
+        self._interest: Interest = around.feed.join(final)
+
+    def begin(self) -> None:
+        """Say that it is open, and start its timers."""
+        self._notices.append(self._around.notices.ready(self))
+        self._watch_key()
+        self._watch_silence()
+
+    def close(self) -> None:
+        """Let go of everything; the handler's last word."""
+        self._interest.sleepers.discard(self.wake)
+        self._around.feed.leave(self._interest)
+        for timer in (self._silence_timer, self._key_timer):
+            if timer is not None:
+                timer.cancel()
+
+    async def next_frame(self) -> bytes:
+        """Wait for what is to be written next. Write it at once: with an await in between it may be outdated.
+
+        Raises:
+            HubError: the stream has ended, for this reason.
+        """
+        while True:
+            if self._notices:
+                return self._frame(self._notices.pop(0), 0)
+            if self._ending is not None:
+                raise self._ending
+            ready = self._take()
+            if isinstance(ready, bytes):
+                return ready
+            await ready
+
+    def _take(self) -> bytes | Awaitable[None]:
+        """The next frame, or what to wait for before looking again. No await: what it decides by cannot move."""
+        self._require_history()
+        if self.position >= self._until:
+            self._move_lens()
+        batch = self._around.feed.take(self._interest, self._lens, self.position, self._until, self._pace)
+        if isinstance(batch, Batch):
+            self.position = batch.through
+            self._reached = batch.time or self._reached
+            return self._frame(batch.data, batch.time) if batch.events else asyncio.sleep(0)
+        if self._silent_for() >= self._patience:
+            lag = 0.0 if batch is None else max(0, self._around.clock.now() - self._reached) / 1_000_000
+            return self._frame(self._around.notices.heartbeat(self, lag, caught_up=batch is None), 0)
+        return self._sleep() if batch is None else self._around.feed.load(batch.page)
+
+    def wrote(self, seconds: float) -> None:
+        """Tell how long a write took: a slow reader gets smaller frames, a quick one full ones again."""
+        if seconds > SLOW_WRITE:
+            self._pace = max(1, self._pace // 2)
+        elif self._pace < self.asked.batch:
+            self._pace = min(self.asked.batch, self._pace * 2)
+
+    def end(self, ending: HubError, farewell: bytes | None = None) -> None:
+        """End the stream for a reason, after a last notice; the first reason stands."""
+        if self._ending is None:
+            self._ending = ending
+            self._notices = [farewell] if farewell is not None else []
+            self.wake()
+
+    def wake(self) -> None:
+        """Let it look again, if it sleeps."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def refresh(self) -> None:
+        """Take in what has changed: key, state, claim, grants. Frames from here on are by the new view."""
+        try:
+            self.require()
+        except HubError as ending:
+            self.end(ending)
+            return
+        before, self.scopes = self.scopes, self._around.view(self.caller.integration_id).scopes(self.asked.narrowing)
+        if before != self.scopes:
+            reason = self._around.registry.integration(self.caller.integration_id).reason
+            changed = self._around.notices.grants_changed(self.scopes - before, before - self.scopes, reason)
+            self._notices.append(changed)
+        self._move_lens()
+        self._watch_key()
+        self.wake()
+
+    def require(self) -> None:
+        """Check that the stream may go on.
+
+        Raises:
+            HubError: why it may not.
+        """
+        registry, caller = self._around.registry, self.caller
+        registry.require_live(caller.key_id)
+        lifecycle.require_open(registry.integration(caller.integration_id).record)
+        if registry.claims.get(f"{caller.integration_id}/{self.asked.subscription_id}") != self.stream_id:
+            raise SubscriptionTakenOver(self.asked.subscription_id)
+
+    def _look(self) -> Look:
+        return self._around.view(self.caller.integration_id).look(self.position, self.asked.narrowing)
+
+    def _move_lens(self) -> None:
+        """Take the lens that holds at the stream's place, and hang on the one that will hold for good."""
+        self._lens, self._until, final = self._look()
+        if final is not self._interest.lens:
+            left, self._interest = self._interest, self._around.feed.join(final)
+            left.sleepers.discard(self.wake)
+            self._around.feed.leave(left)
+
+    def _require_history(self) -> None:
+        """Check that nothing which the stream still had to see was trimmed away."""
+        if self.position + 1 < self._around.feed.first:
+            raise CursorExpired(
+                "what follows this cursor is older than what the hub keeps: start from earliest, or from another place"
+            )
+
+    def _frame(self, data: bytes, time: int) -> bytes:
+        self._last_frame = self._around.clock.monotonic()
+        at = time or self._around.clock.now()
+        return frame(self._around.seal.seal(self._around.feed.epoch, self.position, at), data)
+
+    def _sleep(self) -> asyncio.Future[None]:
+        """What ends with the next event of the lens, a change, or the time for a heartbeat."""
+        self._wake = asyncio.get_running_loop().create_future()
+        self._interest.sleepers.add(self.wake)
+        return self._wake
+
+    @property
+    def _patience(self) -> float:
+        """Seconds of silence after which a heartbeat is due: a little less than promised."""
+        return self.asked.heartbeat * 0.9
+
+    def _silent_for(self) -> float:
+        return self._around.clock.monotonic() - self._last_frame
+
+    def _watch_silence(self) -> None:
+        """Wake when a heartbeat is due; one timer a stream, set anew only when it fires."""
+        left = self._patience - self._silent_for()
+        if left <= 0:
+            self.wake()
+            left = self._patience
+        self._silence_timer = asyncio.get_running_loop().call_later(left, self._watch_silence)
+
+    def _watch_key(self) -> None:
+        """Look again when the key ends."""
+        if self._key_timer is not None:
+            self._key_timer.cancel()
+        left = self._around.registry.seconds_left(self._around.registry.require_live(self.caller.key_id))
+        if math.isfinite(left):
+            self._key_timer = asyncio.get_running_loop().call_later(left + 0.001, self.refresh)

@@ -1,0 +1,158 @@
+"""All live streams of this replica: opening within the limits, the claim on a subscription, changes, and the drain.
+
+Must not know gRPC, nor what a stream does between two frames (``stream.py``).
+"""
+
+import asyncio
+import random
+import secrets
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import msgspec
+
+from hub import scopes as table
+from hub.clock import Clock
+from hub.config import Settings
+from hub.control import lifecycle
+from hub.control.registry import Registry
+from hub.delivery.cursor import CursorSeal
+from hub.delivery.feed import Feed
+from hub.delivery.stream import Notices, Start, Stream, Subscription, Surroundings
+from hub.errors import CursorExpired, Draining, ScopeNotGranted, TooManyStreams
+from hub.model import Caller, ClaimRecord, Entry, Kind
+from hub.storage import Log
+
+
+class Streams:
+    """All open streams of this replica."""
+
+    def __init__(  # noqa: PLR0913  the parts that it puts together
+        self,
+        log: Log,
+        registry: Registry,
+        feed: Feed,
+        seal: CursorSeal,
+        notices: Notices,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self.around = Surroundings(registry, feed, seal, notices, clock)
+        self._log = log
+        self._settings = settings
+        self._slots: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._open: defaultdict[str, set[Stream]] = defaultdict(set)
+        self._count = 0
+        self._draining = False
+        self._all_closed = asyncio.Event()
+        feed.on_change = self.refresh
+
+    @asynccontextmanager
+    async def open(self, caller: Caller, asked: Subscription) -> AsyncIterator[Stream]:
+        """Open a stream; leaving the context closes it.
+
+        Raises:
+            Draining, TooManyStreams, ScopeNotGranted, CursorInvalid, CursorExpired: it cannot be opened.
+            IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted: nor for this holder.
+        """
+        self._require_permission(caller, asked)
+        with self._slot(caller.integration_id, asked.subscription_id):
+            start = self._position(asked.start)
+            stream_id = secrets.token_hex(8)
+            claimed = await self._claim(caller.integration_id, asked.subscription_id, stream_id)
+            stream = Stream(self.around, caller, asked, stream_id, claimed if start is None else start)
+            self._open[caller.integration_id].add(stream)
+            try:
+                self._require_service()
+                stream.require()
+                stream.begin()
+                yield stream
+            finally:
+                stream.close()
+                self._open[caller.integration_id].discard(stream)
+
+    def refresh(self, integration_ids: Iterable[str]) -> None:
+        """Let every stream of these integrations take in what has changed."""
+        for integration_id in integration_ids:
+            for stream in list(self._open.get(integration_id, ())):
+                stream.refresh()
+
+    async def watch(self) -> None:
+        """Drop streams whose reader takes nothing, for as long as the hub runs."""
+        while True:
+            await asyncio.sleep(min(1.0, self._settings.write_deadline / 4))
+            latest = self.around.clock.monotonic() - self._settings.write_deadline
+            for stream in [s for streams in self._open.values() for s in streams if 0 < s.write_began < latest]:
+                stream.on_stall()
+
+    async def drain(self, patience: float) -> None:
+        """End all streams with a Goodbye, and wait up to `patience` seconds until their handlers are through."""
+        self._draining = True
+        for stream in [stream for streams in self._open.values() for stream in streams]:
+            delay = random.uniform(0.1, 2.0)  # noqa: S311  spreads reconnecting clients, hides nothing
+            stream.end(Draining(delay), self.around.notices.goodbye("the hub is shutting down", delay))
+        if self._count:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._all_closed.wait(), patience)
+
+    def _require_service(self) -> None:
+        if self._draining:
+            raise Draining
+
+    def _require_permission(self, caller: Caller, asked: Subscription) -> None:
+        self._require_service()
+        record = self.around.registry.integration(caller.integration_id).record
+        lifecycle.require_open(record)
+        missing = asked.narrowing.scopes - {grant.scope for grant in record.grants}
+        if missing:
+            names = table.names_of(missing)
+            raise ScopeNotGranted(
+                f"not granted: {names}; ask an admin for it, or leave it out of `scopes`",
+                metadata={"scopes": names.replace(" ", "")},
+            )
+
+    @contextmanager
+    def _slot(self, integration_id: str, subscription_id: str) -> Iterator[None]:
+        """Hold one of the streams that may be open; a stream that takes over another needs none of its own."""
+        slots = self._slots[integration_id]
+        limit = self._settings.max_streams_per_integration
+        if subscription_id not in slots and len(slots) >= limit:
+            raise TooManyStreams(
+                f"{limit} streams of this integration are open already: close one first",
+                metadata={"limit": str(limit), "subscriptions": ",".join(sorted(slots))},
+            )
+        if self._count >= self._settings.max_streams:
+            raise TooManyStreams("the hub has as many streams open as it may: try again later", retry_after=10)
+        slots[subscription_id] += 1
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+            slots[subscription_id] -= 1
+            if not slots[subscription_id]:
+                del slots[subscription_id]
+            if not self._count and self._draining:
+                self._all_closed.set()
+
+    def _position(self, start: Start) -> int | None:
+        """The position that a start names; None = where the claim will stand, which is what "now" means in the log."""
+        if start.kind == "earliest":
+            return self.around.feed.first - 1
+        if start.kind == "cursor":
+            cursor = self.around.seal.open(start.cursor)
+            if cursor.epoch != self.around.feed.epoch or cursor.position + 1 < self.around.feed.first:
+                raise CursorExpired(
+                    "what follows this cursor is not all there any more: start from earliest, or from another place"
+                )
+            return cursor.position
+        return None
+
+    async def _claim(self, integration_id: str, subscription_id: str, stream_id: str) -> int:
+        """Take the subscription, in the log, so that every replica ends the stream that had it; returns the position."""
+        key = f"claim/{integration_id}/{subscription_id}"
+        body = msgspec.json.encode(ClaimRecord(stream_id))
+        [appended] = await self._log.append([Entry(Kind.STATE, self.around.clock.now(), body, key=key)])
+        await self.around.registry.applied(appended.position)
+        return appended.position

@@ -1,0 +1,174 @@
+"""Views and lenses: what an integration may see, as a function of position, and the bytes that show it.
+
+Lives here: which grant covers which event (a grant counts for positions after its own), narrowing, and the projection of
+an event to the fields that a set of scopes shows. Must not know streams, frames or where events come from.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tickets.hub.v1 import event_pb2, event_service_pb2
+
+from hub import scopes as table
+from hub.model import Entry, GuildAccess, IntegrationRecord
+
+EVENT = event_pb2.Event.DESCRIPTOR.fields_by_name
+_ACCEPT_TAG = EVENT["accept_time"].number << 3 | 2
+_OCCUR_TAG = EVENT["occur_time"].number << 3 | 2
+_EVENTS_TAG = event_service_pb2.SubscribeResponse.DESCRIPTOR.fields_by_name["events"].number << 3 | 2
+
+
+class Narrowing(NamedTuple):
+    """What a stream asked to be limited to: sets of scopes and guilds, empty = no limit, and (index, count) of a shard."""
+
+    scopes: frozenset[int] = frozenset()
+    guilds: frozenset[int] = frozenset()
+    shard: tuple[int, int] | None = None
+
+
+class Shape(NamedTuple):
+    """How an event of one type is shown: without these fields of its payload."""
+
+    event_type: int
+    withheld: frozenset[str]
+
+
+Installed = Mapping[int, Mapping[int, int]]
+"""For each guild that installed an integration: the scopes it agreed to, each with the position from which that counts."""
+
+
+class Lens:
+    """What a view, with a stream's narrowing, amounts to while no grant begins: scopes, and guilds. Interned.
+
+    Attributes:
+        scopes: what is granted and asked for.
+        shapes: by event type, how it is shown; a type that is not there is not shown.
+        guilds: only these; empty = all.
+        shard: only guilds with ``(id >> 22) % count == index``.
+        installed: only guilds that agreed, where that is needed; then scopes count by guild and position.
+        holder: the integration, where `installed` matters; "" otherwise.
+    """
+
+    __slots__ = ("__weakref__", "guilds", "holder", "installed", "scopes", "shapes", "shard")
+
+    def __init__(self, scopes: frozenset[int], narrowing: Narrowing, installed: Installed | None, holder: str) -> None:
+        self.scopes = scopes
+        self.shapes = shapes_of(scopes)
+        self.guilds = narrowing.guilds
+        self.shard = narrowing.shard
+        self.installed = installed
+        self.holder = holder
+
+    def shape(self, entry: Entry) -> Shape | None:
+        """How this event is to be shown; None where it is not."""
+        shape = self.shapes.get(entry.event_type)
+        if shape is None:
+            return None
+        guild = entry.guild_id
+        if self.guilds and guild not in self.guilds:
+            return None
+        if self.shard is not None and (guild >> 22) % self.shard[1] != self.shard[0]:
+            return None
+        if self.installed is not None:
+            return self._agreed_shape(entry, self.installed)
+        return shape
+
+    def _agreed_shape(self, entry: Entry, installed: Installed) -> Shape | None:
+        agreed = installed.get(entry.guild_id, {})
+        counting = frozenset(s for s in self.scopes if agreed.get(s, math.inf) < entry.position)
+        return shapes_of(counting).get(entry.event_type)
+
+
+@cache
+def shapes_of(scopes: frozenset[int]) -> dict[int, Shape]:
+    """How events of each type are shown to who has these scopes."""
+    withheld = {number: payload.withheld(scopes) for number, payload in table.PAYLOADS.items()}
+    return {number: Shape(number, names) for number, names in withheld.items() if names is not None}
+
+
+class Look(NamedTuple):
+    """The lens for what follows a position, the position through which it holds, and the one that holds for good."""
+
+    lens: Lens
+    until: float
+    final: Lens
+
+
+_lenses: WeakValueDictionary[tuple[object, ...], Lens] = WeakValueDictionary()
+
+
+class View:
+    """What one integration may see, by the newest entry of its record (and of its installations)."""
+
+    def __init__(self, record: IntegrationRecord, installed: Installed) -> None:
+        self._grants = sorted((grant.position, grant.scope) for grant in record.grants)
+        self._holder = record.integration_id
+        self._installed = installed if record.guild_access is GuildAccess.INSTALLED else None
+
+    def scopes(self, narrowing: Narrowing) -> frozenset[int]:
+        """All that is granted now, within what a stream asked for."""
+        granted = frozenset(scope for _, scope in self._grants)
+        return granted & narrowing.scopes if narrowing.scopes else granted
+
+    def look(self, after: int, narrowing: Narrowing) -> "Look":
+        """By which lens to look at the events right after a position."""
+        final = self.scopes(narrowing)
+        counting = final & frozenset(scope for position, scope in self._grants if position <= after)
+        until = min((position for position, _ in self._grants if position > after), default=math.inf)
+        return Look(self._interned(counting, narrowing), until, self._interned(final, narrowing))
+
+    def _interned(self, scopes: frozenset[int], narrowing: Narrowing) -> Lens:
+        holder = self._holder if self._installed is not None else ""
+        key = (scopes, narrowing.guilds, narrowing.shard, holder, id(self._installed) if holder else 0)
+        lens = _lenses.get(key)
+        if lens is None:
+            lens = _lenses[key] = Lens(scopes, narrowing, self._installed, holder)
+        return lens
+
+
+def piece(entry: Entry, shape: Shape) -> bytes:
+    """One event as a ready-made field of a frame, showing what `shape` shows.
+
+    The fields of a serialised message may come in any order (protobuf encoding), so the accept time is put behind what
+    is stored; only an event with something to withhold is taken apart.
+    """
+    body = entry.body
+    if shape.withheld:
+        event = event_pb2.Event.FromString(body)
+        payload = getattr(event, table.PAYLOADS[shape.event_type].name)
+        for name in shape.withheld:
+            payload.ClearField(name)
+        body = event.SerializeToString()
+    time = _timestamp(entry.time)
+    shown = body + bytes((_ACCEPT_TAG, len(time))) + time
+    if not _has_occur_time(body):
+        shown += bytes((_OCCUR_TAG, len(time))) + time
+    return bytes((_EVENTS_TAG,)) + varint(len(shown)) + shown
+
+
+def _has_occur_time(body: bytes) -> bool:
+    """Whether an event says when it happened; fields are stored in the order of their numbers, the id before it."""
+    at = 2 + body[1] if body[:1] == _ID_TAG else 0
+    return body[at : at + 1] == bytes((_OCCUR_TAG,))
+
+
+_ID_TAG = bytes((EVENT["id"].number << 3 | 2,))
+
+
+def _timestamp(micros: int) -> bytes:
+    seconds, rest = divmod(micros, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=rest * 1_000).SerializeToString()
+
+
+def varint(value: int) -> bytes:
+    """A number as protobuf writes lengths: seven bits a byte, the lowest first."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
