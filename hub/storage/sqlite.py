@@ -1,0 +1,438 @@
+"""The embedded log: one SQLite file in the data directory, one writer, one reader. The only file that knows aiosqlite.
+
+Durability: WAL with ``synchronous=FULL``, both read back at start. One task owns every transaction from its first
+statement to COMMIT and takes all that waits as one group, so that a cancelled caller can leave nothing half done and
+an fsync is shared. After an I/O error nothing is written any more until a restart: what an fsync that failed left
+behind is known only then.
+"""
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self, TypeVar, cast
+
+import aiosqlite
+import msgspec
+import structlog
+
+from hub.config import Settings
+from hub.errors import Conflict, EventIdConflict, StartError, StorageFull, StorageUnavailable
+from hub.model import Appended, Entry, Expect, Kind
+from hub.storage._files import DataDirectory
+from hub.storage._group import Group, Seen, wanted
+from hub.storage._reads import Reads
+from hub.storage._schema import Meta, prepare, secret_check
+from hub.storage._tails import Tails
+
+MAX_GROUP_ENTRIES = 2_000
+MAX_GROUP_BYTES = 4 * 1024 * 1024
+ERASED_AT_ONCE = 500
+"""Entries erased in one transaction, so that no append waits long."""
+_PRUNED_AT_LEAST = 500
+_WAL_PAGES = 16_000
+"""About how many pages the WAL takes before it is brought into the main file. Random ids dirty a page each: the longer
+it waits, the more of them are written there once instead of many times."""
+_WAL_BYTES_KEPT = 128 * 1024 * 1024
+_BUSY_MILLISECONDS = 5_000
+
+_SEEN = (
+    "SELECT id, position, time, digest FROM seen_0 WHERE id IN (SELECT value FROM json_each(?1)) UNION ALL "
+    "SELECT id, position, time, digest FROM seen_1 WHERE id IN (SELECT value FROM json_each(?1))"
+)
+_HEADS = (
+    "SELECT key, max(position) FROM entries WHERE key <> '' AND key IN (SELECT value FROM json_each(?)) GROUP BY key"
+)
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+_Results = list[Appended] | Conflict | EventIdConflict
+
+
+@dataclass(slots=True)
+class _Append:
+    """A request to append, and where its caller waits."""
+
+    entries: tuple[Entry, ...]
+    expect: Expect | None
+    size: int
+    done: asyncio.Future[list[Appended]]
+
+
+@dataclass(slots=True)
+class _Job:
+    """Another piece of work for the writer: a transaction of its own."""
+
+    run: Callable[[], Awaitable[Any]]
+    done: asyncio.Future[Any]
+
+
+class SqliteLog(Reads):
+    """The `Log` in a SQLite file.
+
+    Attributes:
+        failed: whether a write met an I/O error. Then every append raises StorageUnavailable until the hub is started
+            anew; reads go on where they can.
+    """
+
+    def __init__(
+        self, directory: DataDirectory, secret: bytes, meta: Meta, window: int, connections: tuple[Any, Any]
+    ) -> None:
+        """Use `open`. `window`: the dedupe window in microseconds; `connections`: the writer's, the reader's."""
+        self.failed = False
+        self._directory = directory
+        self._secret = secret
+        self._meta = meta
+        self._window = window
+        self._writer, self._reader = cast("tuple[aiosqlite.Connection, aiosqlite.Connection]", connections)
+        self._tails = Tails(meta.last, self.read)
+        self._queue: deque[_Append | _Job] = deque()
+        self._wake = asyncio.Event()
+        self._wal_pages = 0
+        self._closing: asyncio.Task[None] | None = None
+        self._writing = asyncio.create_task(self._write(), name="sqlite log writer")
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Self:
+        """Open the store in ``settings.data_dir``; an empty one is made.
+
+        Raises:
+            StartError: it cannot be opened, written, or trusted; or another hub holds it.
+        """
+        directory = await asyncio.to_thread(DataDirectory.open, settings.data_dir)
+        opened: list[aiosqlite.Connection] = []
+        try:
+            secret, meta = await asyncio.to_thread(_prepare, directory, settings)
+            for configure in (configure_writer, configure_reader):
+                connection = await aiosqlite.connect(directory.database, isolation_level="IMMEDIATE")
+                opened.append(connection)
+                await configure(connection)
+        except BaseException:
+            for connection in reversed(opened):
+                await connection.close()
+            directory.close()
+            raise
+        writer, reader = opened
+        return cls(directory, secret, meta, round(settings.dedupe_window * 1e6), (writer, reader))
+
+    # Writing: callers put work into the queue, `_write` alone touches the writer's connection.
+
+    async def append(self, entries: Sequence[Entry], expect: Expect | None = None) -> list[Appended]:
+        """See `Log.append`."""
+        if not entries and not expect:
+            return []
+        done: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
+        self._submit(_Append(tuple(entries), expect, sum(len(e.body) for e in entries), done))
+        return await done  # the caller's cancellation reaches this future alone, never the writer
+
+    async def trim(self, before: int, limit: int) -> int:
+        """See `Log.trim`."""
+        return await self._run(partial(self._trim, before, limit))
+
+    async def erase(self, positions: Sequence[int]) -> None:
+        """See `Log.erase`. A cancelled call may have erased some of them."""
+        for start in range(0, len(positions), ERASED_AT_ONCE):
+            await self._run(partial(self._erase, positions[start : start + ERASED_AT_ONCE]))
+        await self._run(self._empty_wal)
+
+    async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._submit(_Job(work, done))
+        return await done
+
+    def _submit(self, work: _Append | _Job) -> None:
+        if self.failed or self._closing is not None:
+            raise StorageUnavailable
+        self._queue.append(work)
+        self._wake.set()
+
+    async def _write(self) -> None:
+        """The writer: one piece of work after the other, until the log closes and nothing waits."""
+        while self._queue or self._closing is None:
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            elif isinstance(head := self._queue[0], _Job):
+                self._queue.popleft()
+                await self._run_job(head)
+            else:
+                await self._run_group(self._take_group())
+                if self._wal_pages > _WAL_PAGES:
+                    await self._checkpoint()
+
+    def _take_group(self) -> list[_Append]:
+        """The appends at the head of the queue, as many as one transaction may hold; those given up are left out."""
+        group: list[_Append] = []
+        entries = size = 0
+        while self._queue and isinstance(head := self._queue[0], _Append):
+            entries, size = entries + len(head.entries), size + head.size
+            if group and (entries > MAX_GROUP_ENTRIES or size > MAX_GROUP_BYTES):
+                break
+            self._queue.popleft()
+            if not head.done.cancelled():
+                group.append(head)
+        return group
+
+    async def _run_job(self, job: _Job) -> None:
+        if job.done.cancelled():
+            return
+        if self.failed:
+            _refuse(job.done, StorageUnavailable())
+            return
+        try:
+            result = await job.run()
+        except Exception as error:  # noqa: BLE001  whatever it is, its caller gets it and the writer lives on
+            _refuse(job.done, await self._undo(error))
+        else:
+            _answer(job.done, result)
+
+    async def _run_group(self, requests: list[_Append]) -> None:
+        """Store a group, hand it to the tails, answer its callers: all at once, after COMMIT."""
+        try:
+            if self.failed:
+                raise StorageUnavailable  # noqa: TRY301  it failed while these waited
+            group = await self._new_group(requests)
+            results = [_add(group, request) for request in requests]
+            meta = await self._store(group) if group.entries else self._meta
+        except Exception as error:  # noqa: BLE001  whatever it is, its callers get it and the writer lives on
+            await self._refuse_group(requests, error)
+            return
+        self._meta = meta
+        if group.entries:
+            self._tails.publish(group.entries, meta.last)
+        for request, result in zip(requests, results, strict=True):
+            if isinstance(result, list):
+                _answer(request.done, result)
+            else:
+                _refuse(request.done, result)
+
+    async def _refuse_group(self, requests: list[_Append], error: Exception) -> None:
+        failure = await self._undo(error)
+        if failure is error and len(requests) > 1:  # one of them cannot be stored: the others can, alone
+            for request in requests:
+                await self._run_group([request])
+        else:
+            for request in requests:
+                _refuse(request.done, failure)
+
+    async def _new_group(self, requests: list[_Append]) -> Group:
+        """Look up what the requests depend on. No transaction is needed for it: nobody else writes."""
+        ids, keys = wanted((request.entries, request.expect) for request in requests)
+        seen: dict[str, Seen] = {}
+        if ids:
+            for id_, *rest in await self._all(self._writer, _SEEN, (_json(ids),)):
+                known = Seen(*rest)
+                if id_ not in seen or seen[id_].position < known.position:
+                    seen[id_] = known
+        heads: dict[str, int] = {}
+        if keys:
+            heads = dict(await self._all(self._writer, _HEADS, (_json(keys),)))
+        return Group(self._meta.last, self._meta.last_time, self._window, seen, heads)
+
+    async def _store(self, group: Group) -> Meta:
+        """One transaction, from its first INSERT to COMMIT; returns what holds after it."""
+        writer = self._writer
+        await writer.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", group.entry_rows())
+        meta = msgspec.structs.replace(self._meta, last=group.position, last_time=group.time)
+        if superseded := group.superseded():
+            await writer.executemany("DELETE FROM entries WHERE key <> '' AND key = ? AND position < ?", superseded)
+        if seen := group.seen_rows():
+            await writer.executemany(f"INSERT OR REPLACE INTO seen_{meta.seen_current} VALUES (?, ?, ?, ?)", seen)  # noqa: S608  0 or 1
+            if group.time - meta.seen_since > self._window:
+                meta = await self._forget(meta, group.time, len(seen))
+        await writer.commit()
+        self._wal_pages += 4 + len(seen) + sum(len(e.body) for e in group.entries) // 2_048
+        return meta
+
+    async def _forget(self, meta: Meta, time: int, added: int) -> Meta:
+        """Empty the older table of ids step by step, faster than the other grows; once it is empty they swap."""
+        older = 1 - meta.seen_current
+        gone = await self._writer.execute(
+            f"DELETE FROM seen_{older} WHERE id IN (SELECT id FROM seen_{older} ORDER BY id LIMIT ?)",  # noqa: S608  0 or 1
+            (max(_PRUNED_AT_LEAST, 2 * added),),
+        )
+        if gone.rowcount:
+            return meta
+        return await self._mark(meta, seen_current=older, seen_since=time)
+
+    async def _mark(self, meta: Meta, **marks: int) -> Meta:
+        """Store marks within the transaction at hand; returns what holds once it is committed."""
+        await self._writer.executemany("UPDATE meta SET value = ?2 WHERE name = ?1", list(marks.items()))
+        return msgspec.structs.replace(meta, **marks)
+
+    async def _trim(self, before: int, limit: int) -> int:
+        meta = self._meta
+        before = min(before, meta.last + 1)
+        if before <= meta.first or limit <= 0:
+            return meta.first
+        removed = await self._all(
+            self._writer,
+            "DELETE FROM entries WHERE position IN (SELECT position FROM entries WHERE position >= ? AND position < ? "
+            "AND kind <> ? ORDER BY position LIMIT ?) RETURNING position, time",
+            (meta.first, before, int(Kind.STATE), limit),
+        )
+        position, time = max(removed, default=(0, meta.trimmed_time))
+        first = position + 1 if len(removed) == limit else before
+        # The newest entry may be among the removed: from now on the marks say where the log stands.
+        meta = await self._mark(meta, first=first, last=meta.last, last_time=meta.last_time, trimmed_time=time)
+        await self._writer.commit()
+        self._meta = meta
+        return first
+
+    async def _erase(self, positions: Sequence[int]) -> None:
+        """``secure_delete`` overwrites what the rows give up."""
+        await self._writer.executemany(
+            f"UPDATE entries SET kind = {Kind.ERASED:d}, id = '', event_type = 0, guild_id = 0, body = x'' "  # noqa: S608  a number
+            f"WHERE position = ? AND kind = {Kind.EVENT:d}",
+            [(position,) for position in positions],
+        )
+        await self._writer.commit()
+
+    async def _checkpoint(self) -> None:
+        """Bring the WAL into the main file, after the callers have their answers; SQLite alone would hide an error."""
+        self._wal_pages = 0
+        try:
+            await self._all(self._writer, "PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:
+            await self._undo(error)  # a full disk: what is committed stays in the WAL, and the next round tries again
+
+    async def _empty_wal(self) -> None:
+        """Bring everything into the main file and cut the WAL, which holds older images of pages, to nothing."""
+        ((busy, _, _),) = await self._all(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
+        if busy:  # a reader outside of the hub holds on; repeating the call tries again
+            raise StorageUnavailable
+
+    async def _undo(self, error: Exception) -> Exception:
+        """Roll back, and say what the callers get. `error` itself means: it is the request's own fault."""
+        try:
+            await self._writer.rollback()
+        except sqlite3.Error as second:
+            error = second
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None:
+            return error
+        if code & 0xFF == sqlite3.SQLITE_FULL:
+            return StorageFull()
+        if code & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            self.failed = True
+            _log.error("the store failed; restart the hub", error=getattr(error, "sqlite_errorname", str(error)))
+        return StorageUnavailable()
+
+    # Reading: see `Reads`.
+
+    def tail(self, after: int) -> AsyncIterator[Sequence[Entry]]:
+        """See `Log.tail`."""
+        return self._tails.follow(after)
+
+    async def secret(self) -> bytes:
+        """See `Log.secret`."""
+        return self._secret
+
+    async def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Any]:
+        try:
+            return await self._all(self._reader, sql, parameters)
+        except (sqlite3.Error, ValueError) as error:  # ValueError: aiosqlite's word for a closed connection
+            raise StorageUnavailable from error
+
+    @staticmethod
+    async def _all(connection: aiosqlite.Connection, sql: str, parameters: Sequence[object] = ()) -> list[Any]:
+        return cast("list[Any]", await connection.execute_fetchall(sql, parameters))
+
+    # The end.
+
+    async def close(self) -> None:
+        """See `Log.close`. The last to wait for it may be cancelled: it goes on."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="sqlite log close")
+            self._wake.set()
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        try:
+            await self._writing
+        finally:
+            self._tails.close()
+            try:
+                await self._reader.close()  # first, so that the writer is the one to checkpoint
+            finally:
+                with suppress(sqlite3.Error):  # a failed store stays as it is until it is opened anew
+                    await self._writer.close()
+                self._directory.close()
+
+
+def _prepare(directory: DataDirectory, settings: Settings) -> tuple[bytes, Meta]:
+    """The secret and the database, made where there is neither. Blocks."""
+    text = settings.secret.get_secret_value() if settings.secret is not None else None
+    secret = directory.secret(text, may_make=not directory.has_store())
+    return secret, prepare(directory.database, secret_check(secret))
+
+
+async def configure_writer(connection: aiosqlite.Connection) -> None:
+    """Make COMMIT mean "survives power loss".
+
+    Raises:
+        StartError: SQLite does not do so here.
+    """
+    await _all_pragmas(
+        connection,
+        f"busy_timeout = {_BUSY_MILLISECONDS}",
+        "secure_delete = ON",
+        "wal_autocheckpoint = 0",
+        f"journal_size_limit = {_WAL_BYTES_KEPT}",
+        "cache_size = -65536",
+    )
+    await _read_back(connection, "journal_mode", "WAL", "wal")
+    await _read_back(connection, "synchronous", "FULL", 2)
+
+
+async def configure_reader(connection: aiosqlite.Connection) -> None:
+    """See that this connection neither writes nor checkpoints."""
+    await _all_pragmas(connection, f"busy_timeout = {_BUSY_MILLISECONDS}", "query_only = ON", "wal_autocheckpoint = 0")
+
+
+async def _all_pragmas(connection: aiosqlite.Connection, *settings: str) -> None:
+    for setting in settings:
+        await _pragma(connection, setting)
+
+
+async def _read_back(connection: aiosqlite.Connection, name: str, value: str, wanted_value: object) -> None:
+    await _pragma(connection, f"{name} = {value}")
+    got = await _pragma(connection, name)
+    if got != wanted_value:
+        raise StartError(
+            f"SQLite refuses {name}={value} here (it is {got}): put the data directory on a local file system"
+        )
+
+
+async def _pragma(connection: aiosqlite.Connection, text: str) -> object:
+    try:
+        rows = list(await connection.execute_fetchall(f"PRAGMA {text}"))
+    except sqlite3.Error as error:
+        raise StartError(f"the database cannot be opened: {error}") from None
+    return rows[0][0] if rows else None
+
+
+def _add(group: Group, request: _Append) -> _Results:
+    """A request that conflicts fails alone: the others of its group go on."""
+    try:
+        return group.add(request.entries, request.expect)
+    except (Conflict, EventIdConflict) as error:
+        return error
+
+
+def _answer(done: asyncio.Future[Any], result: object) -> None:
+    if not done.done():
+        done.set_result(result)
+
+
+def _refuse(done: asyncio.Future[Any], error: Exception) -> None:
+    """Each caller gets an exception of its own: one object raised in many tasks would collect their tracebacks."""
+    if not done.done():
+        done.set_exception(type(error)() if isinstance(error, StorageFull | StorageUnavailable) else error)
+
+
+def _json(values: Iterable[object]) -> str:
+    return msgspec.json.encode(values).decode()
