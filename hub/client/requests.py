@@ -1,0 +1,131 @@
+"""What an integration developer writes, and the requests that become of it.
+
+Lives here: where to start, what to narrow to, the ids of events, batches. Must not know channels, clocks, retries.
+"""
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from tickets.hub.v1.event_pb2 import Event
+from tickets.hub.v1.event_service_pb2 import Shard, SubscribeRequest
+from tickets.hub.v1.permissions_pb2 import Scope
+from tickets.hub.v1.permissions_pb2 import scope as scope_rule
+
+MAX_BATCH = 1_000
+"""Events in one ``BatchEmitEvents``. The contract's own rule; written here because rules are not options that this
+package can read without a validator. A test holds the two together. 1,000 events of the largest kind are below
+the hub's 1 MiB, so that the number alone decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a subscription starts; made by one of the class methods. Without one the hub decides."""
+
+    form: Literal["latest", "earliest", "cursor"]
+    value: str = ""
+
+    @classmethod
+    def latest(cls) -> "Start":
+        """With what is accepted from now on."""
+        return cls("latest")
+
+    @classmethod
+    def earliest(cls) -> "Start":
+        """With the oldest event that is kept and that the grants cover."""
+        return cls("earliest")
+
+    @classmethod
+    def cursor(cls, cursor: str) -> "Start":
+        """After a place that was kept: ``Subscription.cursor`` of an earlier run."""
+        return cls("cursor", cursor)
+
+    def put_into(self, request: SubscribeRequest) -> None:
+        """Make it the start of a request."""
+        if self.form == "cursor":
+            request.cursor = self.value
+        else:
+            getattr(request, self.form).SetInParent()
+
+
+class Wanted(TypedDict, total=False):
+    """What ``subscribe`` takes beside callbacks; each may be left out.
+
+    Attributes:
+        subscription_id: names this reader, "default" unless given; of two streams of one name the newer takes over.
+        start: where to start, once; after a broken connection the subscription resumes by itself.
+        scopes: act as if only these were granted; names ("ticket_created") or values of ``enum Scope``.
+        guild_ids: only events of these Discord servers; strings or ints.
+        shard: (index, count): only the servers of one of Discord's shards.
+        max_batch_size: events in a frame at most, 1-1,000; the hub takes 100 unless given.
+        heartbeat_interval: seconds, 1-60; the hub takes 15 unless given. Silence of twice that and a second counts as
+            a dead connection.
+    """
+
+    subscription_id: str
+    start: Start | None
+    scopes: Iterable[str | int]
+    guild_ids: Iterable[str | int]
+    shard: tuple[int, int]
+    max_batch_size: int
+    heartbeat_interval: float
+
+
+def subscribe_request(wanted: Wanted) -> SubscribeRequest:
+    """The request for what is wanted. ValueError for a scope that the contract does not know."""
+    request = SubscribeRequest(
+        subscription_id=wanted.get("subscription_id", ""),
+        scopes=[scope_value(scope) for scope in wanted.get("scopes", ())],
+        guild_ids=[str(guild_id) for guild_id in wanted.get("guild_ids", ())],
+        max_batch_size=wanted.get("max_batch_size", 0),
+    )
+    if start := wanted.get("start"):
+        start.put_into(request)
+    if shard := wanted.get("shard"):
+        request.shard.CopyFrom(Shard(index=shard[0], count=shard[1]))
+    if interval := wanted.get("heartbeat_interval"):
+        request.heartbeat_interval.FromNanoseconds(round(interval * 1e9))
+    return request
+
+
+def scope_value(scope: str | int) -> Scope.ValueType:
+    """A scope by its name in the contract, or by its number. ValueError names the scopes that there are."""
+    values = {v.GetOptions().Extensions[scope_rule].name: v.number for v in Scope.DESCRIPTOR.values if v.number}
+    if scope in values.values():
+        return Scope.ValueType(int(scope))
+    if scope not in values:
+        raise ValueError(f"there is no scope {scope!r}; there are {', '.join(values)}")
+    return Scope.ValueType(values[str(scope)])
+
+
+def event_id(unix_seconds: float, randomness: int | None = None) -> str:
+    """A new id for an event, ordered by time: a UUIDv7 (RFC 9562), which Python 3.11 cannot make by itself.
+
+    Args:
+        unix_seconds: now.
+        randomness: 74 bits; drawn when not given.
+    """
+    bits = secrets.randbits(74) if randomness is None else randomness
+    milliseconds = int(unix_seconds * 1000) & (1 << 48) - 1
+    value = milliseconds << 80 | 0x7 << 76 | (bits >> 62 & 0xFFF) << 64 | 0b10 << 62 | bits & (1 << 62) - 1
+    digits = f"{value:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def with_id(event: Event, unix_seconds: float) -> Event:
+    """The event itself when it has an id, else a copy with a new one: the caller's message is never changed."""
+    if event.id:
+        return event
+    named = Event()
+    named.CopyFrom(event)
+    named.id = event_id(unix_seconds)
+    return named
+
+
+def batches(events: Iterable[Event], unix_clock: Callable[[], float]) -> Iterator[list[Event]]:
+    """The events in the order given, each with an id, in lists that the hub takes at once."""
+    named = (with_id(event, unix_clock()) for event in events)
+    while batch := list(itertools.islice(named, MAX_BATCH)):
+        yield batch

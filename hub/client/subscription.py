@@ -1,0 +1,190 @@
+"""A subscription for threads: streams, one after the other, behind a plain ``for``.
+
+Lives here: blocking reads, the watchdog's thread, waiting. What to do next is decided in ``session.py``.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import grpc
+from tickets.hub.v1.event_pb2 import Event
+from tickets.hub.v1.event_service_pb2 import SubscribeResponse
+from tickets.hub.v1.event_service_pb2_grpc import EventServiceStub
+
+from hub.client.failure import HubCallError
+from hub.client.session import Notice, StreamSession
+from hub.client.transport import KeyMetadata, clean_end, failure_of
+
+
+class Clock(Protocol):
+    """The time, and waiting for it."""
+
+    def time(self) -> float:
+        """Seconds since any moment; never goes back."""
+
+    def wait(self, wake: threading.Event, seconds: float) -> None:
+        """Return once ``wake`` is set or the seconds are over; ``wake`` is clear then."""
+
+
+class RealClock:
+    """The clock of this machine."""
+
+    def time(self) -> float:
+        """Seconds since the machine started."""
+        return time.monotonic()
+
+    def wait(self, wake: threading.Event, seconds: float) -> None:
+        """Wait, at most as long as a thread can."""
+        wake.wait(min(seconds, threading.TIMEOUT_MAX))
+        wake.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a call needs: the service, the key, the time."""
+
+    events: EventServiceStub
+    metadata: KeyMetadata
+    clock: Clock
+
+
+class Subscription(Iterator[Event]):
+    """The events of one subscription, one after the other, for as long as it takes; made by ``Client.subscribe``.
+
+    Iterating blocks until there is an event. A broken stream is opened again, after the last event handed over. It ends
+    without an error only by ``close``. ``with`` closes it; so does the last reference going away.
+    """
+
+    def __init__(self, access: Access, session: StreamSession, on_notice: Callable[[Notice], None]) -> None:
+        self._access = access
+        self._session = session
+        self._on_notice = on_notice
+        self._stream: _Stream | None = None
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+
+    @property
+    def cursor(self) -> str:
+        """After the last frame of which every event was handed over; empty before the first.
+
+        Kept with the work that was done, and given to ``Start.cursor`` in the next run, it makes the subscription
+        resume there: events of a frame that was not finished come again, nothing is left out.
+        """
+        return self._session.cursor
+
+    def __next__(self) -> Event:
+        """The next event.
+
+        Raises:
+            HubCallError: the stream ended in a way that opening it again does not mend; the subscription is closed.
+            StopIteration: the subscription was closed.
+        """
+        try:
+            while not self._closed:
+                event = self._session.take()
+                if event is not None:
+                    return event
+                self._step(self._stream or self._open())
+        except BaseException:
+            self.close()
+            raise
+        raise StopIteration
+
+    def close(self) -> None:
+        """End it now, from any thread: a blocked ``for`` ends, too. Closing again does nothing."""
+        with self._lock:
+            self._closed = True
+            if self._stream:
+                self._stream.end()
+        self._wake.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # `for event in client.subscribe(): break` leaves nobody else to end the call.
+        if hasattr(self, "_wake"):
+            self.close()
+
+    def _open(self) -> "_Stream | None":
+        """Open a stream; None where the subscription was closed meanwhile."""
+        with self._lock:
+            if not self._closed:
+                self._stream = _Stream(self._access, self._session)
+            return self._stream
+
+    def _step(self, stream: "_Stream | None") -> None:
+        """Read one frame, or take note of the stream's end."""
+        if stream is None:
+            return
+        frame = stream.read()
+        if isinstance(frame, HubCallError):
+            self._reconnect(frame)
+            return
+        notice = self._session.received(frame)
+        if notice is not None:
+            stream.patience_changed()
+            self._on_notice(notice)
+
+    def _reconnect(self, failure: HubCallError) -> None:
+        """Wait as long as the session says before the next stream is opened; raise what cannot be mended."""
+        if self._stream:
+            self._stream.end()
+            self._stream = None
+        if self._closed:
+            return
+        reconnecting = self._session.ended(failure)
+        self._on_notice(reconnecting)
+        self._access.clock.wait(self._wake, reconnecting.delay)
+
+
+class _Stream:
+    """One open call, and the watchdog that cancels it when it falls silent."""
+
+    def __init__(self, access: Access, session: StreamSession) -> None:
+        self._clock = access.clock
+        self._session = session
+        self._call = access.events.Subscribe(session.request(), metadata=access.metadata)
+        self._wake = threading.Event()
+        self._over = False
+        self._silent = False
+        threading.Thread(target=self._watch, name="hub-client-watchdog", daemon=True).start()
+
+    def read(self) -> SubscribeResponse | HubCallError:
+        """The next frame, or what the stream ended with."""
+        self._session.waiting(self._clock.time())
+        try:
+            return next(self._call)
+        except StopIteration:
+            return clean_end()
+        except grpc.RpcError as error:
+            return self._session.silence() if self._silent else failure_of(error)
+
+    def patience_changed(self) -> None:
+        """The session may now wait for less long than the watchdog sleeps."""
+        self._wake.set()
+
+    def end(self) -> None:
+        """Cancel the call, in whatever state it is; from any thread."""
+        self._over = True
+        self._call.cancel()
+        self._wake.set()
+
+    def _watch(self) -> None:
+        while not self._over:
+            remaining = self._session.remaining(self._clock.time())
+            if remaining <= 0:
+                self._silent = True
+                self._call.cancel()
+                return
+            self._clock.wait(self._wake, min(remaining, self._session.patience))

@@ -1,0 +1,136 @@
+"""What a developer writes, and the requests that become of it; how a failure is read."""
+
+import uuid
+
+import pytest
+from google.rpc.error_details_pb2 import BadRequest
+from hypothesis import given
+from hypothesis import strategies as st
+from tickets.hub.v1.event_pb2 import Event
+from tickets.hub.v1.event_service_pb2 import BatchEmitEventsRequest
+from tickets.hub.v1.permissions_pb2 import SCOPE_TICKET_CREATED, SCOPE_TICKET_STATS
+
+from hub.client.failure import HubCallError, Violation
+from hub.client.requests import MAX_BATCH, Start, batches, event_id, subscribe_request, with_id
+from hub.client.transport import is_loopback, key_metadata
+from tests.client.helpers import details, event
+
+
+def test_everything_wanted_reaches_the_request() -> None:
+    """Names and numbers of scopes, ids as strings or ints, times in seconds."""
+    request = subscribe_request(
+        {
+            "subscription_id": "mine",
+            "start": Start.cursor("abc"),
+            "scopes": ["ticket_stats", SCOPE_TICKET_CREATED],
+            "guild_ids": [123, "456"],
+            "shard": (1, 4),
+            "max_batch_size": 7,
+            "heartbeat_interval": 2.5,
+        }
+    )
+    assert (request.subscription_id, request.cursor, request.max_batch_size) == ("mine", "abc", 7)
+    assert list(request.scopes) == [SCOPE_TICKET_STATS, SCOPE_TICKET_CREATED]
+    assert list(request.guild_ids) == ["123", "456"]
+    assert (request.shard.index, request.shard.count) == (1, 4)
+    assert request.heartbeat_interval.ToMilliseconds() == 2_500
+
+
+def test_nothing_wanted_leaves_everything_to_the_hub() -> None:
+    """Defaults are the hub's to choose, so that they are written once."""
+    assert subscribe_request({}).ByteSize() == 0
+
+
+@pytest.mark.parametrize(("start", "form"), [(Start.latest(), "latest"), (Start.earliest(), "earliest")])
+def test_start_forms_are_set_even_though_they_are_empty(start: Start, form: str) -> None:
+    """An empty message inside a oneof still has to be there."""
+    assert subscribe_request({"start": start}).WhichOneof("start") == form
+
+
+@pytest.mark.parametrize("scope", ["tickets", "", 0, 99])
+def test_an_unknown_scope_is_refused_before_anything_is_sent(scope: str | int) -> None:
+    """A typing error is a local matter; the message names what there is."""
+    with pytest.raises(ValueError, match="ticket_created"):
+        subscribe_request({"scopes": [scope]})
+
+
+@given(st.floats(0, 2**47 / 1000), st.integers(0, 2**74 - 1))
+def test_event_ids_are_uuids_of_version_7_in_the_order_of_time(seconds: float, bits: int) -> None:
+    """The time in milliseconds, then chance; the text sorts as the time does."""
+    made = uuid.UUID(event_id(seconds, bits))
+    assert (made.version, made.variant) == (7, uuid.RFC_4122)
+    assert made.int >> 80 == int(seconds * 1000)
+    assert made.int & (1 << 62) - 1 == bits & (1 << 62) - 1
+    assert event_id(seconds, bits) < event_id(seconds + 0.002, 0)
+
+
+def test_event_ids_differ_at_the_same_time() -> None:
+    """A thousand of one millisecond."""
+    assert len({event_id(5) for _ in range(1_000)}) == 1_000
+
+
+def test_an_id_is_given_to_a_copy_only() -> None:
+    """Emitting the same message twice means two events, unless the caller named it."""
+    nameless = Event(guild_id="1")
+    assert with_id(nameless, 5).id
+    assert not nameless.id
+    assert with_id(event("mine"), 5).id == "mine"
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (1_000, [1_000]), (2_001, [1_000, 1_000, 1])])
+def test_batches_keep_order_and_limit(count: int, sizes: list[int]) -> None:
+    """No call without events, none with more than the hub takes."""
+    made = list(batches((event(f"e{i}") for i in range(count)), lambda: 5.0))
+    assert [len(batch) for batch in made] == sizes
+    assert [e.id for batch in made for e in batch] == [f"e{i}" for i in range(count)]
+
+
+def test_the_batch_limit_is_the_contracts() -> None:
+    """It is written twice, because rules are no options that the client could read; this holds them together."""
+    rules = str(BatchEmitEventsRequest.DESCRIPTOR.fields_by_name["events"].GetOptions())
+    assert f"max_items: {MAX_BATCH}" in rules.splitlines()[3]
+
+
+def test_a_failure_is_read_with_all_that_the_hub_says() -> None:
+    """Reason, metadata, when to try again, which fields."""
+    bad = BadRequest(field_violations=[BadRequest.FieldViolation(field="event.guild_id", description="is no id")])
+    failure = HubCallError.decode("INVALID_ARGUMENT", "no", details(3, "INVALID_REQUEST", retry=1.5, more=[bad], a="b"))
+    assert (failure.code, failure.reason, failure.message) == ("INVALID_ARGUMENT", "INVALID_REQUEST", "no")
+    assert (failure.metadata, failure.retry_after) == ({"a": "b"}, 1.5)
+    assert failure.violations == (Violation("event.guild_id", "is no id"),)
+    assert str(failure) == "INVALID_ARGUMENT INVALID_REQUEST: no (try again after 1.5 s)"
+
+
+@pytest.mark.parametrize("status", [None, b"", b"\xff\xff no protobuf"])
+def test_a_failure_without_details_still_has_its_code(status: bytes | None) -> None:
+    """What a proxy between says is not the hub's word, and must not hide what happened."""
+    failure = HubCallError.decode("UNAVAILABLE", "connection refused", status)
+    assert (failure.reason, failure.retry_after, str(failure)) == ("", None, "UNAVAILABLE: connection refused")
+
+
+@pytest.mark.parametrize("key", ["", "tkt_bot\n", "tkt_böt"])
+def test_a_key_that_is_none_is_refused_before_anything_is_sent(key: str) -> None:
+    """An unset variable, or a key read from a file with its line break."""
+    with pytest.raises(ValueError, match="the key is empty"):
+        key_metadata(key)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("127.0.0.1:50051", True),
+        ("127.1.2.3", True),
+        ("localhost:1", True),
+        ("[::1]:50051", True),
+        ("ipv6:[::1]:50051", True),
+        ("unix:/run/hub.sock", True),
+        ("hub.example:50051", False),
+        ("127.0.0.1.example:50051", False),
+        ("localhost.example:50051", False),
+        ("10.0.0.1:50051", False),
+        ("0.0.0.0:50051", False),
+    ],
+)
+def test_plaintext_is_for_this_machine_only(target: str, expected: bool) -> None:  # noqa: FBT001 - a table's column
+    """A key in plaintext on a network is everyone's."""
+    assert is_loopback(target) is expected

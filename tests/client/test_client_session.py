@@ -1,0 +1,258 @@
+"""The logic of resuming and retrying, by itself: no channel, no thread, no clock but numbers."""
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import given
+from hypothesis import strategies as st
+from tickets.hub.v1.event_service_pb2 import Goodbye, Ready, SubscribeRequest, SubscribeResponse
+
+from hub.client.failure import HubCallError
+from hub.client.session import Attempts, Backoff, Policy, Reconnecting, StreamSession
+from tests.client.helpers import event, frame, goodbye, heartbeat, ready
+
+POLICY = Policy(first_delay=1, max_delay=8)
+LOST = HubCallError("UNAVAILABLE", "", "gone")
+
+
+def session(**request: str) -> StreamSession:
+    """A session whose chance always takes the longest delay."""
+    return StreamSession(SubscribeRequest(**request), POLICY, lambda: 1.0)  # type: ignore[arg-type]  # test literals
+
+
+def taken(of: StreamSession) -> list[str]:
+    """The ids of all events that the session has in hand."""
+    return [e.id for e in iter(of.take, None) if e]
+
+
+def test_the_cursor_counts_once_every_event_of_its_frame_was_handed_over() -> None:
+    """A cursor in the middle of a frame would skip the events that nobody has seen yet."""
+    s = session()
+    s.received(ready("c0"))
+    s.received(frame("c1", "a", "b"))
+    assert s.take() == event("a")
+    assert s.cursor == "c0"
+    assert s.take() == event("b")
+    assert s.cursor == "c1"
+
+
+def test_frames_without_events_move_the_cursor_at_once() -> None:
+    """A heartbeat's cursor lies past what was withheld: resuming at it saves the hub the work."""
+    s = session()
+    s.received(ready("c0"))
+    s.received(heartbeat("c7"))
+    assert s.cursor == "c7"
+
+
+def test_the_first_stream_is_opened_as_asked_and_the_next_at_the_cursor() -> None:
+    """The start form holds once; after a frame only its cursor loses nothing and repeats nothing."""
+    s = session(subscription_id="mine")
+    s._request.earliest.SetInParent()
+    assert s.request().WhichOneof("start") == "earliest"
+    s.received(ready("c0"))
+    s.received(frame("c1", "a"))
+    s.take()
+    s.ended(LOST)
+    again = s.request()
+    assert (again.cursor, again.subscription_id) == ("c1", "mine")
+
+
+def test_a_stream_that_breaks_before_its_first_frame_is_opened_as_asked_again() -> None:
+    """Without a cursor there is nothing to resume at."""
+    s = session()
+    s._request.latest.SetInParent()
+    s.request()
+    s.ended(LOST)
+    assert s.request().WhichOneof("start") == "latest"
+
+
+def test_a_frame_in_hand_outlives_its_stream() -> None:
+    """Breaking in the middle of a frame repeats nothing: the rest is handed over, then the resume starts after it."""
+    s = session()
+    s.received(ready("c0"))
+    s.received(frame("c1", "a", "b", "c"))
+    assert s.take() == event("a")
+    s.ended(LOST)
+    assert taken(s) == ["b", "c"]
+    assert s.request().cursor == "c1"
+
+
+def test_notices_are_returned_and_events_beside_them_kept() -> None:
+    """A frame may hold both; neither gets lost."""
+    s = session()
+    mixed = frame("c1", "a")
+    mixed.ready.key_id = "k"
+    assert s.received(mixed) == Ready(key_id="k")
+    assert taken(s) == ["a"]
+
+
+def test_a_frame_of_a_kind_unknown_to_this_client_is_no_error() -> None:
+    """A newer hub may say more than this client understands; the cursor still counts."""
+    unknown = SubscribeResponse.FromString(SubscribeResponse(cursor="c3").SerializeToString() + b"\xfa\x01\x00")
+    s = session()
+    assert s.received(unknown) is None
+    assert s.cursor == "c3"
+
+
+def test_delays_double_up_to_the_cap_while_nothing_is_proved() -> None:
+    """A hub that is away is not hammered."""
+    s = session()
+    delays = []
+    for _ in range(6):
+        s.request()
+        s.received(ready())
+        delays.append(s.ended(LOST).delay)
+    assert delays == [1, 2, 4, 8, 8, 8]
+
+
+@pytest.mark.parametrize(("after_ready", "expected"), [(heartbeat("c1"), 1), (frame("c1", "a"), 1), (goodbye("c1"), 4)])
+def test_only_a_frame_after_ready_proves_a_stream(after_ready: SubscribeResponse, expected: float) -> None:
+    """Ready alone, or Ready and a farewell, in a circle, must not become a busy loop."""
+    s = session()
+    for _ in range(2):
+        s.request()
+        s.ended(LOST)
+    s.request()
+    s.received(ready())
+    s.received(after_ready)
+    assert s.ended(LOST).delay == expected
+
+
+def test_chance_takes_at_most_half_of_a_delay() -> None:
+    """Clients that broke together do not come back together, and never at once."""
+    assert Backoff(POLICY, lambda: 0.0).failed() == 0.5
+    assert Backoff(POLICY, lambda: 0.5).failed() == 0.75
+
+
+@given(st.lists(st.floats(0, 100), max_size=50), st.floats(0, 1, exclude_max=True))
+def test_no_delay_is_shorter_than_asked_or_longer_than_both(asked: list[float], chance: float) -> None:
+    """Whatever the hub asks for, and however often."""
+    backoff = Backoff(POLICY, lambda: chance)
+    for wish in asked:
+        assert wish <= backoff.failed(wish) <= max(wish, POLICY.max_delay)
+
+
+def test_a_night_without_a_hub_overflows_nothing() -> None:
+    """The doubling is capped before it is computed, too."""
+    backoff = Backoff(POLICY, lambda: 1.0)
+    assert {backoff.failed() for _ in range(2_000)} == {1, 2, 4, 8}
+
+
+def test_goodbye_says_when_to_come_back() -> None:
+    """The hub spreads its clients itself: its delay is taken as it is."""
+    s = session()
+    s.request()
+    s.received(ready())
+    s.received(heartbeat("c1"))
+    assert isinstance(s.received(goodbye("c2", delay=3.5)), Goodbye)
+    assert s.ended(LOST) == Reconnecting(LOST, 3.5)
+    assert s.request().cursor == "c2"
+
+
+def test_goodbye_without_reconnect_ends_it() -> None:
+    """Even where the status alone would allow another try."""
+    s = session()
+    s.request()
+    s.received(goodbye("c1", reconnect=False, reason="this replica is for tests"))
+    with pytest.raises(HubCallError, match="this replica is for tests"):
+        s.ended(LOST)
+
+
+def test_goodbye_does_not_outlive_its_stream() -> None:
+    """What one stream said of its end says nothing of the next one's."""
+    s = session()
+    s.request()
+    s.received(goodbye("c1", delay=3))
+    s.ended(LOST)
+    s.request()
+    assert s.ended(LOST).delay == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("UNAUTHENTICATED", "KEY_REVOKED"),
+        ("PERMISSION_DENIED", "SCOPE_NOT_GRANTED"),
+        ("INVALID_ARGUMENT", "CURSOR_INVALID"),
+        ("NOT_FOUND", "INTEGRATION_NOT_FOUND"),
+        ("FAILED_PRECONDITION", "STATE_FORBIDS"),
+        ("OUT_OF_RANGE", "CURSOR_EXPIRED"),
+        ("ABORTED", "SUBSCRIPTION_TAKEN_OVER"),
+        ("RESOURCE_EXHAUSTED", "TOO_MANY_STREAMS"),
+        ("UNIMPLEMENTED", ""),
+    ],
+)
+def test_what_reopening_cannot_mend_is_raised(code: str, reason: str) -> None:
+    """The same failure object, so that its details reach the caller; a goodbye before it changes nothing."""
+    s = session()
+    s.request()
+    s.received(goodbye("c1"))
+    failure = HubCallError(code, reason, "no")
+    with pytest.raises(HubCallError) as raised:
+        s.ended(failure)
+    assert raised.value is failure
+
+
+@pytest.mark.parametrize("code", ["OK", "CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE"])
+def test_what_reopening_may_mend_is_tried_again(code: str) -> None:
+    """A restart, a proxy, a fault of the hub: the subscription goes on."""
+    assert session().ended(HubCallError(code, "", "broken")).delay == 1
+
+
+def test_a_limit_that_passes_is_waited_for() -> None:
+    """RESOURCE_EXHAUSTED with RetryInfo is a matter of time, and of how much."""
+    assert session().ended(HubCallError("RESOURCE_EXHAUSTED", "AUTH_THROTTLED", "slow", retry_after=42)).delay == 42
+
+
+def test_silence_counts_only_while_somebody_waits_for_a_frame() -> None:
+    """A caller that thinks for an hour about an event must not lose the stream for it."""
+    s = session()
+    s.request()
+    assert s.remaining(1_000) == float("inf")
+    s.waiting(1_000)
+    assert s.remaining(1_000) == POLICY.open_timeout
+    s.received(ready(heartbeat=2))
+    assert s.remaining(9_999) == float("inf")
+    s.waiting(2_000)
+    assert s.remaining(2_004) == 1
+    assert s.silence().message == "no frame for 5 s"
+
+
+def test_a_farewell_is_followed_by_the_end_soon() -> None:
+    """A hub that says goodbye and hangs must not keep its clients for two heartbeats."""
+    s = session()
+    s.request()
+    s.received(ready(heartbeat=60))
+    s.received(goodbye("c1"))
+    assert s.patience == POLICY.goodbye_timeout
+    s.request()
+    assert s.patience == POLICY.open_timeout
+
+
+def test_a_ready_without_an_interval_keeps_the_patience_for_opening() -> None:
+    """One second of patience would tear a healthy stream down again and again."""
+    s = session()
+    s.received(SubscribeResponse(cursor="c", ready=Ready(heartbeat_interval=Duration())))
+    assert s.patience == POLICY.open_timeout
+
+
+def test_a_call_is_repeated_until_its_time_is_over() -> None:
+    """Then the last failure is raised, rather than a wait begun that cannot end in time."""
+    attempts = Attempts(Policy(first_delay=4, max_delay=100, call_timeout=10, try_timeout=3), 0, lambda: 1.0)
+    assert attempts.timeout(0) == 3
+    assert attempts.failed(LOST, 1) == 4
+    assert attempts.timeout(9) == 1
+    with pytest.raises(HubCallError, match="gone"):
+        attempts.failed(LOST, 5)
+
+
+@pytest.mark.parametrize("code", ["ALREADY_EXISTS", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL"])
+def test_a_call_that_was_refused_is_not_repeated(code: str) -> None:
+    """An event that the hub does not take now it does not take later."""
+    with pytest.raises(HubCallError):
+        Attempts(POLICY, 0).failed(HubCallError(code, "", "no"), 0)
+
+
+def test_a_call_waits_as_long_as_the_hub_asks() -> None:
+    """EMIT_BACKLOG_FULL comes with a time."""
+    failure = HubCallError("RESOURCE_EXHAUSTED", "EMIT_BACKLOG_FULL", "full", retry_after=2.5)
+    assert Attempts(POLICY, 0).failed(failure, 0) == 2.5
