@@ -59,6 +59,7 @@ class AsyncSubscription(AsyncIterator[Event]):
         self._on_notice = on_notice
         self._call: Call | None = None
         self._closed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     @property
     def cursor(self) -> str:
@@ -96,6 +97,12 @@ class AsyncSubscription(AsyncIterator[Event]):
     ) -> None:
         await self.aclose()
 
+    def __del__(self) -> None:
+        # After a plain `break` nobody else ends the call: its own tasks keep it alive.
+        call = getattr(self, "_call", None)
+        if call and not self._loop.is_closed():
+            call.cancel()
+
     async def _step(self) -> None:
         """Read one frame, or take note of the stream's end."""
         if self._call is None:
@@ -110,7 +117,7 @@ class AsyncSubscription(AsyncIterator[Event]):
 
     async def _read(self, call: Call) -> SubscribeResponse | HubCallError:
         """The next frame, or what the stream ended with."""
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         self._session.waiting(now)
         try:
             async with asyncio.timeout(self._session.remaining(now)):
