@@ -26,7 +26,9 @@ class Log(Protocol):
         """Add entries at the end, in order, all or none; when it returns they survive power loss.
 
         An EVENT whose id was appended within the dedupe window with the same body is not added again: its result is the
-        first one's, marked `duplicate`. A cancelled call has either happened as a whole or not at all.
+        first one's, marked `duplicate`; so also where the first one was erased since, or stands in the same call.
+        Accept times never decrease: an entry older than the one before it gets that one's time, and its result tells.
+        A cancelled call has either happened as a whole or not at all.
 
         Args:
             entries: their `position` is ignored.
@@ -58,7 +60,10 @@ class Log(Protocol):
         ...
 
     def tail(self, after: int) -> AsyncIterator[Sequence[Entry]]:
-        """Every entry after a position, in order, whoever appended it, in batches; waits at the end for more."""
+        """Every entry after a position, in order, whoever appended it, in batches; waits at the end for more.
+
+        Ends when the log is closed. Superseded entries under EPHEMERAL_PREFIXES may be left out.
+        """
         ...
 
     async def bounds(self) -> Bounds:
@@ -66,18 +71,25 @@ class Log(Protocol):
         ...
 
     async def position_at(self, time: int) -> int:
-        """The position before the first entry accepted at `time` or later: read after it to get all of those."""
+        """The position before the first entry accepted at `time` or later: read after it to get all of those.
+
+        Where some of those were trimmed away it is less than ``first - 1``, so that they are not taken for delivered.
+        """
         ...
 
     async def trim(self, before: int, limit: int) -> int:
-        """Remove up to `limit` EVENT entries at positions below `before`, the oldest first; STATE stays.
+        """Remove up to `limit` EVENT and ERASED entries at positions below `before`, the oldest first; STATE stays.
 
-        Returns the new `first`: `before` once there is nothing left to remove.
+        Returns the new `first`: `before`, at most ``last + 1``, once there is nothing left to remove. It never goes
+        back, and positions are not given anew.
         """
         ...
 
     async def erase(self, positions: Sequence[int]) -> None:
-        """Overwrite the content of EVENT entries: they become ERASED, their places stay."""
+        """Overwrite the content of EVENT entries: they become ERASED, their places and times stay.
+
+        Other positions are passed over. The store's files hold the bytes no more when it returns.
+        """
         ...
 
     async def secret(self) -> bytes:
@@ -96,7 +108,9 @@ async def open_storage(settings: Settings) -> Log:
         StartError: it cannot be opened; the text says why and what to do.
     """
     if settings.storage != "sqlite":
-        raise StartError(f"storage: '{settings.storage}' names no backend: leave it unset for SQLite in the data directory")
+        raise StartError(
+            f"storage: '{settings.storage}' names no backend: leave it unset for SQLite in the data directory"
+        )
     from hub.storage.sqlite import SqliteLog  # noqa: PLC0415  only the backend in use is imported
 
     return await SqliteLog.open(settings)

@@ -1,0 +1,609 @@
+"""The contract of the seam: what every backend promises, sentence by sentence of ``hub/storage/__init__.py``."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+import pytest
+
+from hub.errors import Conflict, EventIdConflict, StorageUnavailable
+from hub.model import Appended, Entry, Kind
+from hub.storage import EPHEMERAL_PREFIXES, Log
+from tests.contract.stores import Store, event, read_all, state
+
+SECOND = 1_000_000
+
+
+async def take(tail: AsyncIterator[Sequence[Entry]], count: int) -> list[Entry]:
+    """Entries from a tail until there are `count`."""
+    entries: list[Entry] = []
+    while len(entries) < count:
+        entries += await anext(tail)
+    return entries
+
+
+def tail_of(log: Log, after: int = 0) -> Any:  # noqa: ANN401  contextlib has no public name for what it gives
+    """A tail that is closed at the end of the block."""
+    return aclosing(cast("Any", log.tail(after)))
+
+
+# append
+
+
+async def test_entries_come_back_as_they_went_in_with_ascending_positions(log: Log) -> None:
+    """What was appended is read back field by field, in order."""
+    entries = [event("a", b"\x00\xff", 5, 2**63 - 1, 6), state("integration/x", b'{"a":1}', 6), event("", b"", 7)]
+    results = await log.append(entries)
+    got = await read_all(log)
+    assert [r.position for r in results] == [e.position for e in got] == [1, 2, 3]
+    assert [(e.kind, e.time, e.body, e.key, e.id, e.event_type, e.guild_id) for e in got] == [
+        (e.kind, e.time, e.body, e.key, e.id, e.event_type, e.guild_id) for e in entries
+    ]
+
+
+async def test_given_positions_are_ignored(log: Log) -> None:
+    """The log alone gives positions."""
+    await log.append([Entry(Kind.EVENT, 1, b"x", position=77)])
+    assert [e.position for e in await read_all(log)] == [1]
+
+
+async def test_an_empty_append_adds_nothing(log: Log) -> None:
+    """No entries, no results; an expectation without entries is still checked."""
+    assert await log.append([]) == []
+    with pytest.raises(Conflict):
+        await log.append([], {"integration/x": 3})
+    assert await log.append([], {"integration/x": 0}) == []
+    assert (await log.bounds()).last == 0
+
+
+async def test_what_was_appended_is_there_after_opening_again(store: Store) -> None:
+    """A store opened again holds the same entries, gives the next position and knows the ids."""
+    log = await store.open()
+    first = await log.append([event("a"), state("k")])
+    before, bounds = await read_all(log), await log.bounds()
+    await log.close()
+    log = await store.open()
+    assert await read_all(log) == before
+    assert await log.bounds() == bounds
+    assert await log.append([event("a"), event("b")]) == [
+        Appended(first[0].position, 1_000, duplicate=True),
+        Appended(3, 1_000),
+    ]
+
+
+async def test_accept_times_never_decrease(store: Store) -> None:
+    """An entry older than the one before gets that one's time, within a call, between calls, after opening again."""
+    log = await store.open()
+    assert [r.time for r in await log.append([event(time=50), event(time=40), event(time=60)])] == [50, 50, 60]
+    assert [r.time for r in await log.append([event(time=10)])] == [60]
+    await log.close()
+    log = await store.open()
+    assert [r.time for r in await log.append([event(time=20)])] == [60]
+    assert [e.time for e in await read_all(log)] == [50, 50, 60, 60, 60]
+
+
+async def test_a_known_id_with_the_same_body_is_a_duplicate(log: Log) -> None:
+    """A duplicate has the first one's position and time, and adds nothing."""
+    (first,) = await log.append([event("a", time=5)])
+    assert await log.append([event("a", time=9)]) == [Appended(first.position, 5, duplicate=True)]
+    assert len(await read_all(log)) == 1
+
+
+async def test_a_duplicate_among_new_entries_lets_these_in(log: Log) -> None:
+    """Known ids are marked and the rest is stored, in one call; also where the id stands twice in it."""
+    await log.append([event("a")])
+    results = await log.append([event("b"), event("a"), event("b"), event("c")])
+    assert [(r.position, r.duplicate) for r in results] == [(2, False), (1, True), (2, True), (3, False)]
+    assert [e.id for e in await read_all(log)] == ["a", "b", "c"]
+
+
+async def test_a_known_id_with_another_body_conflicts_and_adds_nothing(log: Log) -> None:
+    """The whole call is refused, the id is named."""
+    await log.append([event("a")])
+    with pytest.raises(EventIdConflict) as refused:
+        await log.append([event("b"), event("a", b"other")])
+    assert refused.value.metadata == {"event_id": "a"}
+    with pytest.raises(EventIdConflict):
+        await log.append([event("c", b"1"), event("c", b"2")])
+    assert [e.id for e in await read_all(log)] == ["a"]
+    assert [r.position for r in await log.append([event("b"), event("c")])] == [2, 3]
+
+
+async def test_entries_without_id_are_never_duplicates(log: Log) -> None:
+    """Only an id makes two events one."""
+    assert [r.position for r in await log.append([event(), event(), state("k"), state("k")])] == [1, 2, 3, 4]
+
+
+async def test_an_id_is_forgotten_after_the_window(store: Store) -> None:
+    """The window counts from the first one's accept time, to the microsecond; a forgotten id starts anew."""
+    log = await store.open(dedupe_window=10)
+    await log.append([event("a", time=SECOND)])
+    assert (await log.append([event("a", time=11 * SECOND)]))[0].duplicate
+    assert await log.append([event("a", b"new", 11 * SECOND + 1)]) == [Appended(2, 11 * SECOND + 1)]
+    assert await log.append([event("a", b"new", 21 * SECOND)]) == [Appended(2, 11 * SECOND + 1, duplicate=True)]
+    with pytest.raises(EventIdConflict):
+        await log.append([event("a", time=21 * SECOND)])
+
+
+async def test_ids_are_known_for_their_window_however_many_windows_pass(store: Store) -> None:
+    """Across several windows each id is known to the end of its own and not longer."""
+    log = await store.open(dedupe_window=10)
+    for second in range(60):
+        now = second * SECOND
+        assert not (await log.append([event(f"e{second}", time=now)]))[0].duplicate
+        for age in (1, 5, 10):
+            if second >= age:
+                assert (await log.append([event(f"e{second - age}", time=now)]))[0].duplicate, (second, age)
+    fresh = await log.append([event(f"e{second}", time=59 * SECOND) for second in range(49)])
+    assert not any(result.duplicate for result in fresh)
+
+
+async def test_side_by_side_appends_of_one_id_give_one_position(log: Log) -> None:
+    """Of many callers with the same event one is the first, whether their calls were grouped or not."""
+    results = await asyncio.gather(*(log.append([event("a"), event(f"b{n}")]) for n in range(50)))
+    assert {r[0].position for r in results} == {1}
+    assert sum(not r[0].duplicate for r in results) == 1
+    assert len(await read_all(log)) == 51
+
+
+async def test_side_by_side_a_conflict_fails_alone(log: Log) -> None:
+    """Those that conflict with an earlier one fail, those beside them are stored."""
+    results = await asyncio.gather(
+        *(log.append([event("a", b"%d" % n), event(f"b{n}")]) for n in range(3)),
+        *(log.append([event(f"c{n}")]) for n in range(20)),
+        return_exceptions=True,
+    )
+    assert [type(r) for r in results[:3]] == [list, EventIdConflict, EventIdConflict]
+    assert all(isinstance(r, list) for r in results[3:])
+    assert [e.id for e in await read_all(log)] == ["a", "b0", *(f"c{n}" for n in range(20))]
+
+
+# append with expect
+
+
+async def test_expect_holds_a_key_to_its_position(log: Log) -> None:
+    """0 stands for "not there"; otherwise the newest entry of the key must have the position."""
+    await log.append([state("k", b"1")], {"k": 0})
+    with pytest.raises(Conflict) as refused:
+        await log.append([state("k", b"2")], {"k": 0})
+    assert refused.value.key == "k"
+    await log.append([state("k", b"2")], {"k": 1})
+    with pytest.raises(Conflict):
+        await log.append([state("k", b"3"), event("e")], {"k": 1})
+    assert [e.body for e in await read_all(log)] == [b"1", b"2"]
+
+
+async def test_expect_of_several_keys_is_all_or_nothing(log: Log) -> None:
+    """One key that moved refuses the call, and may be a key that the call does not write."""
+    await log.append([state("a"), state("b")])
+    with pytest.raises(Conflict) as refused:
+        await log.append([state("a"), state("c")], {"a": 1, "b": 1, "c": 0})
+    assert refused.value.key == "b"
+    await log.append([state("a")], {"a": 1, "b": 2, "c": 0})
+    assert (await log.bounds()).last == 3
+
+
+async def test_side_by_side_one_of_those_who_expect_the_same_wins(log: Log) -> None:
+    """A conditional append makes two admins' changes safe, grouped or not; others are not held up."""
+    await log.append([state("k")])
+    results = await asyncio.gather(
+        *(log.append([state("k", b"%d" % n)], {"k": 1}) for n in range(20)),
+        log.append([event("e")]),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(r, list) for r in results[:20]) == 1
+    assert all(isinstance(r, list | Conflict) for r in results)
+    assert len(await read_all(log)) == 3
+
+
+async def test_expectations_build_on_each_other_in_one_group(log: Log) -> None:
+    """A call that expects what the one before it just wrote is served, though both may be stored together."""
+    results = await asyncio.gather(*(log.append([state("k", b"%d" % n)], {"k": n}) for n in range(10)))
+    assert [r[0].position for r in results] == list(range(1, 11))
+
+
+# cancellation
+
+
+async def test_a_cancelled_append_is_wholly_in_or_out_and_harms_nobody(log: Log) -> None:
+    """Cancelled ever later, until too late: both of its entries are there or none, and the next append works."""
+    steps, finished = 0, 0
+    while finished < 3:
+        steps += 1 + steps // 20
+        task = asyncio.create_task(log.append([event(f"{steps}-1"), event(f"{steps}-2")]))
+        beside = asyncio.create_task(log.append([event(f"{steps}-beside")]))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        outcome = (await asyncio.gather(task, return_exceptions=True))[0]
+        await beside
+        (after,) = await log.append([event(f"{steps}-after")])
+        assert not after.duplicate
+        found = [e.id for e in await read_all(log) if e.id in (f"{steps}-1", f"{steps}-2")]
+        assert found in ([], [f"{steps}-1", f"{steps}-2"])
+        if isinstance(outcome, list):
+            finished += 1
+            assert found
+        assert {f"{steps}-beside", f"{steps}-after"} <= {e.id for e in await read_all(log)}
+
+
+async def test_a_cancelled_append_repeated_is_stored_once(log: Log) -> None:
+    """The retry after a cancellation finds its own entry or makes it: one position either way."""
+    for steps in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377):
+        task = asyncio.create_task(log.append([event(f"{steps}")]))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await log.append([event(f"{steps}")])
+    ids = [e.id for e in await read_all(log)]
+    assert sorted(ids) == sorted(set(ids))
+
+
+async def test_every_method_may_be_cancelled(log: Log) -> None:
+    """A cancelled read, trim, erase or snapshot leaves the log working."""
+    await log.append([event(f"{n}") for n in range(20)])
+    for steps in range(20):
+        calls = [
+            asyncio.create_task(cast("Any", call))
+            for call in (log.read(0, 10), log.snapshot(), log.history(99, 5), log.position_at(5), log.trim(2, 1))
+        ]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        erasing = asyncio.create_task(log.erase([steps]))
+        await asyncio.sleep(0)
+        erasing.cancel()
+        await asyncio.gather(*calls, erasing, return_exceptions=True)
+        await log.append([event(f"after{steps}")])
+    assert (await log.bounds()).last == 40
+
+
+# snapshot
+
+
+async def test_snapshot_is_the_newest_of_each_key(log: Log) -> None:
+    """One entry of each key, in the log's order, and nothing else; `through` is the log's end."""
+    await log.append([state("a", b"1"), event("e"), state("b", b"2"), state("a", b"3"), event("f")])
+    entries, through = await log.snapshot()
+    assert [(e.key, e.body, e.position) for e in entries] == [("b", b"2", 3), ("a", b"3", 4)]
+    assert through == 5
+
+
+async def test_snapshot_of_an_empty_log(log: Log) -> None:
+    """Nothing, and that is the truth through position 0."""
+    assert await log.snapshot() == ([], 0)
+
+
+async def test_snapshot_and_tail_miss_nothing_while_others_write(log: Log) -> None:
+    """A snapshot taken under way, and the tail after its `through`, make every key's newest state."""
+
+    async def write() -> None:
+        for n in range(100):
+            await log.append([state(f"k{n % 7}", b"%d" % n), event(f"e{n}")])
+
+    writer = asyncio.create_task(write())
+    while (await log.bounds()).last < 40:
+        await log.read(0, 1)
+    entries, through = await log.snapshot()
+    assert all(e.position <= through for e in entries)
+    await writer
+    seen = {e.key: e.body for e in entries}
+    seen |= {e.key: e.body for e in await read_all(log, through) if e.kind is Kind.STATE}
+    assert seen == {f"k{n % 7}": b"%d" % n for n in range(100)}
+
+
+@pytest.mark.parametrize("prefix", EPHEMERAL_PREFIXES)
+async def test_of_ephemeral_keys_only_the_newest_is_kept(log: Log, prefix: str) -> None:
+    """Superseded entries go, whether the newer one comes in the same call, the same group or later; others stay."""
+    await log.append([state(prefix + "a", b"1"), state(prefix + "a", b"2"), state("integration/a", b"1")])
+    await asyncio.gather(*(log.append([state(prefix + "a", b"%d" % n)]) for n in range(10)))
+    await log.append([state(prefix + "b"), state("integration/a", b"2")])
+    kept = [(e.key, e.body) for e in await read_all(log)]
+    assert kept == [("integration/a", b"1"), (prefix + "a", b"9"), (prefix + "b", b"{}"), ("integration/a", b"2")]
+    assert (await log.bounds()).last == 15
+    with pytest.raises(Conflict):
+        await log.append([state(prefix + "a")], {prefix + "a": 12})
+    await log.append([state(prefix + "a")], {prefix + "a": 13})
+
+
+# read and history
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+async def test_reading_by_pages_gives_everything_once(log: Log, limit: int) -> None:
+    """Pages of any size, followed by their `through`, are the log; also by kinds."""
+    entries = [event(f"{n}") if n % 3 else state(f"k{n}") for n in range(20)]
+    await log.append(entries)
+    assert [(e.id, e.key) for e in await read_all(log, limit=limit)] == [(e.id, e.key) for e in entries]
+    for kind in Kind:
+        got = await read_all(log, limit=limit, kinds=frozenset([kind]))
+        assert [(e.id, e.key) for e in got] == [(e.id, e.key) for e in entries if e.kind is kind]
+
+
+async def test_rare_kinds_among_many_are_found(log: Log) -> None:
+    """A page of few among many others may be empty before the end, and always gets on."""
+    for start in range(0, 25_000, 2_500):
+        await log.append([event(f"{start + n}") for n in range(2_500)])
+    await log.append([state("k")])
+    assert [e.key for e in await read_all(log, kinds=frozenset([Kind.STATE]))] == ["k"]
+
+
+async def test_reading_after_the_end_is_an_empty_page_that_stays(log: Log) -> None:
+    """At the end and beyond it, `through` does not go back."""
+    await log.append([event("a")])
+    for after in (1, 50):
+        page = await log.read(after, 10)
+        assert (page.entries, page.through) == ((), after)
+
+
+async def test_history_goes_back_page_by_page(log: Log) -> None:
+    """STATE entries newest first; `through` is the next `before`, 0 at the end."""
+    await log.append([state(f"integration/{n % 2}", b"%d" % n) if n % 3 else event(f"{n}") for n in range(15)])
+    bodies, before = [], 100
+    while before:
+        page = await log.history(before, 3)
+        bodies += [int(e.body) for e in page.entries]
+        before = page.through
+    assert bodies == [14, 13, 11, 10, 8, 7, 5, 4, 2, 1]
+
+
+async def test_history_of_a_prefix_without_ephemeral_keys(log: Log) -> None:
+    """Only keys that begin with the prefix, taken literally; entries under EPHEMERAL_PREFIXES are left out."""
+    keys = [
+        "integration/a",
+        "integration/ab",
+        "integration/b",
+        "block/a",
+        "cursor/a",
+        "use/a",
+        "claim/a",
+        "in%egration/*",
+    ]
+    await log.append([state(key) for key in keys])
+    for prefix in ("integration/a", "integration/", "block/", "in%", "*", "cursor/", "zzz", ""):
+        page = await log.history(100, 50, prefix)
+        expected = [k for k in reversed(keys) if k.startswith(prefix) and not k.startswith(EPHEMERAL_PREFIXES)]
+        assert [e.key for e in page.entries] == expected, prefix
+        assert page.through == 0
+
+
+# tail
+
+
+async def test_a_tail_catches_up_and_then_follows(log: Log) -> None:
+    """What is there comes first, then what is appended, in order and once."""
+    await log.append([event(f"{n}") for n in range(2_500)])
+    async with tail_of(log, 10) as tail:
+        assert [e.position for e in await take(tail, 2_490)] == list(range(11, 2_501))
+        waiting = asyncio.create_task(anext(tail))
+        await log.append([event("new"), state("k")])
+        assert [(e.id, e.key, e.position) for e in await waiting] == [("new", "", 2_501), ("", "k", 2_502)]
+
+
+async def test_a_tail_tells_accept_times_as_they_are_stored(log: Log) -> None:
+    """Live and replayed entries are the same."""
+    async with tail_of(log) as tail:
+        waiting = asyncio.create_task(anext(tail))
+        await log.append([event("a", time=9), event("b", time=3)])
+        assert list(await waiting) == await read_all(log)
+
+
+async def test_several_tails_each_get_everything_while_others_write(log: Log) -> None:
+    """Tails begun at different moments and places have no holes and no repetitions."""
+
+    async def follow(after: int) -> list[int]:
+        async with tail_of(log, after) as tail:
+            return [e.position for e in await take(tail, 600 - after)]
+
+    tails = [asyncio.create_task(follow(after)) for after in (0, 0, 5, 299)]
+    for n in range(150):
+        await asyncio.gather(*(log.append([event(f"{n}-{m}")]) for m in range(4)))
+        if n % 50 == 0:
+            tails.append(asyncio.create_task(follow(n)))
+    for task in tails:
+        positions = await task
+        assert positions == list(range(positions[0], 601))
+
+
+async def test_a_tail_after_the_end_waits_for_what_lies_after_it(log: Log) -> None:
+    """Entries up to the position are not told, though they come later."""
+    async with tail_of(log, 3) as tail:
+        waiting = asyncio.create_task(anext(tail))
+        await asyncio.sleep(0)
+        await log.append([event(f"{n}") for n in range(2)])
+        await log.append([event(f"{n}") for n in range(2, 5)])
+        assert [e.position for e in await waiting] == [4, 5]
+
+
+async def test_a_tail_that_was_not_read_for_long_has_no_hole(log: Log) -> None:
+    """A slow reader is behind, nothing more: it gets everything, and memory for it is bounded."""
+    async with tail_of(log) as tail:
+        waiting = asyncio.create_task(anext(tail))
+        await log.append([event("0")])
+        positions = [e.position for e in await waiting]
+        for n in range(40):
+            await log.append([event(f"{n}-{m}", bytes(250_000)) for m in range(2)])
+        positions += [e.position for e in await take(tail, 80)]
+        waiting = asyncio.create_task(anext(tail))
+        await log.append([event("end")])
+        positions += [e.position for e in await waiting]
+    assert positions == list(range(1, 83))
+
+
+async def test_tails_end_when_the_log_is_closed(log: Log) -> None:
+    """A waiting tail ends; what was handed over to it comes first."""
+    async with tail_of(log) as tail:
+        waiting = asyncio.create_task(anext(tail))
+        await log.append([event("a")])
+        await waiting
+        idle = asyncio.create_task(anext(tail))
+        appended = asyncio.create_task(log.append([event("b")]))
+        await asyncio.sleep(0)
+        await log.close()
+        await appended
+        assert [e.id for e in await idle] == ["b"]
+        with pytest.raises(StopAsyncIteration):
+            await anext(tail)
+
+
+# bounds, position_at
+
+
+async def test_bounds_of_an_empty_log(store: Store) -> None:
+    """`first` 1, `last` 0, and an epoch of 63 bits that stays."""
+    log = await store.open()
+    bounds = await log.bounds()
+    assert (bounds.first, bounds.last) == (1, 0)
+    assert 0 <= bounds.epoch < 2**63
+    await log.close()
+    assert await (await store.open()).bounds() == bounds
+
+
+async def test_position_at_is_the_place_before_that_time(log: Log) -> None:
+    """Read after it and all that was accepted at that time or later comes, and nothing older."""
+    times = [10, 10, 20, 20, 20, 30, 50]
+    await log.append([event(f"{n}", time=time) for n, time in enumerate(times)])
+    for time in range(5, 60):
+        position = await log.position_at(time)
+        assert [e.time for e in await read_all(log, position)] == [t for t in times if t >= time]
+
+
+async def test_position_at_with_holes_and_after_trim(log: Log) -> None:
+    """Ephemeral holes change nothing; a time before which all was trimmed is told from one that lost something."""
+    await log.append([event("a", time=10), state("cursor/x", time=20), event("b", time=30), event("c", time=40)])
+    await log.append([state("cursor/x", time=50)])
+    assert [await log.position_at(time) for time in (10, 11, 20, 30, 31, 50, 51)] == [0, 2, 2, 2, 3, 4, 5]
+    assert await log.trim(4, 100) == 4
+    assert await log.position_at(31) == 3
+    for lost in (5, 10, 30):
+        assert await log.position_at(lost) < 3
+
+
+# trim
+
+
+async def test_trim_removes_the_oldest_events_and_no_state(log: Log) -> None:
+    """Up to `limit` a call; the new `first` is told, and is `before` in the end."""
+    await log.append([state("k", b"1"), *(event(f"{n}") for n in range(6)), state("k", b"2"), event("x")])
+    assert await log.trim(9, 4) == 6
+    assert (await log.bounds()).first == 6
+    assert await log.trim(9, 4) == 9
+    assert [e.position for e in await read_all(log)] == [1, 8, 9]
+    assert await log.trim(9, 4) == 9
+
+
+async def test_trim_never_goes_back_and_never_beyond_the_end(log: Log) -> None:
+    """An older `before` changes nothing; one beyond the end stops after the last entry."""
+    await log.append([event(f"{n}") for n in range(5)])
+    assert await log.trim(3, 10) == 3
+    assert await log.trim(1, 10) == 3
+    assert await log.trim(5, 0) == 3
+    assert await log.trim(100, 10) == 6
+    bounds = await log.bounds()
+    assert (bounds.first, bounds.last) == (6, 5)
+
+
+async def test_marks_and_positions_survive_the_trimming_of_everything(store: Store) -> None:
+    """After all entries are gone and the store is opened again, positions and times go on where they were."""
+    log = await store.open()
+    await log.append([event("a", time=77), event("b", time=88)])
+    await log.trim(3, 10)
+    bounds = await log.bounds()
+    await log.close()
+    log = await store.open()
+    assert await log.bounds() == bounds
+    assert await read_all(log) == []
+    assert await log.append([event("c", time=5)]) == [Appended(3, 88)]
+    assert await log.append([event("a", time=5)]) == [Appended(1, 77, duplicate=True)]
+
+
+# erase
+
+
+async def test_erase_takes_the_content_and_leaves_the_place(log: Log) -> None:
+    """EVENT entries become ERASED with nothing in them but time and position; state and holes are passed over."""
+    await log.append([event("a", b"one", 5), state("k", b"{}", 6), event("b", b"two", 7)])
+    await log.erase([1, 2, 99])
+    entries = await read_all(log)
+    assert entries[0] == Entry(Kind.ERASED, 5, b"", position=1)
+    assert [(e.kind, e.body) for e in entries[1:]] == [(Kind.STATE, b"{}"), (Kind.EVENT, b"two")]
+    assert [e.position for e in await read_all(log, kinds=frozenset([Kind.ERASED]))] == [1]
+    await log.erase([])
+    await log.erase([1])
+
+
+async def test_an_erased_event_is_still_known_by_its_id(log: Log) -> None:
+    """Within the window the same event is a duplicate, another one under its id a conflict."""
+    await log.append([event("a", b"one", 5)])
+    await log.erase([1])
+    assert await log.append([event("a", b"one", 9)]) == [Appended(1, 5, duplicate=True)]
+    with pytest.raises(EventIdConflict):
+        await log.append([event("a", b"", 9)])
+
+
+async def test_erased_events_are_trimmed(log: Log) -> None:
+    """What is left of an event goes when the event would have gone."""
+    await log.append([event("a"), event("b")])
+    await log.erase([1])
+    await log.trim(3, 10)
+    assert await read_all(log) == []
+
+
+async def test_erase_of_many_in_one_call(log: Log) -> None:
+    """More than a transaction takes at once."""
+    await log.append([event(f"{n}") for n in range(1_200)])
+    await log.erase(range(1, 1_201))
+    assert {e.kind for e in await read_all(log)} == {Kind.ERASED}
+
+
+# secret, close
+
+
+async def test_the_secret_is_made_once(store: Store) -> None:
+    """32 bytes, the same ever after."""
+    log = await store.open()
+    secret = await log.secret()
+    assert len(secret) == 32
+    await log.close()
+    assert await (await store.open()).secret() == secret
+
+
+async def test_a_given_secret_is_taken(store: Store) -> None:
+    """Of the settings' text 32 bytes are made, always the same; they do not hold the text."""
+    log = await store.open(secret="x" * 40)
+    secret = await log.secret()
+    assert len(secret) == 32
+    assert b"xxxx" not in secret
+    await log.close()
+    assert await (await store.open(secret="x" * 40)).secret() == secret
+
+
+async def test_close_lets_what_was_begun_come_to_its_end(store: Store) -> None:
+    """Appends begun before close are stored and answered; later ones are refused; closing again is harmless."""
+    log = await store.open()
+    begun = [asyncio.create_task(log.append([event(f"{n}")])) for n in range(30)]
+    await asyncio.sleep(0)
+    await asyncio.gather(log.close(), log.close())
+    await log.close()
+    assert [results[0].position for results in await asyncio.gather(*begun)] == list(range(1, 31))
+    for call in (log.append([event("late")]), log.read(0, 1), log.snapshot(), log.trim(2, 2), log.erase([1])):
+        with pytest.raises(StorageUnavailable):
+            await cast("Any", call)
+    assert (await (await store.open()).bounds()).last == 30
+
+
+async def test_a_cancelled_close_closes(store: Store) -> None:
+    """However far the caller waited, the store is let go of and can be opened again."""
+    for steps in range(8):
+        log = await store.open()
+        await log.append([event(f"{steps}")])
+        closing = asyncio.create_task(log.close())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        await log.close()
+    assert (await (await store.open()).bounds()).last == 8
