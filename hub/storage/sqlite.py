@@ -102,10 +102,11 @@ class SqliteLog(Reads):
         Raises:
             StartError: it cannot be opened, written, or trusted; or another hub holds it.
         """
-        directory = await asyncio.to_thread(DataDirectory.open, settings.data_dir)
+        # The first steps block: a thread that goes on after a cancellation could not be told to let go of the lock.
+        directory = DataDirectory.open(settings.data_dir)
         opened: list[aiosqlite.Connection] = []
         try:
-            secret, meta = await asyncio.to_thread(_prepare, directory, settings)
+            secret, meta = _prepare(directory, settings)
             for configure in (configure_writer, configure_reader):
                 connection = await aiosqlite.connect(directory.database, isolation_level="IMMEDIATE")
                 opened.append(connection)

@@ -9,6 +9,11 @@ from hub.storage import Log
 from hub.storage.sqlite import SqliteLog
 
 
+def settings_for(directory: Path, **values: Any) -> Settings:  # noqa: ANN401  any setting of the hub
+    """The settings of a hub in a directory."""
+    return Settings.model_validate({"data_dir": directory, **values})
+
+
 class Store(Protocol):
     """One store of a backend, empty at first. `open` may be called again once what it gave was closed."""
 
@@ -30,7 +35,7 @@ class SqliteStore:
 
     async def open(self, **settings: Any) -> SqliteLog:  # noqa: ANN401  any setting of the hub
         """See `Store.open`."""
-        log = await SqliteLog.open(Settings(data_dir=self._directory, **settings))
+        log = await SqliteLog.open(settings_for(self._directory, **settings))
         self._opened.append(log)
         return log
 
