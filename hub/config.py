@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from hub.errors import StartError
 
@@ -107,31 +112,6 @@ class Settings(BaseSettings):
         host = self.listen.rsplit(":", 1)[0].strip("[]")
         return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `load` hands over and the environment: no .env file and no secrets directory by surprise."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return init_settings, env_settings, _FileValues(cls)
-
-
-class _FileValues(PydanticBaseSettingsSource):
-    """The TOML file that HUB_CONFIG names, as the weakest source."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ANN401  pydantic's signature
-        del field
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        path = os.environ.get("HUB_CONFIG")
-        return read_toml(Path(path)) if path else {}
-
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file: a flat table of the names above.
@@ -148,22 +128,43 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise StartError(f"settings file {path}: {error}") from None
 
 
-def load(flags: Mapping[str, Any] | None = None) -> Settings:
+def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Settings:
     """The settings in force.
 
     Args:
         flags: what was said on the command line, by name; None = not said.
+        file: a TOML file of settings; None = the one that HUB_CONFIG names, if any.
 
     Raises:
         StartError: a name or a value is wrong; the text names each on a line.
     """
     refuse_misspelt(os.environ)
+    said = {name: value for name, value in (flags or {}).items() if value is not None}
+    file = file or (Path(os.environ["HUB_CONFIG"]) if os.environ.get("HUB_CONFIG") else None)
     try:
-        return Settings(**{name: value for name, value in (flags or {}).items() if value is not None})
+        return _layered(read_toml(file) if file else {})(**said)
     except ValidationError as error:
         raise StartError(
             "\n".join(_complaint(e) for e in error.errors(include_url=False, include_input=False))
         ) from None
+
+
+def _layered(values: dict[str, Any]) -> type[Settings]:
+    """The settings with the values of a file as their weakest source."""
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(  # type: ignore[override]  # the two others are not looked at
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            **others: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del others  # no .env file and no directory of secrets by surprise
+            return init_settings, env_settings, InitSettingsSource(settings_cls, values)
+
+    return Layered
 
 
 def refuse_misspelt(environment: Mapping[str, str]) -> None:

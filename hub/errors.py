@@ -8,7 +8,7 @@ The name of a class in upper snake case is its reason, as ``enum ErrorReason`` i
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -149,6 +149,12 @@ class EventIdConflict(HubError):
             f"the id '{event_id}' already names an event with other content: give each event an id of its own",
             metadata={"event_id": event_id},
         )
+        self.event_id = event_id
+
+    def among(self, event_ids: Sequence[str]) -> "EventIdConflict":
+        """The same, telling also which of a request's events it is."""
+        self.metadata["index"] = str(event_ids.index(self.event_id))
+        return self
 
 
 class EtagMismatch(HubError):
@@ -230,6 +236,13 @@ class StorageUnavailable(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the hub's store does not answer; nothing of this request is acknowledged", retry_after=5)
+
+
+class SlowConsumer(Unavailable):
+    """A client takes nothing from its stream."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing was read from this stream for too long: resume after the last cursor", retry_after=1)
 
 
 class Conflict(Exception):

@@ -22,6 +22,7 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 GENERATED = ROOT / "generated"
+PLUGINS = [f"--plugin={name}={Path(sys.executable).parent / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
 VALIDATE = "buf/validate/validate.proto"
 
 # The stubs import ``buf.validate.validate_pb2`` only so that its options can be resolved. Putting the descriptor into
@@ -66,7 +67,7 @@ def generate(target: Path) -> bytes:
         validate, image_file = Path(scratch, "validate.binpb"), Path(scratch, "image.binpb")
         validate.write_bytes(validate_set())
         sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
-        inputs = [f"--descriptor_set_in={validate}", f"--proto_path={PROTOS}"]
+        inputs = [f"--descriptor_set_in={validate}", f"--proto_path={PROTOS}", *PLUGINS]
         run_protoc(*inputs, *image_outputs(image_file), *module_outputs(target), *sources)
         run_protoc(*inputs, *service_outputs(target), *(name for name in sources if name.endswith("_service.proto")))
         image = image_file.read_bytes()

@@ -6,8 +6,10 @@ is streaming. Everything here is synchronous: between two awaits of others, the 
 
 import asyncio
 import math
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -21,6 +23,9 @@ from hub.model import Change, ClaimRecord, Entry, IntegrationRecord, KeyRecord, 
 
 SERVICE_KEY = "service"
 SECRET_KEY = "secret"  # noqa: S105  the name of an entry
+
+USE_PRECISION = 60_000_000
+"""Microseconds: how much older than the truth the time of a key's last use may be after a crash."""
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -60,11 +65,13 @@ class Registry:
         self.through = 0
         self.service = Held(ServiceRecord(), 0)
         self.integrations: dict[str, Held[IntegrationRecord]] = {}
+        self.by_age: list[tuple[int, str]] = []
         self.claims: dict[str, str] = {}
         self.last_use: dict[str, int] = {}
         self.unsaved_use: set[str] = set()
         self._secret_check = derive(secret, "check", 16).hex()
         self._clock = clock
+        self._saved_use: dict[str, int] = {}
         self._keys: dict[str, Holder] = {}
         self._ends: dict[str, tuple[int, float]] = {}
         self._installed: dict[str, dict[int, dict[int, int]]] = {}
@@ -116,6 +123,14 @@ class Registry:
         if held is None:
             raise IntegrationNotFound(integration_id)
         return held
+
+    def integrations_after(
+        self, place: tuple[int, str] | None, test: Callable[[IntegrationRecord], bool], limit: int
+    ) -> list[Held[IntegrationRecord]]:
+        """Up to `limit` integrations that pass a test, by age, after a place (time of creation, id); None = from the first."""
+        start = bisect_right(self.by_age, place) if place else 0
+        held = (self.integrations[integration_id] for _, integration_id in self.by_age[start:])
+        return list(islice((one for one in held if test(one.record)), limit))
 
     def installed(self, integration_id: str) -> Mapping[int, Mapping[int, int]]:
         """The guilds that installed an integration, with the scopes each agreed to and since which position."""
@@ -175,8 +190,10 @@ class Registry:
         return key_id in self.last_use
 
     def _note_use(self, key_id: str) -> None:
-        self.last_use[key_id] = self._clock.now()
-        self.unsaved_use.add(key_id)
+        now = self.last_use[key_id] = self._clock.now()
+        if now - self._saved_use.get(key_id, 0) >= USE_PRECISION:
+            self._saved_use[key_id] = now
+            self.unsaved_use.add(key_id)
 
     def _apply_integration(self, entry: Entry) -> str:
         change = _change.decode(entry.body)
@@ -184,6 +201,8 @@ class Registry:
         grants = tuple(grant if grant.position else replace(grant, position=entry.position) for grant in record.grants)
         record = replace(record, grants=grants)
         before = self.integrations.get(record.integration_id)
+        if before is None:
+            insort(self.by_age, (record.create_time, record.integration_id))
         self._index_keys(record.integration_id, before.record.keys if before else (), record.keys)
         self.integrations[record.integration_id] = Held(record, entry.position, change.reason)
         return record.integration_id

@@ -68,6 +68,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 50
     """ABORTED. The integration was changed since the etag was read: read it again, then repeat the change."""
+    ERROR_REASON_SUBSCRIPTION_TAKEN_OVER: _ErrorReason.ValueType  # 51
+    """ABORTED. A newer stream of the same subscription took over. Do not reopen: the two would take turns for ever."""
     ERROR_REASON_STATE_FORBIDS: _ErrorReason.ValueType  # 60
     """FAILED_PRECONDITION. The state does not allow this; metadata "state" and "allowed" name both sides.
     Example: ResumeIntegration on an integration that is active.
@@ -94,6 +96,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. The hub is shutting down; connect again, best to another replica."""
     ERROR_REASON_STORAGE_UNAVAILABLE: _ErrorReason.ValueType  # 91
     """UNAVAILABLE. The store cannot be written to or read from now."""
+    ERROR_REASON_SLOW_CONSUMER: _ErrorReason.ValueType  # 92
+    """UNAVAILABLE. The client took nothing from its stream for longer than the write deadline; resume after the last cursor."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 100
     """INTERNAL. A fault of the hub; metadata "incident" is in its log."""
 
@@ -144,6 +148,8 @@ Example: EmitEvent with id "e1" and message_count 3, then "e1" again with messag
 """
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 50
 """ABORTED. The integration was changed since the etag was read: read it again, then repeat the change."""
+ERROR_REASON_SUBSCRIPTION_TAKEN_OVER: ErrorReason.ValueType  # 51
+"""ABORTED. A newer stream of the same subscription took over. Do not reopen: the two would take turns for ever."""
 ERROR_REASON_STATE_FORBIDS: ErrorReason.ValueType  # 60
 """FAILED_PRECONDITION. The state does not allow this; metadata "state" and "allowed" name both sides.
 Example: ResumeIntegration on an integration that is active.
@@ -170,6 +176,8 @@ ERROR_REASON_DRAINING: ErrorReason.ValueType  # 90
 """UNAVAILABLE. The hub is shutting down; connect again, best to another replica."""
 ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 91
 """UNAVAILABLE. The store cannot be written to or read from now."""
+ERROR_REASON_SLOW_CONSUMER: ErrorReason.ValueType  # 92
+"""UNAVAILABLE. The client took nothing from its stream for longer than the write deadline; resume after the last cursor."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 100
 """INTERNAL. A fault of the hub; metadata "incident" is in its log."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -368,21 +368,27 @@ class Heartbeat(_message.Message):
 
     CAUGHT_UP_FIELD_NUMBER: _builtins.int
     LAG_FIELD_NUMBER: _builtins.int
+    KEY_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     caught_up: _builtins.bool
     """Whether everything accepted so far that the stream may see was delivered."""
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
         """The age of the oldest event not yet delivered that this stream may see; 0 when caught up."""
 
+    @_builtins.property
+    def key_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the key that opened the stream ends; unset = it does not. Take the newer key before that."""
+
     def __init__(
         self,
         *,
         caught_up: _builtins.bool = ...,
         lag: _duration_pb2.Duration | None = ...,
+        key_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key_expire_time", b"key_expire_time", "lag", b"lag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "lag", b"lag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "key_expire_time", b"key_expire_time", "lag", b"lag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,137 @@
+"""Between the contract's messages and the hub's values, both ways. No decisions here, but that a time must be one."""
+
+from collections.abc import Iterable
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from hub.control.registry import Held, Registry, etag
+from hub.errors import InvalidRequest
+from hub.model import (
+    Change,
+    Entry,
+    GuildAccess,
+    IntegrationRecord,
+    KeyRecord,
+    ScopeRequestRecord,
+)
+from tickets.hub.v1 import admin_service_pb2, integration_pb2, permissions_pb2
+
+MICROS = 1_000_000
+_LAST_SECOND = 253_402_300_799  # the end of the year 9999, as google.protobuf.Timestamp has it
+
+
+def timestamp(micros: int) -> Timestamp | None:
+    """A time; None (unset) for 0."""
+    if not micros:
+        return None
+    seconds, rest = divmod(micros, MICROS)
+    return Timestamp(seconds=seconds, nanos=rest * 1_000)
+
+
+def micros(time: Timestamp, field: str) -> int:
+    """A time in microseconds.
+
+    Raises:
+        InvalidRequest: it is none between 1970 and 9999; names `field`.
+    """
+    if not (0 <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
+        raise InvalidRequest.field(field, "must be a time between 1970 and 9999, nanos below 1000000000")
+    return time.seconds * MICROS + time.nanos // 1_000
+
+
+def duration(seconds: float) -> Duration:
+    """A span."""
+    span = Duration()
+    span.FromMilliseconds(round(seconds * 1_000))
+    return span
+
+
+def seconds(span: Duration) -> float:
+    """A span in seconds."""
+    return span.seconds + span.nanos / 1e9
+
+
+def integration(held: Held[IntegrationRecord]) -> integration_pb2.Integration:
+    """An integration as admins and its developer see it."""
+    record = held.record
+    return integration_pb2.Integration(
+        integration_id=record.integration_id,
+        display_name=record.display_name,
+        description=record.description,
+        owner_user_id=record.owner_user_id,
+        documentation_url=record.documentation_url,
+        support_url=record.support_url,
+        endpoint_url=record.endpoint_url,
+        guild_access=integration_pb2.GuildAccess.ValueType(record.guild_access),
+        state=integration_pb2.IntegrationState.ValueType(record.state),
+        state_reason=record.state_reason,
+        grants=[
+            integration_pb2.Grant(
+                scope=permissions_pb2.Scope.ValueType(grant.scope),
+                justification=grant.justification,
+                grant_time=timestamp(grant.grant_time),
+                grantor=grant.grantor,
+            )
+            for grant in record.grants
+        ],
+        requested_scopes=[
+            integration_pb2.ScopeRequest(
+                scope=permissions_pb2.Scope.ValueType(request.scope), justification=request.justification
+            )
+            for request in record.requested_scopes
+        ],
+        create_time=timestamp(record.create_time),
+        update_time=timestamp(record.update_time),
+        etag=etag(held),
+    )
+
+
+def scope_requests(requests: Iterable[integration_pb2.ScopeRequest]) -> tuple[ScopeRequestRecord, ...]:
+    """Scopes asked for."""
+    return tuple(ScopeRequestRecord(request.scope, request.justification) for request in requests)
+
+
+def guild_access(value: int, default: str) -> GuildAccess:
+    """Whose events an integration gets; `default` ("all", "installed") where the request leaves it open."""
+    return GuildAccess(value) if value else GuildAccess[default.upper()]
+
+
+def key(record: KeyRecord, registry: Registry, secret: str = "") -> integration_pb2.Key:
+    """A key; `secret` only in the reply that made it."""
+    if record.revoke_time:
+        state = integration_pb2.KEY_STATE_REVOKED
+    elif registry.is_live(record):
+        state = integration_pb2.KEY_STATE_ACTIVE
+    else:
+        state = integration_pb2.KEY_STATE_EXPIRED
+    return integration_pb2.Key(
+        key_id=record.key_id,
+        secret=secret,
+        create_time=timestamp(record.create_time),
+        expire_time=timestamp(record.expire_time),
+        state=state,
+        last_use_time=timestamp(registry.last_use.get(record.key_id, 0)),
+        role=permissions_pb2.Role.ValueType(record.role),
+        display_name=record.display_name,
+    )
+
+
+def audit_entry(entry: Entry, change: Change) -> admin_service_pb2.AuditEntry:
+    """A change, as the log has it."""
+    kind, _, rest = entry.key.partition("/")
+    return admin_service_pb2.AuditEntry(
+        time=timestamp(entry.time),
+        actor=admin_service_pb2.Actor(
+            role=permissions_pb2.Role.ValueType(change.actor.role),
+            key_id=change.actor.key_id,
+            user_id=change.actor.user_id,
+        ),
+        method=change.method,
+        integration_id=rest.partition("/")[0] if kind in ("integration", "installation") else "",
+        reason=change.reason,
+        changes=[
+            admin_service_pb2.FieldChange(field=c.field, before=c.before, after=c.after) for c in change.changes
+        ],
+        request_id=change.request_id,
+    )

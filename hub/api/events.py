@@ -1,0 +1,141 @@
+"""EventService: events in from the bot, frames out to integrations.
+
+Must not know who may see what (``delivery/``) or who may call (``access.py``).
+"""
+
+import asyncio
+import secrets
+
+from hub import scopes as table
+from hub.api import convert
+from hub.api.access import caller
+from hub.api.failures import Context, abort, to_status
+from hub.clock import Clock
+from hub.config import Settings
+from hub.delivery.feed import Feed
+from hub.delivery.stream import Start, Stream, Subscription
+from hub.delivery.streams import Streams
+from hub.delivery.views import Narrowing
+from hub.errors import EventIdConflict, SlowConsumer
+from hub.model import Appended, Entry, Kind
+from tickets.hub.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc
+
+DEFAULT_SUBSCRIPTION = "default"
+DEFAULT_BATCH = 100
+
+
+class EventService(event_service_pb2_grpc.EventServiceServicer):
+    """The contract's EventService."""
+
+    def __init__(self, feed: Feed, streams: Streams, settings: Settings, clock: Clock) -> None:
+        self._feed = feed
+        self._streams = streams
+        self._settings = settings
+        self._clock = clock
+
+    async def EmitEvent(  # noqa: N802  the contract's name
+        self, request: event_service_pb2.EmitEventRequest, context: Context
+    ) -> event_service_pb2.EmitEventResponse:
+        """Store one event."""
+        del context
+        entry = to_entry(request.event, self._clock.now(), "event")
+        [appended] = await self._feed.append([entry])
+        return _result(entry.id, appended)
+
+    async def BatchEmitEvents(  # noqa: N802
+        self, request: event_service_pb2.BatchEmitEventsRequest, context: Context
+    ) -> event_service_pb2.BatchEmitEventsResponse:
+        """Store some events, all or none."""
+        del context
+        now = self._clock.now()
+        entries = [to_entry(event, now, f"events[{index}]") for index, event in enumerate(request.events)]
+        try:
+            results = await self._feed.append(entries)
+        except EventIdConflict as conflict:
+            raise conflict.among([entry.id for entry in entries]) from None
+        return event_service_pb2.BatchEmitEventsResponse(
+            results=[_result(entry.id, appended) for entry, appended in zip(entries, results, strict=True)]
+        )
+
+    async def Subscribe(  # type: ignore[override]  # noqa: N802  it writes ready bytes instead of yielding messages
+        self, request: event_service_pb2.SubscribeRequest, context: Context
+    ) -> None:
+        """Stream frames until either side ends it. The frames are ready bytes: ``server.py`` registers it so."""
+        async with self._streams.open(caller(), self._subscription(request)) as stream:
+            await context.send_initial_metadata(())
+            stream.on_stall = Dropper(context)
+            await self._write_frames(stream, context)
+
+    async def _write_frames(self, stream: Stream, context: Context) -> None:
+        """Write what the stream has, for ever; it ends by an exception. No await stands between frame and write."""
+        now = self._clock.monotonic
+        while True:
+            data = await stream.next_frame()
+            began = stream.write_began = now()
+            await context.write(data)
+            stream.write_began = 0.0
+            stream.wrote(now() - began)
+
+    def _subscription(self, request: event_service_pb2.SubscribeRequest) -> Subscription:
+        shard = (request.shard.index, request.shard.count) if request.HasField("shard") else None
+        heartbeat = (
+            min(60.0, convert.seconds(request.heartbeat_interval))
+            if request.HasField("heartbeat_interval")
+            else self._settings.heartbeat_interval
+        )
+        return Subscription(
+            subscription_id=request.subscription_id or DEFAULT_SUBSCRIPTION,
+            start=Start(request.WhichOneof("start") or "latest", request.cursor),
+            narrowing=Narrowing(frozenset(request.scopes), frozenset(int(guild) for guild in request.guild_ids), shard),
+            batch=request.max_batch_size or DEFAULT_BATCH,
+            heartbeat=heartbeat,
+        )
+
+
+def to_entry(event: event_pb2.Event, now: int, field: str) -> Entry:
+    """An event as the log keeps it: without what the contract does not know, and without its accept time.
+
+    Raises:
+        InvalidRequest: `occur_time` is no time; names it below `field`.
+    """
+    if event.HasField("occur_time"):
+        convert.micros(event.occur_time, f"{field}.occur_time")
+    event.ClearField("accept_time")
+    event.DiscardUnknownFields()
+    if not event.id:
+        event.id = time_ordered_id(now)
+    return Entry(
+        Kind.EVENT,
+        now,
+        event.SerializeToString(deterministic=True),
+        id=event.id,
+        event_type=table.EVENT_TYPES[event.WhichOneof("payload") or ""],
+        guild_id=int(event.guild_id),
+    )
+
+
+def time_ordered_id(now: int) -> str:
+    """A fresh id that sorts by time, like a UUIDv7: such ids keep the dedupe index quick."""
+    return f"{now // 1_000:012x}-{secrets.token_hex(10)}"
+
+
+def _result(event_id: str, appended: Appended) -> event_service_pb2.EmitEventResponse:
+    return event_service_pb2.EmitEventResponse(
+        event_id=event_id, accept_time=convert.timestamp(appended.time), duplicate=appended.duplicate
+    )
+
+
+class Dropper:
+    """Drops a stream whose reader takes nothing: start the abort, which blocks too, then cancel the handler."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._handler = asyncio.current_task()
+        self._abort: asyncio.Task[None] | None = None
+
+    def __call__(self) -> None:
+        """Drop it; a second time does nothing."""
+        if self._abort is None and self._handler is not None:
+            self._abort = asyncio.create_task(abort(self._context, to_status(SlowConsumer())))
+            self._abort.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._handler.cancel()
