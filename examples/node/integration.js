@@ -76,7 +76,7 @@ function tell(frame) {
 }
 
 function milliseconds(duration) {
-  return duration ? Number(duration.seconds) * 1000 + duration.nanos / 1e6 : 0;
+  return duration ? Number(duration.seconds || 0) * 1000 + (duration.nanos || 0) / 1e6 : 0;
 }
 
 function subscribe() {
