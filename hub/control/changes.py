@@ -5,6 +5,7 @@ decisions are (``lifecycle.py``, ``keys.py``).
 """
 
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any
 
 import msgspec
@@ -139,21 +140,23 @@ def encode_change(by: Caller, before: msgspec.Struct | None, after: msgspec.Stru
 def differences(before: msgspec.Struct | None, after: msgspec.Struct) -> tuple[FieldChange, ...]:
     """The fields in which two records of one kind differ, as JSON; digests of keys and times of update are left out."""
     old, new = (_shown(record) for record in (before, after))
-    return tuple(
-        FieldChange(name, _json(old.get(name)), _json(new.get(name)))
-        for name in new
-        if old.get(name) != new.get(name) and name != "update_time"
-    )
+    sides = ((name, _json(old.get(name)), _json(new.get(name))) for name in new if name != "update_time")
+    return tuple(FieldChange(name, was, now) for name, was, now in sides if was != now)
 
 
 def _shown(record: msgspec.Struct | None) -> dict[str, Any]:
     if record is None:
         return {}
-    fields = {name: msgspec.to_builtins(getattr(record, name)) for name in record.__struct_fields__}
+    fields = {name: msgspec.to_builtins(_named(getattr(record, name))) for name in record.__struct_fields__}
     fields.pop("check", None)
     for key in fields.get("keys", ()):
         del key["digest"]
     return fields
+
+
+def _named(value: Any) -> Any:  # noqa: ANN401  the value of any field
+    """A state by its name: the trail is read by people."""
+    return value.name if isinstance(value, IntEnum) else value
 
 
 def _json(value: Any) -> str:  # noqa: ANN401  any JSON value
