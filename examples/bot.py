@@ -95,11 +95,12 @@ def describe(event: Event) -> str:
         case "ticket_created":
             return f"ticket opened by {event.ticket_created.creator_user_id}"
         case "ticket_closed":
-            return f"ticket closed after {event.ticket_closed.message_count} messages"
+            return f"ticket closed, {event.ticket_closed.message_count} messages"
         case "transcript_created":
             return f"transcript for {event.transcript_created.creator_user_id}"
         case "drop_claimed":
-            return f"drop claimed: {event.drop_claimed.xp_amount} XP, {event.drop_claimed.unb_amount} coins"
+            worth = {"XP": event.drop_claimed.xp_amount, "coins": event.drop_claimed.unb_amount}
+            return f"drop: {' and '.join(f'{amount} {unit}' for unit, amount in worth.items() if amount)}"
         case "member_verified":
             return f"verified: {event.member_verified.user_id or 'somebody'}"
         case other:

@@ -1,0 +1,162 @@
+"""Both clients against a real hub, a process of its own: killed, drained, frozen, cut off, and steered by an admin."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from tickets.hub.v1.admin_service_pb2 import RotateKeyRequest, SetScopesRequest
+from tickets.hub.v1.event_pb2 import Event, MemberVerified
+from tickets.hub.v1.event_service_pb2 import Goodbye, GrantsChanged
+from tickets.hub.v1.integration_pb2 import ScopeRequest
+from tickets.hub.v1.permissions_pb2 import SCOPE_MEMBER_VERIFIED, SCOPE_TICKET_STATS
+
+from hub.client import HubCallError, Notice, Reconnecting, Start
+from hub.client.aio import AsyncClient
+from tests.client.helpers import event
+from tests.client.real import PATIENCE, POLICY, Proxy, Reading, RealHub
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[RealHub]:
+    """A real hub with a data directory of its own."""
+    hub = RealHub(tmp_path)
+    yield hub
+    hub.close()
+
+
+def test_a_killed_hub_costs_no_event_and_repeats_none(real: RealHub) -> None:
+    """Killed with -9, an emit into the void, a restart: the bot's call succeeds, the integration gets each event once."""
+    _, key = real.register()
+    bot, reading = real.bot, Reading(real.client(key), start=Start.earliest())
+    bot.emit_batch(event(f"a{i}") for i in range(3))
+    assert reading.ids(3) == ["a0", "a1", "a2"]
+    real.end(signal.SIGKILL)
+    reading.notice(Reconnecting)
+    emitting = threading.Thread(target=bot.emit, args=(event("b"),))
+    emitting.start()
+    real.start()
+    emitting.join(PATIENCE)
+    bot.emit(event("c"))
+    assert reading.ids(2) == ["b", "c"]
+    assert reading.got.empty()
+
+
+def test_a_drained_hub_says_goodbye_and_is_found_again(real: RealHub) -> None:
+    """SIGTERM: the client is told, comes back when it was asked to, and goes on where it was."""
+    _, key = real.register()
+    bot, reading = real.bot, Reading(real.client(key))
+    bot.emit(event("a"))
+    assert reading.ids(1) == ["a"]
+    assert real.end(signal.SIGTERM) == 0
+    goodbye = reading.notice(Goodbye)
+    assert isinstance(goodbye, Goodbye)
+    assert goodbye.reconnect
+    real.start()
+    bot.emit(event("b"))
+    assert reading.ids(1) == ["b"]
+
+
+def test_a_frozen_hub_is_noticed_by_its_silence(real: RealHub) -> None:
+    """The connection stands, nothing moves: after two heartbeats and the slack the stream is opened anew."""
+    _, key = real.register()
+    bot, reading = real.bot, Reading(real.client(key), heartbeat_interval=1)
+    bot.emit(event("a"))
+    assert reading.ids(1) == ["a"]
+    real.process.send_signal(signal.SIGSTOP)
+    broken = reading.notice(Reconnecting)
+    assert isinstance(broken, Reconnecting)
+    assert broken.error.message == "no frame for 2.5 s"
+    real.process.send_signal(signal.SIGCONT)
+    bot.emit(event("b"))
+    assert reading.ids(1) == ["b"]
+
+
+def test_a_key_that_is_rotated_away_ends_it_with_the_reason(real: RealHub) -> None:
+    """Not as a permission problem, not as a silent stream, and not with one more try."""
+    integration_id, key = real.register()
+    reading = Reading(real.client(key))
+    stub, admin = real.admin()
+    request = RotateKeyRequest(integration_id=integration_id, overlap=Duration())
+    new_key = stub.RotateKey(request, metadata=admin.metadata, timeout=PATIENCE).key.secret
+    error = reading.got.get(timeout=PATIENCE)
+    assert isinstance(error, HubCallError)
+    assert (error.code, error.reason) == ("UNAUTHENTICATED", "KEY_REVOKED")
+    assert reading.got.get(timeout=PATIENCE) == "end"
+    resumed = Reading(real.client(new_key), start=Start.cursor(reading.subscription.cursor))
+    real.bot.emit(event("a"))
+    assert resumed.ids(1) == ["a"]
+
+
+def test_a_change_of_scopes_is_told_and_the_stream_goes_on(real: RealHub) -> None:
+    """The integration learns what it gained and lost; events follow the new scopes."""
+    integration_id, key = real.register()
+    reading = Reading(real.client(key))
+    stub, admin = real.admin()
+    scopes = [ScopeRequest(scope=SCOPE_MEMBER_VERIFIED, justification="for the tests")]
+    stub.SetScopes(
+        SetScopesRequest(integration_id=integration_id, scopes=scopes, reason="test"),
+        metadata=admin.metadata,
+        timeout=PATIENCE,
+    )
+    changed = reading.notice(GrantsChanged)
+    assert isinstance(changed, GrantsChanged)
+    assert (list(changed.added), list(changed.removed)) == ([SCOPE_MEMBER_VERIFIED], [SCOPE_TICKET_STATS])
+    real.bot.emit(event("withheld"))
+    real.bot.emit(Event(id="v", guild_id="1", member_verified=MemberVerified(user_id="7")))
+    verified = reading.got.get(timeout=PATIENCE)
+    assert verified.id == "v" and not verified.member_verified.HasField("user_id")  # type: ignore[union-attr]  # noqa: PT018 - one fact
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        ({"scopes": ["drop_claimed"]}, "SCOPE_NOT_GRANTED"),
+        ({"start": Start.cursor("garbage")}, "CURSOR_INVALID"),
+        ({"guild_ids": ["x"]}, "INVALID_REQUEST"),
+        ({"heartbeat_interval": 3_600}, "INVALID_REQUEST"),
+    ],
+)
+def test_a_wrong_request_fails_at_once_with_its_reason(real: RealHub, wanted: dict[str, object], reason: str) -> None:
+    """A developer's mistake is shown the first time, not retried in the background."""
+    _, key = real.register()
+    with pytest.raises(HubCallError) as raised:
+        next(real.client(key).subscribe(**wanted))  # type: ignore[arg-type]  # a table's column
+    assert raised.value.reason == reason
+    assert bool(raised.value.violations) == (reason == "INVALID_REQUEST")
+
+
+def test_emitting_tells_duplicates_from_conflicts(real: RealHub) -> None:
+    """The same again is fine, something else under the same id is not."""
+    bot = real.bot
+    first = bot.emit(event("a"))
+    again = bot.emit(event("a"))
+    assert (first.duplicate, again.duplicate, again.accept_time) == (False, True, first.accept_time)
+    other = Event(id="a", guild_id="2", member_verified=MemberVerified(user_id="7"))
+    with pytest.raises(HubCallError) as raised:
+        bot.emit(other)
+    assert raised.value.reason == "EVENT_ID_CONFLICT"
+
+
+async def test_a_cut_connection_is_mended(real: RealHub) -> None:
+    """A proxy between drops the connection without a word, and then takes none for a while."""
+    _, key = real.register()
+    bot = real.bot
+    async with Proxy(real.port) as proxy, AsyncClient(proxy.address, key, policy=POLICY) as client:
+        alive, broken = asyncio.Event(), asyncio.Event()
+
+        def hear(notice: Notice) -> None:
+            (broken if isinstance(notice, Reconnecting) else alive).set()
+
+        subscription = client.subscribe(start=Start.earliest(), on_notice=hear)
+        bot.emit(event("a"))
+        assert (await asyncio.wait_for(anext(subscription), PATIENCE)).id == "a"
+        reading = asyncio.create_task(anext(subscription))
+        proxy.cut()
+        await asyncio.wait_for(broken.wait(), PATIENCE)
+        bot.emit(event("b"))
+        proxy.mend()
+        assert (await asyncio.wait_for(reading, PATIENCE)).id == "b"
