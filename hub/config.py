@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     tls_certificate: Path | None = Field(None, description="PEM file: the certificate chain of the hub")
     tls_key: Path | None = Field(None, description="PEM file: the private key of the certificate")
     tls_client_ca: Path | None = Field(None, description="PEM file: clients must show a certificate of this authority")
-    insecure: bool = Field(False, description="allow plaintext on an address that is not loopback")
+    insecure: bool = Field(default=False, description="allow plaintext on an address that is not loopback")
 
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="what to log")
     log_format: str = Field("auto", pattern="^(auto|json|console)$", description="auto: console on a terminal")

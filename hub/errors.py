@@ -1,7 +1,7 @@
 """Every failure that the hub can name, in one tree.
 
-Lives here: what went wrong, in words for the caller, and the details that a caller's program needs. Must not know: gRPC,
-status codes (``api/failures.py`` maps these classes to statuses), anything else of ours.
+Lives here: what went wrong, in words for the caller, and the details that a caller's program needs. Must not know:
+gRPC, status codes (``api/failures.py`` maps these classes to statuses), anything else of ours.
 
 The name of a class in upper snake case is its reason, as ``enum ErrorReason`` in the contract spells it:
 ``EventIdConflict`` is ``EVENT_ID_CONFLICT``.
@@ -63,7 +63,7 @@ class CursorInvalid(HubError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the cursor cannot be opened: it is cut off, altered, or of another hub; send one exactly as a frame carried it"
+            "the cursor cannot be opened: it is cut off, altered, or of another hub; send it as a frame carried it"
         )
 
 

@@ -88,7 +88,7 @@ EVENT_TYPES: dict[str, int] = {payload.name: number for number, payload in PAYLO
 
 
 def fields_of(scope: int) -> tuple[str, ...]:
-    """What a scope delivers: "ticket_created.creator_user_id"; a payload that shows no field stands as its name alone."""
+    """What a scope delivers: "ticket_created.creator_user_id"; a payload that shows no field stands as its name."""
     shown = []
     for payload in PAYLOADS.values():
         withheld = payload.withheld(frozenset({scope}))

@@ -22,7 +22,9 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 GENERATED = ROOT / "generated"
-PLUGINS = [f"--plugin={name}={Path(sys.executable).parent / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
+PLUGINS = [
+    f"--plugin={name}={Path(sys.executable).parent / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
+]
 VALIDATE = "buf/validate/validate.proto"
 
 # The stubs import ``buf.validate.validate_pb2`` only so that its options can be resolved. Putting the descriptor into

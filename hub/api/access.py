@@ -1,7 +1,7 @@
 """What may come in: who calls, whether they may call this, and whether the request keeps the contract's rules.
 
-Lives here: the one gate before every handler. Roles come from the contract's ``(access)``, a method without it cannot be
-called; rules of fields come from ``buf.validate``. Must not know what a method does.
+Lives here: the one gate before every handler. Roles come from the contract's ``(access)``, a method without it cannot
+be called; rules of fields come from ``buf.validate``. Must not know what a method does.
 """
 
 import itertools
@@ -100,7 +100,9 @@ class AccessInterceptor(WrappingInterceptor):
     def _gated(self, method: str, handler: Handler) -> Handler:
         name = "/".join((method.split("/")[1].rsplit(".", 1)[-1], method.split("/")[2]))
         parse = handler.request_deserializer
-        limit = self._settings.max_batch_bytes if name.endswith("/BatchEmitEvents") else self._settings.max_request_bytes
+        limit = (
+            self._settings.max_batch_bytes if name.endswith("/BatchEmitEvents") else self._settings.max_request_bytes
+        )
 
         def gate(behaviour: Behaviour) -> Behaviour:
             async def run(raw: bytes, context: Context) -> Any:  # noqa: ANN401  any message
@@ -134,7 +136,7 @@ class AccessInterceptor(WrappingInterceptor):
         if who.role not in allowed:
             names = " or ".join(sorted(role.name for role in allowed)) or "nobody"
             raise RoleNotAllowed(
-                f"this key is of a{'n' if who.role.name[0] in 'AI' else ''} {who.role.name}; {who.method} is for {names}",
+                f"this key's role is {who.role.name}; {who.method} is for {names}",
                 metadata={"role": who.role.name, "allowed": names.replace(" or ", ",")},
             )
 

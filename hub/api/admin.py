@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 from google.protobuf.field_mask_pb2 import FieldMask
 from msgspec.structs import replace
+from tickets.hub.v1 import admin_service_pb2, admin_service_pb2_grpc, integration_pb2
 
 from hub.api import convert, filters
 from hub.api.access import caller, check
@@ -21,7 +22,6 @@ from hub.control.registry import Held, Registry
 from hub.errors import InvalidRequest, RulesNotMet
 from hub.model import Change, IntegrationRecord, KeyRecord, Role, ServiceRecord, State
 from hub.storage import Log
-from tickets.hub.v1 import admin_service_pb2, admin_service_pb2_grpc, integration_pb2
 
 UPDATABLE = (
     "display_name",

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from tickets.hub.v1 import admin_service_pb2, integration_pb2, permissions_pb2
 
 from hub.control.registry import Held, Registry, etag
 from hub.errors import InvalidRequest
@@ -15,7 +16,6 @@ from hub.model import (
     KeyRecord,
     ScopeRequestRecord,
 )
-from tickets.hub.v1 import admin_service_pb2, integration_pb2, permissions_pb2
 
 MICROS = 1_000_000
 _LAST_SECOND = 253_402_300_799  # the end of the year 9999, as google.protobuf.Timestamp has it
@@ -130,8 +130,6 @@ def audit_entry(entry: Entry, change: Change) -> admin_service_pb2.AuditEntry:
         method=change.method,
         integration_id=rest.partition("/")[0] if kind in ("integration", "installation") else "",
         reason=change.reason,
-        changes=[
-            admin_service_pb2.FieldChange(field=c.field, before=c.before, after=c.after) for c in change.changes
-        ],
+        changes=[admin_service_pb2.FieldChange(field=c.field, before=c.before, after=c.after) for c in change.changes],
         request_id=change.request_id,
     )

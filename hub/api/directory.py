@@ -1,8 +1,9 @@
 """DirectoryService: what there is to be granted."""
 
+from tickets.hub.v1 import directory_service_pb2, directory_service_pb2_grpc, permissions_pb2
+
 from hub import scopes as table
 from hub.api.failures import Context
-from tickets.hub.v1 import directory_service_pb2, directory_service_pb2_grpc, permissions_pb2
 
 
 class DirectoryService(directory_service_pb2_grpc.DirectoryServiceServicer):

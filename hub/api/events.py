@@ -6,6 +6,8 @@ Must not know who may see what (``delivery/``) or who may call (``access.py``).
 import asyncio
 import secrets
 
+from tickets.hub.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc
+
 from hub import scopes as table
 from hub.api import convert
 from hub.api.access import caller
@@ -18,7 +20,6 @@ from hub.delivery.streams import Streams
 from hub.delivery.views import Narrowing
 from hub.errors import EventIdConflict, SlowConsumer
 from hub.model import Appended, Entry, Kind
-from tickets.hub.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc
 
 DEFAULT_SUBSCRIPTION = "default"
 DEFAULT_BATCH = 100

@@ -1,7 +1,7 @@
-"""How failures leave the hub: one table from the tree in ``errors.py`` to statuses, and the interceptor that applies it.
+"""How failures leave the hub: one table from the tree in ``errors.py`` to statuses, and what applies it.
 
-Lives here: the only place that ends a call with an error. An exception that is no ``HubError`` is a fault of the hub: the
-caller gets a fixed sentence and an incident id, the log gets the rest.
+Lives here: the only place that ends a call with an error. An exception that is no ``HubError`` is a fault of the hub:
+the caller gets a fixed sentence and an incident id, the log gets the rest.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ async def refuse(context: Context, error: errors.HubError) -> Never:
 async def refuse_for_incident(context: Context) -> Never:
     """End the call after a fault of the hub: what it was stands in the log, under the incident's id."""
     incident = secrets.token_hex(6)
-    log.exception("incident", incident=incident)
+    log.error("incident", incident=incident, exc_info=True)
     status = status_pb2.Status(code=code_pb2.INTERNAL, message=f"a fault of the hub; its log knows it as {incident}")
     status.details.append(packed(_info("INTERNAL", {"incident": incident})))
     await abort(context, status)
@@ -130,7 +130,8 @@ def to_status(error: errors.HubError) -> status_pb2.Status:
     if isinstance(error, errors.InvalidRequest):
         told = error.violations[:MAX_VIOLATIONS]
         fields = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description[:MAX_TEXT]) for v in told
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description[:MAX_TEXT])
+            for v in told
         ]
         status.details.append(packed(error_details_pb2.BadRequest(field_violations=fields)))
     if error.retry_after is not None:

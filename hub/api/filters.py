@@ -1,6 +1,6 @@
 """The filter of ListIntegrations: a part of AIP-160, terms joined by AND.
 
-    state = ACTIVE   owner_user_id = 123   scopes:ticket_created   word   "some text"
+state = ACTIVE   owner_user_id = 123   scopes:ticket_created   word   "some text"
 """
 
 import re
@@ -13,7 +13,8 @@ from hub.model import IntegrationRecord, State
 Test = Callable[[IntegrationRecord], bool]
 
 _TERM = re.compile(
-    r"""\s*(?:(?P<field>[a-z_]+)\s*(?P<operator>!?=|:)\s*)?(?:"(?P<quoted>[^"]*)"|(?P<bare>[^\s"=:!]+))(?=\s|$)""", re.X
+    r"""\s*(?:(?P<field>[a-z_]+)\s*(?P<operator>!?=|:)\s*)?(?:"(?P<quoted>[^"]*)"|(?P<bare>[^\s"=:!]+))(?=\s|$)""",
+    re.VERBOSE,
 )
 
 

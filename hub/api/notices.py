@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 
+from tickets.hub.v1 import event_service_pb2, permissions_pb2
+
 from hub import scopes as table
 from hub.api import convert
 from hub.config import Settings
 from hub.control.registry import Registry
 from hub.delivery.stream import Stream
-from tickets.hub.v1 import event_service_pb2, permissions_pb2
 
 
 class StreamNotices:

@@ -15,6 +15,14 @@ from grpc_health.v1 import _async as health_async
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import _async as reflection_async
 from grpc_reflection.v1alpha import reflection_pb2
+from tickets.hub.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    directory_service_pb2,
+    directory_service_pb2_grpc,
+    event_service_pb2,
+    event_service_pb2_grpc,
+)
 
 from hub.api.access import AccessInterceptor
 from hub.api.admin import AdminService
@@ -34,14 +42,6 @@ from hub.errors import StartError
 from hub.model import Role
 from hub.scopes import roles_allowed
 from hub.storage import Log, open_storage
-from tickets.hub.v1 import (
-    admin_service_pb2,
-    admin_service_pb2_grpc,
-    directory_service_pb2,
-    directory_service_pb2_grpc,
-    event_service_pb2,
-    event_service_pb2_grpc,
-)
 
 SERVICES: list[ServiceDescriptor] = [
     event_service_pb2.DESCRIPTOR.services_by_name["EventService"],

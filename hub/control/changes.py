@@ -1,7 +1,7 @@
 """How state changes: read the newest record, decide, append on condition that nobody was faster, wait until in force.
 
-Lives here: the one way by which anything but an event gets into the log, with who did it and why. Must not know what the
-decisions are (``lifecycle.py``, ``keys.py``).
+Lives here: the one way by which anything but an event gets into the log, with who did it and why. Must not know what
+the decisions are (``lifecycle.py``, ``keys.py``).
 """
 
 from collections.abc import Callable

@@ -72,7 +72,7 @@ def checksum(body: str) -> str:
 
 
 def derive(secret: bytes, purpose: str, length: int) -> bytes:
-    """Bytes for one purpose out of the hub's secret: who learns the one learns nothing of the others (HKDF, RFC 5869)."""
+    """Bytes for one purpose, by HKDF (RFC 5869): who learns some of them learns nothing of the secret or the others."""
     return HKDF(algorithm=SHA256(), length=length, salt=None, info=f"tickets-hub {purpose}".encode()).derive(secret)
 
 

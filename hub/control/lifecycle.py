@@ -88,7 +88,7 @@ def delete(record: IntegrationRecord, reason: str) -> IntegrationRecord:
 def set_scopes(
     record: IntegrationRecord, wanted: Sequence[ScopeRequestRecord], now: int, grantor: str
 ) -> IntegrationRecord:
-    """Give it exactly these scopes. One that stays keeps its grant, with the new justification; a new one starts now."""
+    """Give it exactly these scopes. One that stays keeps its grant, with the new justification; others start now."""
     require("set_scopes", record)
     held = {grant.scope: grant for grant in record.grants}
     fresh = {grant.scope: grant for grant in grants(wanted, now, grantor)}

@@ -1,7 +1,7 @@
 """Views and lenses: what an integration may see, as a function of position, and the bytes that show it.
 
-Lives here: which grant covers which event (a grant counts for positions after its own), narrowing, and the projection of
-an event to the fields that a set of scopes shows. Must not know streams, frames or where events come from.
+Lives here: which grant covers which event (a grant counts for positions after its own), narrowing, and the projection
+of an event to the fields that a set of scopes shows. Must not know streams, frames or where events come from.
 """
 
 import math
@@ -23,7 +23,7 @@ _EVENTS_TAG = event_service_pb2.SubscribeResponse.DESCRIPTOR.fields_by_name["eve
 
 
 class Narrowing(NamedTuple):
-    """What a stream asked to be limited to: sets of scopes and guilds, empty = no limit, and (index, count) of a shard."""
+    """What a stream asked to be limited to: scopes and guilds (empty = no limit), and (index, count) of a shard."""
 
     scopes: frozenset[int] = frozenset()
     guilds: frozenset[int] = frozenset()
@@ -38,7 +38,7 @@ class Shape(NamedTuple):
 
 
 Installed = Mapping[int, Mapping[int, int]]
-"""For each guild that installed an integration: the scopes it agreed to, each with the position from which that counts."""
+"""For each guild that installed an integration: the scopes it agreed to, each with the position from which it counts."""
 
 
 class Lens:
