@@ -166,7 +166,7 @@ def differences(made: Path, there: Path) -> Iterator[str]:
         sides = [root / name for root in (made, there)]
         if "__pycache__" in name:
             continue
-        if not all(side.is_file() for side in sides) or not filecmp.cmp(*sides, shallow=False):
+        if not all(side.is_file() for side in sides) or not filecmp.cmp(sides[0], sides[1], shallow=False):
             yield name
 
 

@@ -96,8 +96,8 @@ def guarded(behaviour: Behaviour) -> Behaviour:
             await refuse(context, error)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
-        except Exception:  # noqa: BLE001  nothing of it may reach the caller
-            await refuse_for_incident(context)
+        except Exception as error:  # noqa: BLE001  nothing of it may reach the caller
+            await refuse_for_incident(context, error)
 
     return run
 
@@ -108,10 +108,10 @@ async def refuse(context: Context, error: errors.HubError) -> Never:
     await abort(context, to_status(error))
 
 
-async def refuse_for_incident(context: Context) -> Never:
+async def refuse_for_incident(context: Context, error: Exception) -> Never:
     """End the call after a fault of the hub: what it was stands in the log, under the incident's id."""
     incident = secrets.token_hex(6)
-    log.error("incident", incident=incident, exc_info=True)
+    log.error("incident", incident=incident, exc_info=error)
     status = status_pb2.Status(code=code_pb2.INTERNAL, message=f"a fault of the hub; its log knows it as {incident}")
     status.details.append(packed(_info("INTERNAL", {"incident": incident})))
     await abort(context, status)

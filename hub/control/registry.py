@@ -127,7 +127,7 @@ class Registry:
     def integrations_after(
         self, place: tuple[int, str] | None, test: Callable[[IntegrationRecord], bool], limit: int
     ) -> list[Held[IntegrationRecord]]:
-        """Up to `limit` integrations that pass a test, by age, after a place (time of creation, id; None = the start)."""
+        """Up to `limit` integrations that pass a test, by age, after a place (creation time and id; None = start)."""
         start = bisect_right(self.by_age, place) if place else 0
         held = (self.integrations[integration_id] for _, integration_id in self.by_age[start:])
         return list(islice((one for one in held if test(one.record)), limit))

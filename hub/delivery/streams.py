@@ -150,7 +150,7 @@ class Streams:
         return None
 
     async def _claim(self, integration_id: str, subscription_id: str, stream_id: str) -> int:
-        """Take the subscription, in the log: every replica ends the stream that had it. Returns the claim's position."""
+        """Take the subscription, in the log: every replica ends the stream that had it. Returns the position."""
         key = f"claim/{integration_id}/{subscription_id}"
         body = msgspec.json.encode(ClaimRecord(stream_id))
         [appended] = await self._log.append([Entry(Kind.STATE, self.around.clock.now(), body, key=key)])

@@ -38,7 +38,7 @@ class Shape(NamedTuple):
 
 
 Installed = Mapping[int, Mapping[int, int]]
-"""For each guild that installed an integration: the scopes it agreed to, each with the position from which it counts."""
+"""For each guild that installed an integration: the scopes it agreed to, and the position from which each counts."""
 
 
 class Lens:
