@@ -9,12 +9,6 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-
-from hub import config, logs
-from hub.api.server import Hub
-from hub.clock import Clock
-from hub.config import Settings
-from hub.model import Role
 from tickets.hub.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -25,6 +19,12 @@ from tickets.hub.v1 import (
     integration_pb2,
     permissions_pb2,
 )
+
+from hub import config, logs
+from hub.api.server import Hub
+from hub.clock import Clock
+from hub.config import Settings
+from hub.model import Role
 
 PATIENCE = 10.0
 """Seconds that a test waits for something before it fails."""
@@ -84,13 +84,13 @@ class Subscriber:
 
     async def ending(self) -> grpc.aio.AioRpcError:
         """How the stream ends; frames before that are kept in `frames`."""
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    frame = await self.call.read()
-                    assert frame is not grpc.aio.EOF, "the stream ended with OK"
+        async with asyncio.timeout(PATIENCE):
+            try:
+                while (frame := await self.call.read()) is not grpc.aio.EOF:
                     self.frames.append(frame)  # type: ignore[arg-type]  # not EOF
-        return caught.value
+            except grpc.aio.AioRpcError as error:
+                return error
+        raise AssertionError("the stream ended with OK")
 
 
 class Caller:
@@ -143,7 +143,9 @@ class RunningHub:
         return Caller(self.channel, key)
 
     async def register(
-        self, *scopes: str, **fields: Any  # noqa: ANN401  fields of the request
+        self,
+        *scopes: str,
+        **fields: Any,  # noqa: ANN401  fields of the request
     ) -> tuple[integration_pb2.Integration, Caller]:
         """A new integration with these scopes ("TICKET_CREATED"), and its caller."""
         request = admin_service_pb2.RegisterIntegrationRequest(**(REGISTRATION | fields), scopes=asked(*scopes))
@@ -200,7 +202,7 @@ def asked(*scopes: str) -> list[integration_pb2.ScopeRequest]:
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
     """The reason in a failure's ErrorInfo."""
-    return info_of(error).reason
+    return str(info_of(error).reason)
 
 
 def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
@@ -212,7 +214,7 @@ def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
 
 def detail_of(error: grpc.aio.AioRpcError, kind: Any) -> Any:  # noqa: ANN401  a message class and its message
     """The detail of one kind that a failure carries; fails where there is none."""
-    status = rpc_status.from_call(error)  # type: ignore[no-untyped-call]
+    status = rpc_status.from_call(error)
     for box in status.details if status is not None else ():
         if box.Is(kind.DESCRIPTOR):
             detail = kind()
