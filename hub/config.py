@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     max_concurrent_calls: int = Field(2_000, ge=1, description="calls in flight beside the streams")
     max_streams: int = Field(10_000, ge=1, description="open Subscribe streams in all")
     max_streams_per_integration: int = Field(5, ge=1, description="open Subscribe streams of one integration")
+    max_subscriptions: int = Field(10, ge=1, description="named readers of one integration")
     max_emit_backlog: int = Field(10_000, ge=1, description="events that may wait to be stored")
     max_failed_authentications: int = Field(10, ge=1, description="a minute and peer; a valid key is never throttled")
 

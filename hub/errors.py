@@ -141,6 +141,10 @@ class KeyNotFound(NotFound):
         )
 
 
+class SubscriptionNotFound(NotFound):
+    """The integration has no such subscription, or nothing was committed for it."""
+
+
 class EventIdConflict(HubError):
     """The id was used within the dedupe window for an event with other content."""
 
@@ -203,6 +207,10 @@ class Exhausted(HubError):
 
 class TooManyStreams(Exhausted):
     """As many streams are open as may be."""
+
+
+class TooManySubscriptions(Exhausted):
+    """The integration has as many subscriptions as it may."""
 
 
 class EmitBacklogFull(Exhausted):

@@ -106,6 +106,7 @@ class Caller(msgspec.Struct, frozen=True):
         integration_id: whose key it is; "" for service keys.
         method: "AdminService/SetScopes".
         request_id: names the call in the hub's log.
+        peer: the address that the call came from.
     """
 
     role: Role
@@ -114,6 +115,7 @@ class Caller(msgspec.Struct, frozen=True):
     method: str
     request_id: str
     user_id: str = ""
+    peer: str = ""
 
     @property
     def actor(self) -> Actor:
@@ -180,6 +182,15 @@ class ClaimRecord(msgspec.Struct, frozen=True):
     """Which stream a subscription belongs to: the newest claim wins, on every replica."""
 
     stream_id: str
+
+
+class CursorRecord(msgspec.Struct, frozen=True):
+    """What a subscription has committed: a place in the log of `epoch`, reached at `time`, kept at `commit_time`."""
+
+    epoch: int
+    position: int
+    time: int
+    commit_time: int
 
 
 class UseRecord(msgspec.Struct, frozen=True):

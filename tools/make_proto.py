@@ -125,7 +125,8 @@ def published(image: bytes) -> bytes:
         file.dependency.extend(dependencies)
         for thing in with_options(file):
             strip_rules(thing)
-    return kept.SerializeToString(deterministic=True)
+    data: bytes = kept.SerializeToString(deterministic=True)
+    return data
 
 
 def readable_set(image: bytes) -> Any:

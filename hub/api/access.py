@@ -130,7 +130,9 @@ class AccessInterceptor(WrappingInterceptor):
         integration_id = holder.integration_id
         if integration_id and self._registry.integration(integration_id).record.state is State.DELETED:
             raise IntegrationDeleted("the integration was deleted", metadata={"integration_id": integration_id})
-        return Caller(holder.key.role, holder.key.key_id, integration_id, method, f"{next(_request_ids):x}")
+        return Caller(
+            holder.key.role, holder.key.key_id, integration_id, method, f"{next(_request_ids):x}", peer=context.peer()
+        )
 
     def _require_role(self, who: Caller, allowed: frozenset[Role]) -> None:
         if who.role not in allowed:

@@ -13,6 +13,7 @@ from tickets.hub.v1 import admin_service_pb2, admin_service_pb2_grpc, integratio
 from hub.api import convert, filters
 from hub.api.access import caller, check
 from hub.api.failures import Context
+from hub.api.listing import SubscriptionList
 from hub.api.paging import Pages
 from hub.clock import Clock
 from hub.config import Settings
@@ -41,8 +42,16 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     """The contract's AdminService."""
 
     def __init__(  # noqa: PLR0913  the parts that it puts together
-        self, log: Log, registry: Registry, changes: Changes, pages: Pages, settings: Settings, clock: Clock
+        self,
+        log: Log,
+        registry: Registry,
+        changes: Changes,
+        shown: SubscriptionList,
+        pages: Pages,
+        settings: Settings,
+        clock: Clock,
     ) -> None:
+        self._shown = shown
         self._log = log
         self._registry = registry
         self._changes = changes
@@ -268,6 +277,26 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             caller(), lambda record: replace(record, keys=(minted.record, *record.keys)), reason=request.reason
         )
         return admin_service_pb2.CreateServiceKeyResponse(key=convert.key(minted.record, self._registry, minted.text))
+
+    async def ListSubscriptions(  # noqa: N802
+        self, request: admin_service_pb2.ListSubscriptionsRequest, context: Context
+    ) -> admin_service_pb2.ListSubscriptionsResponse:
+        """Who reads, and how far behind."""
+        del context
+        if request.integration_id:
+            self._registry.integration(request.integration_id)
+            return admin_service_pb2.ListSubscriptionsResponse(
+                subscriptions=self._shown.of_integration(request.integration_id)
+            )
+        size = self._pages.size(request.page_size)
+        after = self._pages.after(request.page_token, "subscriptions")
+        found = self._shown.after((str(after[0]), str(after[1])) if after else ("", ""), size + 1)
+        page = found[:size]
+        more = len(found) > size
+        last = (page[-1].integration_id, page[-1].subscription_id) if more else ()
+        return admin_service_pb2.ListSubscriptionsResponse(
+            subscriptions=page, next_page_token=self._pages.token(last, "subscriptions") if more else ""
+        )
 
     async def ListAuditEntries(  # noqa: N802
         self, request: admin_service_pb2.ListAuditEntriesRequest, context: Context

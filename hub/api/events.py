@@ -12,11 +12,13 @@ from hub import scopes as table
 from hub.api import convert
 from hub.api.access import caller
 from hub.api.failures import Context, abort, to_status
+from hub.api.listing import SubscriptionList
 from hub.clock import Clock
 from hub.config import Settings
 from hub.delivery.feed import Feed
 from hub.delivery.stream import Start, Stream, Subscription
 from hub.delivery.streams import Streams
+from hub.delivery.subscriptions import Subscriptions
 from hub.delivery.views import Narrowing
 from hub.errors import EventIdConflict, SlowConsumer
 from hub.model import Appended, Entry, Kind
@@ -28,9 +30,19 @@ DEFAULT_BATCH = 100
 class EventService(event_service_pb2_grpc.EventServiceServicer):
     """The contract's EventService."""
 
-    def __init__(self, feed: Feed, streams: Streams, settings: Settings, clock: Clock) -> None:
+    def __init__(  # noqa: PLR0913  the parts that it puts together
+        self,
+        feed: Feed,
+        streams: Streams,
+        subscriptions: Subscriptions,
+        shown: SubscriptionList,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
         self._feed = feed
         self._streams = streams
+        self._subscriptions = subscriptions
+        self._shown = shown
         self._settings = settings
         self._clock = clock
 
@@ -67,6 +79,36 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
             stream.on_stall = Dropper(context)
             await self._write_frames(stream, context)
 
+    async def CommitCursor(  # noqa: N802
+        self, request: event_service_pb2.CommitCursorRequest, context: Context
+    ) -> event_service_pb2.CommitCursorResponse:
+        """Keep a place."""
+        del context
+        cursor, committed = await self._subscriptions.commit(
+            caller().integration_id,
+            request.subscription_id or DEFAULT_SUBSCRIPTION,
+            request.cursor,
+            force=request.force,
+        )
+        return event_service_pb2.CommitCursorResponse(cursor=cursor, committed=committed)
+
+    async def ListOwnSubscriptions(  # noqa: N802
+        self, request: event_service_pb2.ListOwnSubscriptionsRequest, context: Context
+    ) -> event_service_pb2.ListOwnSubscriptionsResponse:
+        """Every subscription of the caller."""
+        del request, context
+        return event_service_pb2.ListOwnSubscriptionsResponse(
+            subscriptions=self._shown.of_integration(caller().integration_id)
+        )
+
+    async def DeleteSubscription(  # noqa: N802
+        self, request: event_service_pb2.DeleteSubscriptionRequest, context: Context
+    ) -> event_service_pb2.DeleteSubscriptionResponse:
+        """Forget one."""
+        del context
+        await self._subscriptions.forget(caller().integration_id, request.subscription_id or DEFAULT_SUBSCRIPTION)
+        return event_service_pb2.DeleteSubscriptionResponse()
+
     async def _write_frames(self, stream: Stream, context: Context) -> None:
         """Write what the stream has, for ever; it ends by an exception. No await stands between frame and write."""
         now = self._clock.monotonic
@@ -84,9 +126,11 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
             if request.HasField("heartbeat_interval")
             else self._settings.heartbeat_interval
         )
+        since = convert.micros(request.since, "since") if request.HasField("since") else 0
         return Subscription(
             subscription_id=request.subscription_id or DEFAULT_SUBSCRIPTION,
-            start=Start(request.WhichOneof("start") or "latest", request.cursor),
+            start=Start(request.WhichOneof("start") or "", request.cursor, since),
+            gaps=request.on_expired_cursor == event_service_pb2.ON_EXPIRED_CURSOR_EARLIEST,
             narrowing=Narrowing(frozenset(request.scopes), frozenset(int(guild) for guild in request.guild_ids), shard),
             batch=request.max_batch_size or DEFAULT_BATCH,
             heartbeat=heartbeat,

@@ -44,6 +44,14 @@ class StreamNotices:
         changed = event_service_pb2.GrantsChanged(added=_scopes(added), removed=_scopes(removed), reason=reason)
         return event_service_pb2.SubscribeResponse(grants_changed=changed).SerializeToString()
 
+    def gap(self, from_time: int, to_time: int, *, restored: bool) -> bytes:
+        """Something is missing here."""
+        cause = event_service_pb2.GAP_CAUSE_RESTORE if restored else event_service_pb2.GAP_CAUSE_RETENTION
+        gap = event_service_pb2.Gap(
+            from_time=convert.timestamp(from_time), to_time=convert.timestamp(to_time), cause=cause
+        )
+        return event_service_pb2.SubscribeResponse(gap=gap).SerializeToString()
+
     def goodbye(self, reason: str, retry_delay: float) -> bytes:
         """The hub is about to end the stream."""
         goodbye = event_service_pb2.Goodbye(reason=reason, reconnect=True, retry_delay=convert.duration(retry_delay))

@@ -29,6 +29,7 @@ from hub.api.admin import AdminService
 from hub.api.directory import DirectoryService
 from hub.api.events import EventService
 from hub.api.failures import Context, FailureInterceptor, Handler, guarded_stream
+from hub.api.listing import SubscriptionList
 from hub.api.notices import StreamNotices
 from hub.api.paging import Pages
 from hub.clock import Clock
@@ -37,7 +38,9 @@ from hub.control.changes import Changes, initialise
 from hub.control.registry import Registry
 from hub.delivery.cursor import CursorSeal
 from hub.delivery.feed import Feed
+from hub.delivery.retention import Retention
 from hub.delivery.streams import Streams
+from hub.delivery.subscriptions import Subscriptions
 from hub.errors import StartError
 from hub.model import Role
 from hub.scopes import roles_allowed
@@ -103,6 +106,8 @@ class Hub:
         registry = Registry(secret, clock)
         registry.apply(entries)
         registry.advance(through)
+        server = self._make_server(registry)
+        self._bind(server)  # before the first keys are made: a start that fails would never show them
         self.first_keys = await initialise(self._log, registry, clock, secret)
         feed = Feed(self._log, registry, settings, clock)
         await feed.open()
@@ -113,13 +118,17 @@ class Hub:
         await self._until_failure(registry.applied((await self._log.bounds()).last))
         self._spawn(self._streams.watch())
         self._spawn(self._save_key_use())
-        server = self._make_server(registry)
-        event_service = EventService(feed, self._streams, settings, clock)
-        admin_service = AdminService(self._log, registry, self._changes, Pages(secret, settings), settings, clock)
+        self._spawn(Retention(self._log, feed, settings, clock).run())
+        subscriptions = Subscriptions(self._log, registry, feed, seal, settings, clock)
+        shown = SubscriptionList(registry, self._streams, subscriptions)
+        event_service = EventService(feed, self._streams, subscriptions, shown, settings, clock)
+        admin_service = AdminService(
+            self._log, registry, self._changes, shown, Pages(secret, settings), settings, clock
+        )
         add_event_service(server, event_service)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin_service, server)
         directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server(DirectoryService(), server)
-        await self._listen(server)
+        await self._serve(server)
 
     def _make_server(self, registry: Registry) -> grpc.aio.Server:
         roles = {path: allowed for service in SERVICES for path, allowed in roles_allowed(service).items()}
@@ -133,7 +142,7 @@ class Hub:
         add_reflection(server, None if self._settings.is_loopback else access)
         return server
 
-    async def _listen(self, server: grpc.aio.Server) -> None:
+    def _bind(self, server: grpc.aio.Server) -> None:
         try:
             credentials = tls_credentials(self._settings)
             if credentials is None:
@@ -144,6 +153,8 @@ class Hub:
             raise StartError(
                 f"cannot listen on {self._settings.listen}: the address is in use or not of this machine"
             ) from None
+
+    async def _serve(self, server: grpc.aio.Server) -> None:
         await server.start()
         self._server = server
         for name in ("", *(service.full_name for service in SERVICES)):

@@ -19,7 +19,17 @@ from hub.clock import Clock
 from hub.control import keys
 from hub.control.keys import derive
 from hub.errors import IntegrationNotFound, KeyExpired, KeyRevoked, KeyUnknown, StartError
-from hub.model import Change, ClaimRecord, Entry, IntegrationRecord, KeyRecord, Kind, ServiceRecord, UseRecord
+from hub.model import (
+    Change,
+    ClaimRecord,
+    CursorRecord,
+    Entry,
+    IntegrationRecord,
+    KeyRecord,
+    Kind,
+    ServiceRecord,
+    UseRecord,
+)
 
 SERVICE_KEY = "service"
 SECRET_KEY = "secret"  # noqa: S105  the name of an entry
@@ -33,6 +43,7 @@ _change = msgspec.json.Decoder(Change)
 _integration = msgspec.json.Decoder(IntegrationRecord)
 _service = msgspec.json.Decoder(ServiceRecord)
 _claim = msgspec.json.Decoder(ClaimRecord)
+_cursor = msgspec.json.Decoder(CursorRecord)
 _use = msgspec.json.Decoder(UseRecord)
 
 
@@ -67,6 +78,7 @@ class Registry:
         self.integrations: dict[str, Held[IntegrationRecord]] = {}
         self.by_age: list[tuple[int, str]] = []
         self.claims: dict[str, str] = {}
+        self.cursors: dict[str, Held[CursorRecord]] = {}
         self.last_use: dict[str, int] = {}
         self.unsaved_use: set[str] = set()
         self._secret_check = derive(secret, "check", 16).hex()
@@ -74,6 +86,7 @@ class Registry:
         self._saved_use: dict[str, int] = {}
         self._keys: dict[str, Holder] = {}
         self._ends: dict[str, tuple[int, float]] = {}
+        self._subscriptions: dict[str, set[str]] = {}
         self._installed: dict[str, dict[int, dict[int, int]]] = {}
         self._installed_in: dict[int, set[str]] = {}
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -83,6 +96,7 @@ class Registry:
             SECRET_KEY: self._apply_secret,
             "use": self._apply_use,
             "claim": self._apply_claim,
+            "cursor": self._apply_cursor,
         }
 
     def apply(self, entries: Iterable[Entry]) -> set[str]:
@@ -131,6 +145,10 @@ class Registry:
         start = bisect_right(self.by_age, place) if place else 0
         held = (self.integrations[integration_id] for _, integration_id in self.by_age[start:])
         return list(islice((one for one in held if test(one.record)), limit))
+
+    def subscriptions(self, integration_id: str) -> list[str]:
+        """The names of an integration's subscriptions, in order."""
+        return sorted(self._subscriptions.get(integration_id, ()))
 
     def installed(self, integration_id: str) -> Mapping[int, Mapping[int, int]]:
         """The guilds that installed an integration, with the scopes each agreed to and since which position."""
@@ -221,10 +239,25 @@ class Registry:
             )
 
     def _apply_claim(self, entry: Entry) -> str:
-        """Whose stream a subscription is; an earlier stream of it has to end."""
-        subscription = entry.key.removeprefix("claim/")
-        self.claims[subscription] = _claim.decode(entry.body).stream_id
-        return subscription.partition("/")[0]
+        """Whose stream a subscription is; an earlier stream of it has to end. Without a body: it is forgotten."""
+        name = entry.key.removeprefix("claim/")
+        integration_id, _, subscription_id = name.partition("/")
+        if entry.body:
+            self.claims[name] = _claim.decode(entry.body).stream_id
+            self._subscriptions.setdefault(integration_id, set()).add(subscription_id)
+        else:
+            self.claims.pop(name, None)
+            self._subscriptions.get(integration_id, set()).discard(subscription_id)
+        return integration_id
+
+    def _apply_cursor(self, entry: Entry) -> None:
+        name = entry.key.removeprefix("cursor/")
+        integration_id, _, subscription_id = name.partition("/")
+        if entry.body:
+            self.cursors[name] = Held(_cursor.decode(entry.body), entry.position)
+            self._subscriptions.setdefault(integration_id, set()).add(subscription_id)
+        else:
+            self.cursors.pop(name, None)
 
     def _apply_use(self, entry: Entry) -> None:
         key_id = entry.key.partition("/")[2]

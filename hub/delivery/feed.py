@@ -66,7 +66,8 @@ class Feed:
 
     Attributes:
         through: the newest position that was published here.
-        first: the oldest position whose event was not trimmed away.
+        first: the oldest position whose event was not trimmed away; older ones are gone.
+        first_time: events accepted from then on are all there (microseconds).
         epoch: which log this is.
         on_change: called with the ids of integrations whose record has just changed, before anything else goes on.
     """
@@ -74,6 +75,7 @@ class Feed:
     def __init__(self, log: Log, registry: Registry, settings: Settings, clock: Clock) -> None:
         self.through = registry.through
         self.first = 1
+        self.first_time = 0
         self.epoch = 0
         self.on_change: Callable[[set[str]], None] = lambda _: None
         self._log = log
@@ -110,7 +112,13 @@ class Feed:
 
     async def open(self) -> None:
         """Learn the log's extent; call it before anything else."""
-        self.epoch, self.first, _ = msgspec.structs.astuple(await self._log.bounds())
+        self.epoch, first, _ = msgspec.structs.astuple(await self._log.bounds())
+        page = await self._log.read(first - 1, 1)
+        self.trimmed(first, page.entries[0].time if page.entries else self._clock.now())
+
+    def trimmed(self, first: int, time: int) -> None:
+        """Note that events before a position, accepted before a time, are gone."""
+        self.first, self.first_time = max(self.first, first), max(self.first_time, time)
 
     async def pump(self) -> None:
         """Apply the log's tail for as long as the hub runs. Nothing else publishes."""

@@ -17,7 +17,7 @@ from hub.delivery.cursor import CursorSeal
 from hub.delivery.feed import Batch, Feed
 from hub.delivery.frames import Interest, frame
 from hub.delivery.views import Look, Narrowing, View
-from hub.errors import CursorExpired, HubError, SubscriptionTakenOver
+from hub.errors import CursorExpired, HubError, SubscriptionNotFound, SubscriptionTakenOver
 from hub.model import Caller
 
 SLOW_WRITE = 1.0
@@ -25,17 +25,39 @@ SLOW_WRITE = 1.0
 
 
 class Start(NamedTuple):
-    """Where a stream begins: after a sealed cursor's text, or at one end of the log."""
+    """Where a stream is to begin.
 
-    kind: str
+    Attributes:
+        kind: "latest", "earliest", "committed", "cursor" or "since"; "" = committed if there is one, else latest.
+        cursor: a sealed cursor's text.
+        since: microseconds.
+    """
+
+    kind: str = ""
     cursor: str = ""
+    since: int = 0
+
+
+class Place(NamedTuple):
+    """A place in the log, reached at `time` (microseconds); `restored`: it was one of the log before a restore."""
+
+    position: int
+    time: int
+    restored: bool = False
 
 
 class Subscription(NamedTuple):
-    """What a stream asked for. `heartbeat`: seconds; `batch`: events in a frame at most."""
+    """What a stream asked for.
+
+    Attributes:
+        gaps: go on after a Gap where history is gone, instead of ending.
+        batch: events in a frame at most.
+        heartbeat: seconds.
+    """
 
     subscription_id: str
     start: Start
+    gaps: bool
     narrowing: Narrowing
     batch: int
     heartbeat: float
@@ -54,6 +76,10 @@ class Notices(Protocol):
 
     def grants_changed(self, added: Iterable[int], removed: Iterable[int], reason: str) -> bytes:
         """The stream has other scopes from here on."""
+        ...
+
+    def gap(self, from_time: int, to_time: int, *, restored: bool) -> bytes:
+        """What was accepted between two times (microseconds) is gone: by retention, or by a restore."""
         ...
 
     def goodbye(self, reason: str, retry_delay: float) -> bytes:
@@ -91,13 +117,11 @@ class Stream:
         on_stall: drops the stream when a write takes longer than the deadline.
     """
 
-    def __init__(
-        self, around: Surroundings, caller: Caller, asked: Subscription, stream_id: str, position: int
-    ) -> None:
+    def __init__(self, around: Surroundings, caller: Caller, asked: Subscription, stream_id: str, place: Place) -> None:
         self.stream_id = stream_id
         self.caller = caller
         self.asked = asked
-        self.position = position
+        self.position = place.position
         self.open_time = around.clock.now()
         self.scopes = around.view(caller.integration_id).scopes(asked.narrowing)
         self.write_began = 0.0
@@ -107,7 +131,8 @@ class Stream:
         self._notices: list[bytes] = []
         self._ending: HubError | None = None
         self._wake: asyncio.Future[None] | None = None
-        self._reached = self.open_time
+        self._reached = place.time
+        self._restored = place.restored
         self._last_frame = around.clock.monotonic()
         self._silence_timer: asyncio.TimerHandle | None = None
         self._key_timer: asyncio.TimerHandle | None = None
@@ -115,8 +140,13 @@ class Stream:
         self._interest: Interest = around.feed.join(final)
 
     def begin(self) -> None:
-        """Say that it is open, and start its timers."""
+        """Say that it is open, and start its timers.
+
+        Raises:
+            CursorExpired: history is gone where it is to start, and it does not want to go on after a gap.
+        """
         self._notices.append(self._around.notices.ready(self))
+        self._mind_history()
         self._watch_key()
         self._watch_silence()
 
@@ -146,7 +176,9 @@ class Stream:
 
     def _take(self) -> bytes | Awaitable[None]:
         """The next frame, or what to wait for before looking again. No await: what it decides by cannot move."""
-        self._require_history()
+        self._mind_history()
+        if self._notices:
+            return self._frame(self._notices.pop(0), 0)
         if self.position >= self._until:
             self._move_lens()
         batch = self._around.feed.take(self._interest, self._lens, self.position, self._until, self._pace)
@@ -155,9 +187,15 @@ class Stream:
             self._reached = batch.time or self._reached
             return self._frame(batch.data, batch.time) if batch.events else asyncio.sleep(0)
         if self._silent_for() >= self._patience:
-            lag = 0.0 if batch is None else max(0, self._around.clock.now() - self._reached) / 1_000_000
-            return self._frame(self._around.notices.heartbeat(self, lag, caught_up=batch is None), 0)
+            return self._frame(self._around.notices.heartbeat(self, self.lag, caught_up=batch is None), 0)
         return self._sleep() if batch is None else self._around.feed.load(batch.page)
+
+    @property
+    def lag(self) -> float:
+        """Seconds: at most this old is the oldest event that it may see and was not handed out; 0 = there is none."""
+        if self.position >= self._around.feed.through:
+            return 0.0
+        return max(0, self._around.clock.now() - self._reached) / 1_000_000
 
     def wrote(self, seconds: float) -> None:
         """Tell how long a write took: a slow reader gets smaller frames, a quick one full ones again."""
@@ -203,7 +241,10 @@ class Stream:
         registry, caller = self._around.registry, self.caller
         registry.require_live(caller.key_id)
         lifecycle.require_open(registry.integration(caller.integration_id).record)
-        if registry.claims.get(f"{caller.integration_id}/{self.asked.subscription_id}") != self.stream_id:
+        claim = registry.claims.get(f"{caller.integration_id}/{self.asked.subscription_id}")
+        if claim is None:
+            raise SubscriptionNotFound("the subscription was deleted")
+        if claim != self.stream_id:
             raise SubscriptionTakenOver(self.asked.subscription_id)
 
     def _look(self) -> Look:
@@ -217,12 +258,20 @@ class Stream:
             left.sleepers.discard(self.wake)
             self._around.feed.leave(left)
 
-    def _require_history(self) -> None:
-        """Check that nothing which the stream still had to see was trimmed away."""
-        if self.position + 1 < self._around.feed.first:
+    def _mind_history(self) -> None:
+        """Go on after a Gap where what the stream still had to see is gone, or end; never go on silently."""
+        feed = self._around.feed
+        if not self._restored and self.position + 1 >= feed.first:
+            return
+        if not self.asked.gaps:
             raise CursorExpired(
-                "what follows this cursor is older than what the hub keeps: start from earliest, or from another place"
+                "what follows this cursor is not all there any more: start from earliest or from another place, "
+                "or set on_expired_cursor to EARLIEST",
+                metadata={"cause": "RESTORE" if self._restored else "RETENTION"},
             )
+        self._notices.append(self._around.notices.gap(self._reached, feed.first_time, restored=self._restored))
+        self.position, self._reached, self._restored = feed.first - 1, feed.first_time, False
+        self._move_lens()
 
     def _frame(self, data: bytes, time: int) -> bytes:
         self._last_frame = self._around.clock.monotonic()

@@ -19,8 +19,9 @@ from hub.control import lifecycle
 from hub.control.registry import Registry
 from hub.delivery.cursor import CursorSeal
 from hub.delivery.feed import Feed
-from hub.delivery.stream import Notices, Start, Stream, Subscription, Surroundings
-from hub.errors import CursorExpired, Draining, ScopeNotGranted, TooManyStreams
+from hub.delivery.stream import Notices, Place, Start, Stream, Subscription, Surroundings
+from hub.delivery.subscriptions import require_room
+from hub.errors import Draining, ScopeNotGranted, SubscriptionNotFound, TooManyStreams
 from hub.model import Caller, ClaimRecord, Entry, Kind
 from hub.storage import Log
 
@@ -53,15 +54,18 @@ class Streams:
         """Open a stream; leaving the context closes it.
 
         Raises:
-            Draining, TooManyStreams, ScopeNotGranted, CursorInvalid, CursorExpired: it cannot be opened.
+            Draining, TooManyStreams, TooManySubscriptions, ScopeNotGranted, SubscriptionNotFound, CursorInvalid,
+                CursorExpired: it cannot be opened.
             IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted: nor for this holder.
         """
         self._require_permission(caller, asked)
+        require_room(self.around.registry, self._settings, caller.integration_id, asked.subscription_id)
         with self._slot(caller.integration_id, asked.subscription_id):
-            start = self._position(asked.start)
+            name = f"{caller.integration_id}/{asked.subscription_id}"
+            start = await self._place(asked.start, name)
             stream_id = secrets.token_hex(8)
-            claimed = await self._claim(caller.integration_id, asked.subscription_id, stream_id)
-            stream = Stream(self.around, caller, asked, stream_id, claimed if start is None else start)
+            claimed = await self._claim(name, stream_id)
+            stream = Stream(self.around, caller, asked, stream_id, start or Place(claimed, self.around.clock.now()))
             self._open[caller.integration_id].add(stream)
             try:
                 self._require_service()
@@ -71,6 +75,11 @@ class Streams:
             finally:
                 stream.close()
                 self._open[caller.integration_id].discard(stream)
+
+    def live(self, integration_id: str, subscription_id: str) -> Stream | None:
+        """The open stream of a subscription on this replica."""
+        streams = self._open.get(integration_id, ())
+        return next((stream for stream in streams if stream.asked.subscription_id == subscription_id), None)
 
     def refresh(self, integration_ids: Iterable[str]) -> None:
         """Let every stream of these integrations take in what has changed."""
@@ -136,23 +145,30 @@ class Streams:
             if not self._count and self._draining:
                 self._all_closed.set()
 
-    def _position(self, start: Start) -> int | None:
-        """The position that a start names; None = where the claim will stand, which is what "now" means in the log."""
+    async def _place(self, start: Start, name: str) -> Place | None:
+        """The place that a start names; None = where the claim will stand, which is what "now" means in the log."""
+        feed = self.around.feed
         if start.kind == "earliest":
-            return self.around.feed.first - 1
+            return Place(feed.first - 1, feed.first_time)
+        if start.kind == "since":
+            gone = feed.first > 1 and start.since < feed.first_time
+            return Place(0 if gone else await self._log.position_at(start.since), start.since)
         if start.kind == "cursor":
             cursor = self.around.seal.open(start.cursor)
-            if cursor.epoch != self.around.feed.epoch or cursor.position + 1 < self.around.feed.first:
-                raise CursorExpired(
-                    "what follows this cursor is not all there any more: start from earliest, or from another place"
-                )
-            return cursor.position
+            return Place(cursor.position, cursor.time, restored=cursor.epoch != feed.epoch)
+        return self._committed(start, name) if start.kind != "latest" else None
+
+    def _committed(self, start: Start, name: str) -> Place | None:
+        held = self.around.registry.cursors.get(name)
+        if held is not None:
+            return Place(held.record.position, held.record.time, restored=held.record.epoch != self.around.feed.epoch)
+        if start.kind == "committed":
+            raise SubscriptionNotFound("nothing was committed for this subscription yet: start from latest or earliest")
         return None
 
-    async def _claim(self, integration_id: str, subscription_id: str, stream_id: str) -> int:
+    async def _claim(self, name: str, stream_id: str) -> int:
         """Take the subscription, in the log: every replica ends the stream that had it. Returns the position."""
-        key = f"claim/{integration_id}/{subscription_id}"
         body = msgspec.json.encode(ClaimRecord(stream_id))
-        [appended] = await self._log.append([Entry(Kind.STATE, self.around.clock.now(), body, key=key)])
+        [appended] = await self._log.append([Entry(Kind.STATE, self.around.clock.now(), body, key=f"claim/{name}")])
         await self.around.registry.applied(appended.position)
         return appended.position

@@ -101,6 +101,11 @@ class AdminServiceStub:
                 request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyRequest.SerializeToString,
                 response_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyResponse.FromString,
                 _registered_method=True)
+        self.ListSubscriptions = channel.unary_unary(
+                '/tickets.hub.v1.AdminService/ListSubscriptions',
+                request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListSubscriptionsRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListSubscriptionsResponse.FromString,
+                _registered_method=True)
         self.ListAuditEntries = channel.unary_unary(
                 '/tickets.hub.v1.AdminService/ListAuditEntries',
                 request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListAuditEntriesRequest.SerializeToString,
@@ -205,6 +210,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSubscriptions(self, request, context):
+        """Lists subscriptions: who is connected to this replica, by which key, since when, and how far behind.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAuditEntries(self, request, context):
         """Lists who changed what, when and why, the newest first, a page at a time.
         """
@@ -274,6 +286,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CreateServiceKey,
                     request_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyRequest.FromString,
                     response_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyResponse.SerializeToString,
+            ),
+            'ListSubscriptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSubscriptions,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListSubscriptionsRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListSubscriptionsResponse.SerializeToString,
             ),
             'ListAuditEntries': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuditEntries,
@@ -612,6 +629,33 @@ class AdminService:
             '/tickets.hub.v1.AdminService/CreateServiceKey',
             tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyRequest.SerializeToString,
             tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSubscriptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.AdminService/ListSubscriptions',
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListSubscriptionsRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListSubscriptionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,8 @@ class AdminServiceStub:
     """Lists the keys of an integration, or the service keys; never a secret."""
     CreateServiceKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateServiceKeyRequest, _admin_service_pb2.CreateServiceKeyResponse]
     """Makes a key for a bot or an admin; its secret is in this reply alone."""
+    ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListSubscriptionsRequest, _admin_service_pb2.ListSubscriptionsResponse]
+    """Lists subscriptions: who is connected to this replica, by which key, since when, and how far behind."""
     ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListAuditEntriesRequest, _admin_service_pb2.ListAuditEntriesResponse]
     """Lists who changed what, when and why, the newest first, a page at a time."""
 
@@ -115,6 +117,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Lists the keys of an integration, or the service keys; never a secret."""
     CreateServiceKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateServiceKeyRequest, _admin_service_pb2.CreateServiceKeyResponse]  # type: ignore[assignment]
     """Makes a key for a bot or an admin; its secret is in this reply alone."""
+    ListSubscriptions: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListSubscriptionsRequest, _admin_service_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
+    """Lists subscriptions: who is connected to this replica, by which key, since when, and how far behind."""
     ListAuditEntries: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListAuditEntriesRequest, _admin_service_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
     """Lists who changed what, when and why, the newest first, a page at a time."""
 
@@ -229,6 +233,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.CreateServiceKeyResponse, _abc.Awaitable[_admin_service_pb2.CreateServiceKeyResponse]]:
         """Makes a key for a bot or an admin; its secret is in this reply alone."""
+
+    @_abc_1.abstractmethod
+    def ListSubscriptions(
+        self,
+        request: _admin_service_pb2.ListSubscriptionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListSubscriptionsResponse, _abc.Awaitable[_admin_service_pb2.ListSubscriptionsResponse]]:
+        """Lists subscriptions: who is connected to this replica, by which key, since when, and how far behind."""
 
     @_abc_1.abstractmethod
     def ListAuditEntries(

@@ -62,6 +62,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. No integration has this id, or it is not the caller's own."""
     ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 31
     """NOT_FOUND. The holder has no key with this id."""
+    ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 32
+    """NOT_FOUND. The integration has no such subscription, or nothing was committed for it."""
     ERROR_REASON_EVENT_ID_CONFLICT: _ErrorReason.ValueType  # 40
     """ALREADY_EXISTS. The id was used within the dedupe window for an event with other content.
     Example: EmitEvent with id "e1" and message_count 3, then "e1" again with message_count 4.
@@ -86,6 +88,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 80
     """RESOURCE_EXHAUSTED. The integration, or the hub, has as many streams open as it may."""
+    ERROR_REASON_TOO_MANY_SUBSCRIPTIONS: _ErrorReason.ValueType  # 81
+    """RESOURCE_EXHAUSTED. The integration has as many subscriptions as it may; DeleteSubscription makes room."""
     ERROR_REASON_EMIT_BACKLOG_FULL: _ErrorReason.ValueType  # 82
     """RESOURCE_EXHAUSTED. More events wait to be stored than the hub takes; google.rpc.RetryInfo says when to try again."""
     ERROR_REASON_AUTH_THROTTLED: _ErrorReason.ValueType  # 83
@@ -142,6 +146,8 @@ ERROR_REASON_INTEGRATION_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND. No integration has this id, or it is not the caller's own."""
 ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 31
 """NOT_FOUND. The holder has no key with this id."""
+ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 32
+"""NOT_FOUND. The integration has no such subscription, or nothing was committed for it."""
 ERROR_REASON_EVENT_ID_CONFLICT: ErrorReason.ValueType  # 40
 """ALREADY_EXISTS. The id was used within the dedupe window for an event with other content.
 Example: EmitEvent with id "e1" and message_count 3, then "e1" again with message_count 4.
@@ -166,6 +172,8 @@ another place.
 """
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 80
 """RESOURCE_EXHAUSTED. The integration, or the hub, has as many streams open as it may."""
+ERROR_REASON_TOO_MANY_SUBSCRIPTIONS: ErrorReason.ValueType  # 81
+"""RESOURCE_EXHAUSTED. The integration has as many subscriptions as it may; DeleteSubscription makes room."""
 ERROR_REASON_EMIT_BACKLOG_FULL: ErrorReason.ValueType  # 82
 """RESOURCE_EXHAUSTED. More events wait to be stored than the hub takes; google.rpc.RetryInfo says when to try again."""
 ERROR_REASON_AUTH_THROTTLED: ErrorReason.ValueType  # 83

@@ -30,7 +30,7 @@ from tickets.hub.v1 import permissions_pb2 as tickets_dot_hub_dot_v1_dot_permiss
 from tickets.hub.v1 import rules_pb2 as tickets_dot_hub_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tickets/hub/v1/event_service.proto\x12\x0etickets.hub.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atickets/hub/v1/event.proto\x1a tickets/hub/v1/permissions.proto\x1a\x1atickets/hub/v1/rules.proto\"@\n\x10\x45mitEventRequest\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x15.tickets.hub.v1.EventB\x06\xbaH\x03\xc8\x01\x01\"i\n\x11\x45mitEventResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tduplicate\x18\x03 \x01(\x08\"L\n\x16\x42\x61tchEmitEventsRequest\x12\x32\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.tickets.hub.v1.EventB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"M\n\x17\x42\x61tchEmitEventsResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.tickets.hub.v1.EmitEventResponse\"\xad\x03\n\x10SubscribeRequest\x12%\n\x0fsubscription_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xe8\xf3\x18\x01\xd8\x01\x01\x12(\n\x06latest\x18\x02 \x01(\x0b\x32\x16.tickets.hub.v1.LatestH\x00\x12,\n\x08\x65\x61rliest\x18\x03 \x01(\x0b\x32\x18.tickets.hub.v1.EarliestH\x00\x12\x1c\n\x06\x63ursor\x18\x05 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x12:\n\x06scopes\x18\x08 \x03(\x0e\x32\x15.tickets.hub.v1.ScopeB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12&\n\tguild_ids\x18\t \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xe8\x07\x18\x01\"\x06r\x04\xc8\xf3\x18\x01\x12$\n\x05shard\x18\n \x01(\x0b\x32\x15.tickets.hub.v1.Shard\x12\"\n\x0emax_batch_size\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x45\n\x12heartbeat_interval\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x02\x08<2\x02\x08\x01\x42\x07\n\x05start\"\x08\n\x06Latest\"\n\n\x08\x45\x61rliest\"\x8f\x01\n\x05Shard\x12\x16\n\x05index\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1a\n\x05\x63ount\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x01:R\xbaHO\x1aM\n\x17shard.index_below_count\x12\x19index must be below count\x1a\x17this.index < this.count\"\x91\x02\n\x11SubscribeResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.tickets.hub.v1.Event\x12&\n\x05ready\x18\x03 \x01(\x0b\x32\x15.tickets.hub.v1.ReadyH\x00\x12.\n\theartbeat\x18\x04 \x01(\x0b\x32\x19.tickets.hub.v1.HeartbeatH\x00\x12\x37\n\x0egrants_changed\x18\x05 \x01(\x0b\x32\x1d.tickets.hub.v1.GrantsChangedH\x00\x12*\n\x07goodbye\x18\x07 \x01(\x0b\x32\x17.tickets.hub.v1.GoodbyeH\x00\x42\x08\n\x06notice\"\xfb\x01\n\x05Ready\x12/\n\x10\x65\x66\x66\x65\x63tive_scopes\x18\x01 \x03(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x17\n\x0fwithheld_fields\x18\x02 \x03(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tretention\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06key_id\x18\x05 \x01(\t\x12\x33\n\x0fkey_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\tHeartbeat\x12\x11\n\tcaught_up\x18\x01 \x01(\x08\x12&\n\x03lag\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x0fkey_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\rGrantsChanged\x12$\n\x05\x61\x64\x64\x65\x64\x18\x01 \x03(\x0e\x32\x15.tickets.hub.v1.Scope\x12&\n\x07removed\x18\x02 \x03(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\\\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\treconnect\x18\x02 \x01(\x08\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration2\xb3\x02\n\x0c\x45ventService\x12Y\n\tEmitEvent\x12 .tickets.hub.v1.EmitEventRequest\x1a!.tickets.hub.v1.EmitEventResponse\"\x07\xca\xf3\x18\x03\n\x01\x01\x12k\n\x0f\x42\x61tchEmitEvents\x12&.tickets.hub.v1.BatchEmitEventsRequest\x1a\'.tickets.hub.v1.BatchEmitEventsResponse\"\x07\xca\xf3\x18\x03\n\x01\x01\x12[\n\tSubscribe\x12 .tickets.hub.v1.SubscribeRequest\x1a!.tickets.hub.v1.SubscribeResponse\"\x07\xca\xf3\x18\x03\n\x01\x02\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tickets/hub/v1/event_service.proto\x12\x0etickets.hub.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atickets/hub/v1/event.proto\x1a tickets/hub/v1/permissions.proto\x1a\x1atickets/hub/v1/rules.proto\"@\n\x10\x45mitEventRequest\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x15.tickets.hub.v1.EventB\x06\xbaH\x03\xc8\x01\x01\"i\n\x11\x45mitEventResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tduplicate\x18\x03 \x01(\x08\"L\n\x16\x42\x61tchEmitEventsRequest\x12\x32\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.tickets.hub.v1.EventB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"M\n\x17\x42\x61tchEmitEventsResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.tickets.hub.v1.EmitEventResponse\"\xd0\x04\n\x10SubscribeRequest\x12%\n\x0fsubscription_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xe8\xf3\x18\x01\xd8\x01\x01\x12(\n\x06latest\x18\x02 \x01(\x0b\x32\x16.tickets.hub.v1.LatestH\x00\x12,\n\x08\x65\x61rliest\x18\x03 \x01(\x0b\x32\x18.tickets.hub.v1.EarliestH\x00\x12.\n\tcommitted\x18\x04 \x01(\x0b\x32\x19.tickets.hub.v1.CommittedH\x00\x12\x1c\n\x06\x63ursor\x18\x05 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x12+\n\x05since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x44\n\x11on_expired_cursor\x18\x07 \x01(\x0e\x32\x1f.tickets.hub.v1.OnExpiredCursorB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12:\n\x06scopes\x18\x08 \x03(\x0e\x32\x15.tickets.hub.v1.ScopeB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12&\n\tguild_ids\x18\t \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xe8\x07\x18\x01\"\x06r\x04\xc8\xf3\x18\x01\x12$\n\x05shard\x18\n \x01(\x0b\x32\x15.tickets.hub.v1.Shard\x12\"\n\x0emax_batch_size\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x45\n\x12heartbeat_interval\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x02\x08<2\x02\x08\x01\x42\x07\n\x05start\"\x08\n\x06Latest\"\n\n\x08\x45\x61rliest\"\x0b\n\tCommitted\"\x8f\x01\n\x05Shard\x12\x16\n\x05index\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1a\n\x05\x63ount\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x01:R\xbaHO\x1aM\n\x17shard.index_below_count\x12\x19index must be below count\x1a\x17this.index < this.count\"\xb5\x02\n\x11SubscribeResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.tickets.hub.v1.Event\x12&\n\x05ready\x18\x03 \x01(\x0b\x32\x15.tickets.hub.v1.ReadyH\x00\x12.\n\theartbeat\x18\x04 \x01(\x0b\x32\x19.tickets.hub.v1.HeartbeatH\x00\x12\x37\n\x0egrants_changed\x18\x05 \x01(\x0b\x32\x1d.tickets.hub.v1.GrantsChangedH\x00\x12\"\n\x03gap\x18\x06 \x01(\x0b\x32\x13.tickets.hub.v1.GapH\x00\x12*\n\x07goodbye\x18\x07 \x01(\x0b\x32\x17.tickets.hub.v1.GoodbyeH\x00\x42\x08\n\x06notice\"\xfb\x01\n\x05Ready\x12/\n\x10\x65\x66\x66\x65\x63tive_scopes\x18\x01 \x03(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x17\n\x0fwithheld_fields\x18\x02 \x03(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tretention\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06key_id\x18\x05 \x01(\t\x12\x33\n\x0fkey_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\tHeartbeat\x12\x11\n\tcaught_up\x18\x01 \x01(\x08\x12&\n\x03lag\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x0fkey_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\rGrantsChanged\x12$\n\x05\x61\x64\x64\x65\x64\x18\x01 \x03(\x0e\x32\x15.tickets.hub.v1.Scope\x12&\n\x07removed\x18\x02 \x03(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x8a\x01\n\x03Gap\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x63\x61use\x18\x03 \x01(\x0e\x32\x18.tickets.hub.v1.GapCause\"\\\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\treconnect\x18\x02 \x01(\x08\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"g\n\x13\x43ommitCursorRequest\x12\x1a\n\x06\x63ursor\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12%\n\x0fsubscription_id\x18\x02 \x01(\tB\x0c\xbaH\tr\x04\xe8\xf3\x18\x01\xd8\x01\x01\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"9\n\x14\x43ommitCursorResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x11\n\tcommitted\x18\x02 \x01(\x08\"\x1d\n\x1bListOwnSubscriptionsRequest\"S\n\x1cListOwnSubscriptionsResponse\x12\x33\n\rsubscriptions\x18\x01 \x03(\x0b\x32\x1c.tickets.hub.v1.Subscription\"B\n\x19\x44\x65leteSubscriptionRequest\x12%\n\x0fsubscription_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xe8\xf3\x18\x01\xd8\x01\x01\"\x1c\n\x1a\x44\x65leteSubscriptionResponse\"\x8b\x02\n\x0cSubscription\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12\x16\n\x0eintegration_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12/\n\x0b\x63ommit_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03lag\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tconnected\x18\x06 \x01(\x08\x12\x30\n\x0c\x63onnect_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06key_id\x18\x08 \x01(\t\x12\x0c\n\x04peer\x18\t \x01(\t*p\n\x0fOnExpiredCursor\x12!\n\x1dON_EXPIRED_CURSOR_UNSPECIFIED\x10\x00\x12\x1a\n\x16ON_EXPIRED_CURSOR_FAIL\x10\x01\x12\x1e\n\x1aON_EXPIRED_CURSOR_EARLIEST\x10\x02*U\n\x08GapCause\x12\x19\n\x15GAP_CAUSE_UNSPECIFIED\x10\x00\x12\x17\n\x13GAP_CAUSE_RETENTION\x10\x01\x12\x15\n\x11GAP_CAUSE_RESTORE\x10\x02\x32\x8c\x05\n\x0c\x45ventService\x12Y\n\tEmitEvent\x12 .tickets.hub.v1.EmitEventRequest\x1a!.tickets.hub.v1.EmitEventResponse\"\x07\xca\xf3\x18\x03\n\x01\x01\x12k\n\x0f\x42\x61tchEmitEvents\x12&.tickets.hub.v1.BatchEmitEventsRequest\x1a\'.tickets.hub.v1.BatchEmitEventsResponse\"\x07\xca\xf3\x18\x03\n\x01\x01\x12[\n\tSubscribe\x12 .tickets.hub.v1.SubscribeRequest\x1a!.tickets.hub.v1.SubscribeResponse\"\x07\xca\xf3\x18\x03\n\x01\x02\x30\x01\x12\x62\n\x0c\x43ommitCursor\x12#.tickets.hub.v1.CommitCursorRequest\x1a$.tickets.hub.v1.CommitCursorResponse\"\x07\xca\xf3\x18\x03\n\x01\x02\x12}\n\x14ListOwnSubscriptions\x12+.tickets.hub.v1.ListOwnSubscriptionsRequest\x1a,.tickets.hub.v1.ListOwnSubscriptionsResponse\"\n\x90\x02\x01\xca\xf3\x18\x03\n\x01\x02\x12t\n\x12\x44\x65leteSubscription\x12).tickets.hub.v1.DeleteSubscriptionRequest\x1a*.tickets.hub.v1.DeleteSubscriptionResponse\"\x07\xca\xf3\x18\x03\n\x01\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['subscription_id']._serialized_options = b'\272H\tr\004\350\363\030\001\330\001\001'
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_SUBSCRIBEREQUEST'].fields_by_name['on_expired_cursor']._loaded_options = None
+  _globals['_SUBSCRIBEREQUEST'].fields_by_name['on_expired_cursor']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['scopes']._loaded_options = None
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['scopes']._serialized_options = b'\272H\020\222\001\r\020@\030\001\"\007\202\001\004\020\001 \000'
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['guild_ids']._loaded_options = None
@@ -59,12 +61,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHARD'].fields_by_name['count']._serialized_options = b'\272H\010\032\006\030\200\200\004(\001'
   _globals['_SHARD']._loaded_options = None
   _globals['_SHARD']._serialized_options = b'\272HO\032M\n\027shard.index_below_count\022\031index must be below count\032\027this.index < this.count'
+  _globals['_COMMITCURSORREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_COMMITCURSORREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_COMMITCURSORREQUEST'].fields_by_name['subscription_id']._loaded_options = None
+  _globals['_COMMITCURSORREQUEST'].fields_by_name['subscription_id']._serialized_options = b'\272H\tr\004\350\363\030\001\330\001\001'
+  _globals['_DELETESUBSCRIPTIONREQUEST'].fields_by_name['subscription_id']._loaded_options = None
+  _globals['_DELETESUBSCRIPTIONREQUEST'].fields_by_name['subscription_id']._serialized_options = b'\272H\tr\004\350\363\030\001\330\001\001'
   _globals['_EVENTSERVICE'].methods_by_name['EmitEvent']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['EmitEvent']._serialized_options = b'\312\363\030\003\n\001\001'
   _globals['_EVENTSERVICE'].methods_by_name['BatchEmitEvents']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['BatchEmitEvents']._serialized_options = b'\312\363\030\003\n\001\001'
   _globals['_EVENTSERVICE'].methods_by_name['Subscribe']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['Subscribe']._serialized_options = b'\312\363\030\003\n\001\002'
+  _globals['_EVENTSERVICE'].methods_by_name['CommitCursor']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['CommitCursor']._serialized_options = b'\312\363\030\003\n\001\002'
+  _globals['_EVENTSERVICE'].methods_by_name['ListOwnSubscriptions']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['ListOwnSubscriptions']._serialized_options = b'\220\002\001\312\363\030\003\n\001\002'
+  _globals['_EVENTSERVICE'].methods_by_name['DeleteSubscription']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['DeleteSubscription']._serialized_options = b'\312\363\030\003\n\001\002'
+  _globals['_ONEXPIREDCURSOR']._serialized_start=3029
+  _globals['_ONEXPIREDCURSOR']._serialized_end=3141
+  _globals['_GAPCAUSE']._serialized_start=3143
+  _globals['_GAPCAUSE']._serialized_end=3228
   _globals['_EMITEVENTREQUEST']._serialized_start=238
   _globals['_EMITEVENTREQUEST']._serialized_end=302
   _globals['_EMITEVENTRESPONSE']._serialized_start=304
@@ -74,23 +92,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHEMITEVENTSRESPONSE']._serialized_start=489
   _globals['_BATCHEMITEVENTSRESPONSE']._serialized_end=566
   _globals['_SUBSCRIBEREQUEST']._serialized_start=569
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=998
-  _globals['_LATEST']._serialized_start=1000
-  _globals['_LATEST']._serialized_end=1008
-  _globals['_EARLIEST']._serialized_start=1010
-  _globals['_EARLIEST']._serialized_end=1020
-  _globals['_SHARD']._serialized_start=1023
-  _globals['_SHARD']._serialized_end=1166
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=1169
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=1442
-  _globals['_READY']._serialized_start=1445
-  _globals['_READY']._serialized_end=1696
-  _globals['_HEARTBEAT']._serialized_start=1698
-  _globals['_HEARTBEAT']._serialized_end=1821
-  _globals['_GRANTSCHANGED']._serialized_start=1823
-  _globals['_GRANTSCHANGED']._serialized_end=1932
-  _globals['_GOODBYE']._serialized_start=1934
-  _globals['_GOODBYE']._serialized_end=2026
-  _globals['_EVENTSERVICE']._serialized_start=2029
-  _globals['_EVENTSERVICE']._serialized_end=2336
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=1161
+  _globals['_LATEST']._serialized_start=1163
+  _globals['_LATEST']._serialized_end=1171
+  _globals['_EARLIEST']._serialized_start=1173
+  _globals['_EARLIEST']._serialized_end=1183
+  _globals['_COMMITTED']._serialized_start=1185
+  _globals['_COMMITTED']._serialized_end=1196
+  _globals['_SHARD']._serialized_start=1199
+  _globals['_SHARD']._serialized_end=1342
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=1345
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=1654
+  _globals['_READY']._serialized_start=1657
+  _globals['_READY']._serialized_end=1908
+  _globals['_HEARTBEAT']._serialized_start=1910
+  _globals['_HEARTBEAT']._serialized_end=2033
+  _globals['_GRANTSCHANGED']._serialized_start=2035
+  _globals['_GRANTSCHANGED']._serialized_end=2144
+  _globals['_GAP']._serialized_start=2147
+  _globals['_GAP']._serialized_end=2285
+  _globals['_GOODBYE']._serialized_start=2287
+  _globals['_GOODBYE']._serialized_end=2379
+  _globals['_COMMITCURSORREQUEST']._serialized_start=2381
+  _globals['_COMMITCURSORREQUEST']._serialized_end=2484
+  _globals['_COMMITCURSORRESPONSE']._serialized_start=2486
+  _globals['_COMMITCURSORRESPONSE']._serialized_end=2543
+  _globals['_LISTOWNSUBSCRIPTIONSREQUEST']._serialized_start=2545
+  _globals['_LISTOWNSUBSCRIPTIONSREQUEST']._serialized_end=2574
+  _globals['_LISTOWNSUBSCRIPTIONSRESPONSE']._serialized_start=2576
+  _globals['_LISTOWNSUBSCRIPTIONSRESPONSE']._serialized_end=2659
+  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_start=2661
+  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_end=2727
+  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_start=2729
+  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_end=2757
+  _globals['_SUBSCRIPTION']._serialized_start=2760
+  _globals['_SUBSCRIPTION']._serialized_end=3027
+  _globals['_EVENTSERVICE']._serialized_start=3231
+  _globals['_EVENTSERVICE']._serialized_end=3883
 # @@protoc_insertion_point(module_scope)

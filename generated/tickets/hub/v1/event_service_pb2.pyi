@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tickets.hub.v1 import event_pb2 as _event_pb2
 from tickets.hub.v1 import permissions_pb2 as _permissions_pb2
 import builtins as _builtins
@@ -21,6 +22,54 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _OnExpiredCursor:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnExpiredCursorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnExpiredCursor.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_EXPIRED_CURSOR_UNSPECIFIED: _OnExpiredCursor.ValueType  # 0
+    """As FAIL."""
+    ON_EXPIRED_CURSOR_FAIL: _OnExpiredCursor.ValueType  # 1
+    """End with OUT_OF_RANGE (CURSOR_EXPIRED)."""
+    ON_EXPIRED_CURSOR_EARLIEST: _OnExpiredCursor.ValueType  # 2
+    """Go on with the oldest event that is kept, after a Gap."""
+
+class OnExpiredCursor(_OnExpiredCursor, metaclass=_OnExpiredCursorEnumTypeWrapper):
+    """What to do where history is gone."""
+
+ON_EXPIRED_CURSOR_UNSPECIFIED: OnExpiredCursor.ValueType  # 0
+"""As FAIL."""
+ON_EXPIRED_CURSOR_FAIL: OnExpiredCursor.ValueType  # 1
+"""End with OUT_OF_RANGE (CURSOR_EXPIRED)."""
+ON_EXPIRED_CURSOR_EARLIEST: OnExpiredCursor.ValueType  # 2
+"""Go on with the oldest event that is kept, after a Gap."""
+Global___OnExpiredCursor: _TypeAlias = OnExpiredCursor  # noqa: Y015
+
+class _GapCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GapCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GapCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GAP_CAUSE_UNSPECIFIED: _GapCause.ValueType  # 0
+    """Not set."""
+    GAP_CAUSE_RETENTION: _GapCause.ValueType  # 1
+    """It is older than what the hub keeps."""
+    GAP_CAUSE_RESTORE: _GapCause.ValueType  # 2
+    """The hub was restored from a backup; the cursor is of before."""
+
+class GapCause(_GapCause, metaclass=_GapCauseEnumTypeWrapper):
+    """Why history is gone."""
+
+GAP_CAUSE_UNSPECIFIED: GapCause.ValueType  # 0
+"""Not set."""
+GAP_CAUSE_RETENTION: GapCause.ValueType  # 1
+"""It is older than what the hub keeps."""
+GAP_CAUSE_RESTORE: GapCause.ValueType  # 2
+"""The hub was restored from a backup; the cursor is of before."""
+Global___GapCause: _TypeAlias = GapCause  # noqa: Y015
 
 @_typing.final
 class EmitEventRequest(_message.Message):
@@ -135,7 +184,10 @@ class SubscribeRequest(_message.Message):
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     LATEST_FIELD_NUMBER: _builtins.int
     EARLIEST_FIELD_NUMBER: _builtins.int
+    COMMITTED_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    ON_EXPIRED_CURSOR_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     GUILD_IDS_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
@@ -145,6 +197,8 @@ class SubscribeRequest(_message.Message):
     """Names a reader of the integration: "default" unless given."""
     cursor: _builtins.str
     """After a frame: the cursor that it carried."""
+    on_expired_cursor: Global___OnExpiredCursor.ValueType
+    """What to do where what follows the start is not all there any more; holds for every start, and while the stream runs."""
     max_batch_size: _builtins.int
     """How many events a frame holds at most: 1-1,000, 100 unless given."""
     @_builtins.property
@@ -154,6 +208,14 @@ class SubscribeRequest(_message.Message):
     @_builtins.property
     def earliest(self) -> Global___Earliest:
         """With the oldest event that is kept and that the grants cover."""
+
+    @_builtins.property
+    def committed(self) -> Global___Committed:
+        """After the cursor that was last committed for this subscription; NOT_FOUND (SUBSCRIPTION_NOT_FOUND) without one."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """With the first event accepted at this time or later."""
 
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_permissions_pb2.Scope.ValueType]:
@@ -177,18 +239,21 @@ class SubscribeRequest(_message.Message):
         subscription_id: _builtins.str = ...,
         latest: Global___Latest | None = ...,
         earliest: Global___Earliest | None = ...,
+        committed: Global___Committed | None = ...,
         cursor: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        on_expired_cursor: Global___OnExpiredCursor.ValueType = ...,
         scopes: _abc.Iterable[_permissions_pb2.Scope.ValueType] | None = ...,
         guild_ids: _abc.Iterable[_builtins.str] | None = ...,
         shard: Global___Shard | None = ...,
         max_batch_size: _builtins.int = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "earliest", b"earliest", "heartbeat_interval", b"heartbeat_interval", "latest", b"latest", "shard", b"shard", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "cursor", b"cursor", "earliest", b"earliest", "heartbeat_interval", b"heartbeat_interval", "latest", b"latest", "shard", b"shard", "since", b"since", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "earliest", b"earliest", "guild_ids", b"guild_ids", "heartbeat_interval", b"heartbeat_interval", "latest", b"latest", "max_batch_size", b"max_batch_size", "scopes", b"scopes", "shard", b"shard", "start", b"start", "subscription_id", b"subscription_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "cursor", b"cursor", "earliest", b"earliest", "guild_ids", b"guild_ids", "heartbeat_interval", b"heartbeat_interval", "latest", b"latest", "max_batch_size", b"max_batch_size", "on_expired_cursor", b"on_expired_cursor", "scopes", b"scopes", "shard", b"shard", "since", b"since", "start", b"start", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["latest", "earliest", "cursor"]  # noqa: Y015
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["latest", "earliest", "committed", "cursor", "since"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
 
@@ -229,6 +294,23 @@ class Earliest(_message.Message):
 Global___Earliest: _TypeAlias = Earliest  # noqa: Y015
 
 @_typing.final
+class Committed(_message.Message):
+    """Start where the subscription was committed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Committed: _TypeAlias = Committed  # noqa: Y015
+
+@_typing.final
 class Shard(_message.Message):
     """One of Discord's shards: the guilds with (guild_id >> 22) % count == index."""
 
@@ -265,6 +347,7 @@ class SubscribeResponse(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     GRANTS_CHANGED_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Resume after it and nothing is missed. Opaque, safe to store and to show."""
@@ -285,6 +368,10 @@ class SubscribeResponse(_message.Message):
         """What the stream may see has changed; all later frames are by the new scopes."""
 
     @_builtins.property
+    def gap(self) -> Global___Gap:
+        """Something is missing here."""
+
+    @_builtins.property
     def goodbye(self) -> Global___Goodbye:
         """The hub is about to end the stream."""
 
@@ -296,13 +383,14 @@ class SubscribeResponse(_message.Message):
         ready: Global___Ready | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         grants_changed: Global___GrantsChanged | None = ...,
+        gap: Global___Gap | None = ...,
         goodbye: Global___Goodbye | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "grants_changed", b"grants_changed", "heartbeat", b"heartbeat", "notice", b"notice", "ready", b"ready"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap", "goodbye", b"goodbye", "grants_changed", b"grants_changed", "heartbeat", b"heartbeat", "notice", b"notice", "ready", b"ready"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "events", b"events", "goodbye", b"goodbye", "grants_changed", b"grants_changed", "heartbeat", b"heartbeat", "notice", b"notice", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "events", b"events", "gap", b"gap", "goodbye", b"goodbye", "grants_changed", b"grants_changed", "heartbeat", b"heartbeat", "notice", b"notice", "ready", b"ready"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_notice: _TypeAlias = _typing.Literal["ready", "heartbeat", "grants_changed", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_notice: _TypeAlias = _typing.Literal["ready", "heartbeat", "grants_changed", "gap", "goodbye"]  # noqa: Y015
     _WhichOneofArgType_notice: _TypeAlias = _typing.Literal["notice", b"notice"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_notice) -> _WhichOneofReturnType_notice | None: ...
 
@@ -429,6 +517,40 @@ class GrantsChanged(_message.Message):
 Global___GrantsChanged: _TypeAlias = GrantsChanged  # noqa: Y015
 
 @_typing.final
+class Gap(_message.Message):
+    """What was accepted in between, if anything, is not kept any more: fetch what matters by other means."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    cause: Global___GapCause.ValueType
+    """Why it is gone."""
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """The place before it."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """What was accepted from here on follows."""
+
+    def __init__(
+        self,
+        *,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+        cause: Global___GapCause.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gap: _TypeAlias = Gap  # noqa: Y015
+
+@_typing.final
 class Goodbye(_message.Message):
     """The last frame before the hub ends the stream."""
 
@@ -459,3 +581,201 @@ class Goodbye(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Goodbye: _TypeAlias = Goodbye  # noqa: Y015
+
+@_typing.final
+class CommitCursorRequest(_message.Message):
+    """A place to keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """The cursor of a frame whose events were dealt with."""
+    subscription_id: _builtins.str
+    """For which subscription: "default" unless given."""
+    force: _builtins.bool
+    """Move it even if that goes backwards."""
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "force", b"force", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitCursorRequest: _TypeAlias = CommitCursorRequest  # noqa: Y015
+
+@_typing.final
+class CommitCursorResponse(_message.Message):
+    """The place that is kept now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    COMMITTED_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """A cursor for it: the one that was sent, or a later one that was kept before."""
+    committed: _builtins.bool
+    """Whether the kept place is the one that was sent."""
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        committed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitCursorResponse: _TypeAlias = CommitCursorResponse  # noqa: Y015
+
+@_typing.final
+class ListOwnSubscriptionsRequest(_message.Message):
+    """Nothing to ask: an integration has few."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOwnSubscriptionsRequest: _TypeAlias = ListOwnSubscriptionsRequest  # noqa: Y015
+
+@_typing.final
+class ListOwnSubscriptionsResponse(_message.Message):
+    """Every subscription of the integration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subscription]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        subscriptions: _abc.Iterable[Global___Subscription] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscriptions", b"subscriptions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOwnSubscriptionsResponse: _TypeAlias = ListOwnSubscriptionsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteSubscriptionRequest(_message.Message):
+    """Which subscription to forget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """"default" unless given."""
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSubscriptionRequest: _TypeAlias = DeleteSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSubscriptionResponse(_message.Message):
+    """It is forgotten."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSubscriptionResponse: _TypeAlias = DeleteSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class Subscription(_message.Message):
+    """A named reader of an integration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    COMMIT_TIME_FIELD_NUMBER: _builtins.int
+    LAG_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    CONNECT_TIME_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """Its name."""
+    integration_id: _builtins.str
+    """Whose it is."""
+    cursor: _builtins.str
+    """The committed place; empty = nothing was committed."""
+    connected: _builtins.bool
+    """Whether a stream of it is open on this replica."""
+    key_id: _builtins.str
+    """With which key."""
+    peer: _builtins.str
+    """From which address."""
+    @_builtins.property
+    def commit_time(self) -> _timestamp_pb2.Timestamp:
+        """When that was committed."""
+
+    @_builtins.property
+    def lag(self) -> _duration_pb2.Duration:
+        """The age of the oldest event after its place (the open stream's, else the committed one) that it may not have seen; 0
+        when there is none.
+        """
+
+    @_builtins.property
+    def connect_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        integration_id: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        commit_time: _timestamp_pb2.Timestamp | None = ...,
+        lag: _duration_pb2.Duration | None = ...,
+        connected: _builtins.bool = ...,
+        connect_time: _timestamp_pb2.Timestamp | None = ...,
+        key_id: _builtins.str = ...,
+        peer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "connect_time", b"connect_time", "lag", b"lag"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "connect_time", b"connect_time", "connected", b"connected", "cursor", b"cursor", "integration_id", b"integration_id", "key_id", b"key_id", "lag", b"lag", "peer", b"peer", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Subscription: _TypeAlias = Subscription  # noqa: Y015

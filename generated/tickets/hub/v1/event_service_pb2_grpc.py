@@ -53,6 +53,21 @@ class EventServiceStub:
                 request_serializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.SubscribeRequest.SerializeToString,
                 response_deserializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.SubscribeResponse.FromString,
                 _registered_method=True)
+        self.CommitCursor = channel.unary_unary(
+                '/tickets.hub.v1.EventService/CommitCursor',
+                request_serializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.CommitCursorRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.CommitCursorResponse.FromString,
+                _registered_method=True)
+        self.ListOwnSubscriptions = channel.unary_unary(
+                '/tickets.hub.v1.EventService/ListOwnSubscriptions',
+                request_serializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.ListOwnSubscriptionsRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.ListOwnSubscriptionsResponse.FromString,
+                _registered_method=True)
+        self.DeleteSubscription = channel.unary_unary(
+                '/tickets.hub.v1.EventService/DeleteSubscription',
+                request_serializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.DeleteSubscriptionRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.DeleteSubscriptionResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer:
@@ -83,8 +98,34 @@ class EventServiceServicer:
         """Streams what the integration may see, from where the request says, until either side ends it.
 
         Ends with INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED), PERMISSION_DENIED (SCOPE_NOT_GRANTED,
-        INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS) and UNAVAILABLE
-        (DRAINING).
+        INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ABORTED
+        (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS) and UNAVAILABLE (DRAINING,
+        SLOW_CONSUMER).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitCursor(self, request, context):
+        """Keeps a place for a subscription: `committed` starts there. Many commits at once cost one write. A place before the
+        one that is kept changes nothing, unless `force` says so.
+
+        INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore),
+        RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOwnSubscriptions(self, request, context):
+        """Lists the subscriptions of the integration that calls.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSubscription(self, request, context):
+        """Forgets a subscription and its place, and ends its stream. NOT_FOUND (SUBSCRIPTION_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +148,21 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.Subscribe,
                     request_deserializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.SubscribeRequest.FromString,
                     response_serializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.SubscribeResponse.SerializeToString,
+            ),
+            'CommitCursor': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitCursor,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.CommitCursorRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.CommitCursorResponse.SerializeToString,
+            ),
+            'ListOwnSubscriptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOwnSubscriptions,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.ListOwnSubscriptionsRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.ListOwnSubscriptionsResponse.SerializeToString,
+            ),
+            'DeleteSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSubscription,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.DeleteSubscriptionRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_event__service__pb2.DeleteSubscriptionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -194,6 +250,87 @@ class EventService:
             '/tickets.hub.v1.EventService/Subscribe',
             tickets_dot_hub_dot_v1_dot_event__service__pb2.SubscribeRequest.SerializeToString,
             tickets_dot_hub_dot_v1_dot_event__service__pb2.SubscribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitCursor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.EventService/CommitCursor',
+            tickets_dot_hub_dot_v1_dot_event__service__pb2.CommitCursorRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_event__service__pb2.CommitCursorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOwnSubscriptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.EventService/ListOwnSubscriptions',
+            tickets_dot_hub_dot_v1_dot_event__service__pb2.ListOwnSubscriptionsRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_event__service__pb2.ListOwnSubscriptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.EventService/DeleteSubscription',
+            tickets_dot_hub_dot_v1_dot_event__service__pb2.DeleteSubscriptionRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_event__service__pb2.DeleteSubscriptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,9 +49,21 @@ class EventServiceStub:
     """Streams what the integration may see, from where the request says, until either side ends it.
 
     Ends with INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED), PERMISSION_DENIED (SCOPE_NOT_GRANTED,
-    INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS) and UNAVAILABLE
-    (DRAINING).
+    INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ABORTED
+    (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS) and UNAVAILABLE (DRAINING,
+    SLOW_CONSUMER).
     """
+    CommitCursor: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.CommitCursorRequest, _event_service_pb2.CommitCursorResponse]
+    """Keeps a place for a subscription: `committed` starts there. Many commits at once cost one write. A place before the
+    one that is kept changes nothing, unless `force` says so.
+
+    INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore),
+    RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS).
+    """
+    ListOwnSubscriptions: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListOwnSubscriptionsRequest, _event_service_pb2.ListOwnSubscriptionsResponse]
+    """Lists the subscriptions of the integration that calls."""
+    DeleteSubscription: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.DeleteSubscriptionRequest, _event_service_pb2.DeleteSubscriptionResponse]
+    """Forgets a subscription and its place, and ends its stream. NOT_FOUND (SUBSCRIPTION_NOT_FOUND)."""
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
@@ -74,9 +86,21 @@ class EventServiceAsyncStub(EventServiceStub):
     """Streams what the integration may see, from where the request says, until either side ends it.
 
     Ends with INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED), PERMISSION_DENIED (SCOPE_NOT_GRANTED,
-    INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS) and UNAVAILABLE
-    (DRAINING).
+    INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ABORTED
+    (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS) and UNAVAILABLE (DRAINING,
+    SLOW_CONSUMER).
     """
+    CommitCursor: _aio.UnaryUnaryMultiCallable[_event_service_pb2.CommitCursorRequest, _event_service_pb2.CommitCursorResponse]  # type: ignore[assignment]
+    """Keeps a place for a subscription: `committed` starts there. Many commits at once cost one write. A place before the
+    one that is kept changes nothing, unless `force` says so.
+
+    INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore),
+    RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS).
+    """
+    ListOwnSubscriptions: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListOwnSubscriptionsRequest, _event_service_pb2.ListOwnSubscriptionsResponse]  # type: ignore[assignment]
+    """Lists the subscriptions of the integration that calls."""
+    DeleteSubscription: _aio.UnaryUnaryMultiCallable[_event_service_pb2.DeleteSubscriptionRequest, _event_service_pb2.DeleteSubscriptionResponse]  # type: ignore[assignment]
+    """Forgets a subscription and its place, and ends its stream. NOT_FOUND (SUBSCRIPTION_NOT_FOUND)."""
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes events from the bot and hands them to integrations.
@@ -114,8 +138,38 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams what the integration may see, from where the request says, until either side ends it.
 
         Ends with INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED), PERMISSION_DENIED (SCOPE_NOT_GRANTED,
-        INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS) and UNAVAILABLE
-        (DRAINING).
+        INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ABORTED
+        (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS) and UNAVAILABLE (DRAINING,
+        SLOW_CONSUMER).
         """
+
+    @_abc_1.abstractmethod
+    def CommitCursor(
+        self,
+        request: _event_service_pb2.CommitCursorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.CommitCursorResponse, _abc.Awaitable[_event_service_pb2.CommitCursorResponse]]:
+        """Keeps a place for a subscription: `committed` starts there. Many commits at once cost one write. A place before the
+        one that is kept changes nothing, unless `force` says so.
+
+        INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore),
+        RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS).
+        """
+
+    @_abc_1.abstractmethod
+    def ListOwnSubscriptions(
+        self,
+        request: _event_service_pb2.ListOwnSubscriptionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.ListOwnSubscriptionsResponse, _abc.Awaitable[_event_service_pb2.ListOwnSubscriptionsResponse]]:
+        """Lists the subscriptions of the integration that calls."""
+
+    @_abc_1.abstractmethod
+    def DeleteSubscription(
+        self,
+        request: _event_service_pb2.DeleteSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.DeleteSubscriptionResponse, _abc.Awaitable[_event_service_pb2.DeleteSubscriptionResponse]]:
+        """Forgets a subscription and its place, and ends its stream. NOT_FOUND (SUBSCRIPTION_NOT_FOUND)."""
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
