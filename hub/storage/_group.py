@@ -107,13 +107,8 @@ class Group:
                     self._ephemeral[entry.key] = entry.position
 
     def entry_rows(self) -> list[EntryRow]:
-        """The rows to insert: all entries but those that a later one of the group supersedes for good."""
-        newest = self._ephemeral
-        return [
-            (e.position, int(e.kind), e.key, e.id, e.event_type, e.guild_id, e.time, e.body)
-            for e in self.entries
-            if not e.key or newest.get(e.key, e.position) == e.position
-        ]
+        """The rows to insert; then those that `superseded` tells go, of this group or before."""
+        return [(e.position, int(e.kind), e.key, e.id, e.event_type, e.guild_id, e.time, e.body) for e in self.entries]
 
     def seen_rows(self) -> list[SeenRow]:
         """The ids to remember."""

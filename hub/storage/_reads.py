@@ -67,8 +67,9 @@ class Reads(ABC):
         """See `Log.history`."""
         index = "state_by_key" if key_prefix else "state_by_position"
         entries = await self._entries(
-            f"INDEXED BY {index} WHERE key <> '' AND key >= ? AND key < ? AND position < ? AND {_NOT_EPHEMERAL} "
-            "ORDER BY position DESC LIMIT ?",
+            # Positions first, from the index alone: sorting whole entries would carry their bodies along.
+            f"WHERE position IN (SELECT position FROM entries INDEXED BY {index} WHERE key <> '' AND key >= ? AND key < ? "
+            f"AND position < ? AND {_NOT_EPHEMERAL} ORDER BY position DESC LIMIT ?) ORDER BY position DESC",
             *(key_prefix, key_prefix + "\U0010ffff", before, limit),
         )
         return Page(tuple(entries), entries[-1].position if entries and len(entries) == limit else 0)

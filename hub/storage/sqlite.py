@@ -8,12 +8,10 @@ behind is known only then.
 
 import asyncio
 import sqlite3
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import aiosqlite
 import msgspec
@@ -27,9 +25,8 @@ from hub.storage._group import Group, Seen, wanted
 from hub.storage._reads import Reads
 from hub.storage._schema import Meta, prepare, secret_check
 from hub.storage._tails import Tails
+from hub.storage._writer import Outcome, Request, Writer
 
-MAX_GROUP_ENTRIES = 2_000
-MAX_GROUP_BYTES = 4 * 1024 * 1024
 ERASED_AT_ONCE = 500
 """Entries erased in one transaction, so that no append waits long."""
 _PRUNED_AT_LEAST = 500
@@ -48,52 +45,23 @@ _HEADS = (
 )
 _log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-_Results = list[Appended] | Conflict | EventIdConflict
-
-
-@dataclass(slots=True)
-class _Append:
-    """A request to append, and where its caller waits."""
-
-    entries: tuple[Entry, ...]
-    expect: Expect | None
-    size: int
-    done: asyncio.Future[list[Appended]]
-
-
-@dataclass(slots=True)
-class _Job:
-    """Another piece of work for the writer: a transaction of its own."""
-
-    run: Callable[[], Awaitable[Any]]
-    done: asyncio.Future[Any]
-
 
 class SqliteLog(Reads):
-    """The `Log` in a SQLite file.
-
-    Attributes:
-        failed: whether a write met an I/O error. Then every append raises StorageUnavailable until the hub is started
-            anew; reads go on where they can.
-    """
+    """The `Log` in a SQLite file."""
 
     def __init__(
         self, directory: DataDirectory, secret: bytes, meta: Meta, window: int, connections: tuple[Any, Any]
     ) -> None:
         """Use `open`. `window`: the dedupe window in microseconds; `connections`: the writer's, the reader's."""
-        self.failed = False
         self._directory = directory
         self._secret = secret
         self._meta = meta
         self._window = window
         self._writer, self._reader = cast("tuple[aiosqlite.Connection, aiosqlite.Connection]", connections)
         self._tails = Tails(meta.last, self.read)
-        self._queue: deque[_Append | _Job] = deque()
-        self._wake = asyncio.Event()
         self._wal_pages = 0
+        self._work = Writer(self)
         self._closing: asyncio.Task[None] | None = None
-        self._writing = asyncio.create_task(self._write(), name="sqlite log writer")
 
     @classmethod
     async def open(cls, settings: Settings) -> Self:
@@ -119,107 +87,39 @@ class SqliteLog(Reads):
         writer, reader = opened
         return cls(directory, secret, meta, round(settings.dedupe_window * 1e6), (writer, reader))
 
-    # Writing: callers put work into the queue, `_write` alone touches the writer's connection.
+    @property
+    def failed(self) -> bool:
+        """Whether a write met an I/O error: nothing is written any more until a restart, reads go on if they can."""
+        return self._work.failed
 
     async def append(self, entries: Sequence[Entry], expect: Expect | None = None) -> list[Appended]:
         """See `Log.append`."""
         if not entries and not expect:
             return []
-        done: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
-        self._submit(_Append(tuple(entries), expect, sum(len(e.body) for e in entries), done))
-        return await done  # the caller's cancellation reaches this future alone, never the writer
+        return await self._work.append(entries, expect)
 
     async def trim(self, before: int, limit: int) -> int:
         """See `Log.trim`."""
-        return await self._run(partial(self._trim, before, limit))
+        return await self._work.run(partial(self._trim, before, limit))
 
     async def erase(self, positions: Sequence[int]) -> None:
         """See `Log.erase`. A cancelled call may have erased some of them."""
         for start in range(0, len(positions), ERASED_AT_ONCE):
-            await self._run(partial(self._erase, positions[start : start + ERASED_AT_ONCE]))
-        await self._run(self._empty_wal)
+            await self._work.run(partial(self._erase, positions[start : start + ERASED_AT_ONCE]))
+        await self._work.run(self._empty_wal)
 
-    async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._submit(_Job(work, done))
-        return await done
+    # What follows is called by `Writer` alone: it owns the writing connection.
 
-    def _submit(self, work: _Append | _Job) -> None:
-        if self.failed or self._closing is not None:
-            raise StorageUnavailable
-        self._queue.append(work)
-        self._wake.set()
-
-    async def _write(self) -> None:
-        """The writer: one piece of work after the other, until the log closes and nothing waits."""
-        while self._queue or self._closing is None:
-            if not self._queue:
-                self._wake.clear()
-                await self._wake.wait()
-            elif isinstance(head := self._queue[0], _Job):
-                self._queue.popleft()
-                await self._run_job(head)
-            else:
-                await self._run_group(self._take_group())
-                if self._wal_pages > _WAL_PAGES:
-                    await self._checkpoint()
-
-    def _take_group(self) -> list[_Append]:
-        """The appends at the head of the queue, as many as one transaction may hold; those given up are left out."""
-        group: list[_Append] = []
-        entries = size = 0
-        while self._queue and isinstance(head := self._queue[0], _Append):
-            entries, size = entries + len(head.entries), size + head.size
-            if group and (entries > MAX_GROUP_ENTRIES or size > MAX_GROUP_BYTES):
-                break
-            self._queue.popleft()
-            if not head.done.cancelled():
-                group.append(head)
-        return group
-
-    async def _run_job(self, job: _Job) -> None:
-        if job.done.cancelled():
-            return
-        if self.failed:
-            _refuse(job.done, StorageUnavailable())
-            return
-        try:
-            result = await job.run()
-        except Exception as error:  # noqa: BLE001  whatever it is, its caller gets it and the writer lives on
-            _refuse(job.done, await self._undo(error))
-        else:
-            _answer(job.done, result)
-
-    async def _run_group(self, requests: list[_Append]) -> None:
-        """Store a group, hand it to the tails, answer its callers: all at once, after COMMIT."""
-        try:
-            if self.failed:
-                raise StorageUnavailable  # noqa: TRY301  it failed while these waited
-            group = await self._new_group(requests)
-            results = [_add(group, request) for request in requests]
-            meta = await self._store(group) if group.entries else self._meta
-        except Exception as error:  # noqa: BLE001  whatever it is, its callers get it and the writer lives on
-            await self._refuse_group(requests, error)
-            return
-        self._meta = meta
+    async def write(self, requests: list[Request]) -> list[Outcome]:
+        """See `Store.write`. Hands the group to the tails as soon as it is committed."""
+        group = await self._new_group(requests)
+        outcomes = [_add(group, request) for request in requests]
         if group.entries:
-            self._tails.publish(group.entries, meta.last)
-        for request, result in zip(requests, results, strict=True):
-            if isinstance(result, list):
-                _answer(request.done, result)
-            else:
-                _refuse(request.done, result)
+            self._meta = await self._store(group)
+            self._tails.publish(group.entries, self._meta.last)
+        return outcomes
 
-    async def _refuse_group(self, requests: list[_Append], error: Exception) -> None:
-        failure = await self._undo(error)
-        if failure is error and len(requests) > 1:  # one of them cannot be stored: the others can, alone
-            for request in requests:
-                await self._run_group([request])
-        else:
-            for request in requests:
-                _refuse(request.done, failure)
-
-    async def _new_group(self, requests: list[_Append]) -> Group:
+    async def _new_group(self, requests: list[Request]) -> Group:
         """Look up what the requests depend on. No transaction is needed for it: nobody else writes."""
         ids, keys = wanted((request.entries, request.expect) for request in requests)
         seen: dict[str, Seen] = {}
@@ -292,13 +192,15 @@ class SqliteLog(Reads):
         )
         await self._writer.commit()
 
-    async def _checkpoint(self) -> None:
-        """Bring the WAL into the main file, after the callers have their answers; SQLite alone would hide an error."""
+    async def settle(self) -> None:
+        """See `Store.settle`. Brings the WAL into the main file; left to itself SQLite would hide an error of that."""
+        if self._wal_pages <= _WAL_PAGES:
+            return
         self._wal_pages = 0
         try:
             await self._all(self._writer, "PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.Error as error:
-            await self._undo(error)  # a full disk: what is committed stays in the WAL, and the next round tries again
+            await self.undo(error)  # a full disk: what is committed stays in the WAL, and the next round tries again
 
     async def _empty_wal(self) -> None:
         """Bring everything into the main file and cut the WAL, which holds older images of pages, to nothing."""
@@ -306,8 +208,8 @@ class SqliteLog(Reads):
         if busy:  # a reader outside of the hub holds on; repeating the call tries again
             raise StorageUnavailable
 
-    async def _undo(self, error: Exception) -> Exception:
-        """Roll back, and say what the callers get. `error` itself means: it is the request's own fault."""
+    async def undo(self, error: Exception) -> Exception:
+        """See `Store.undo`."""
         try:
             await self._writer.rollback()
         except sqlite3.Error as second:
@@ -318,7 +220,7 @@ class SqliteLog(Reads):
         if code & 0xFF == sqlite3.SQLITE_FULL:
             return StorageFull()
         if code & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            self.failed = True
+            self._work.failed = True
             _log.error("the store failed; restart the hub", error=getattr(error, "sqlite_errorname", str(error)))
         return StorageUnavailable()
 
@@ -348,12 +250,11 @@ class SqliteLog(Reads):
         """See `Log.close`. The last to wait for it may be cancelled: it goes on."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name="sqlite log close")
-            self._wake.set()
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         try:
-            await self._writing
+            await self._work.close()
         finally:
             self._tails.close()
             try:
@@ -416,23 +317,12 @@ async def _pragma(connection: aiosqlite.Connection, text: str) -> object:
     return rows[0][0] if rows else None
 
 
-def _add(group: Group, request: _Append) -> _Results:
+def _add(group: Group, request: Request) -> Outcome:
     """A request that conflicts fails alone: the others of its group go on."""
     try:
         return group.add(request.entries, request.expect)
     except (Conflict, EventIdConflict) as error:
         return error
-
-
-def _answer(done: asyncio.Future[Any], result: object) -> None:
-    if not done.done():
-        done.set_result(result)
-
-
-def _refuse(done: asyncio.Future[Any], error: Exception) -> None:
-    """Each caller gets an exception of its own: one object raised in many tasks would collect their tracebacks."""
-    if not done.done():
-        done.set_exception(type(error)() if isinstance(error, StorageFull | StorageUnavailable) else error)
 
 
 def _json(values: Iterable[object]) -> str:

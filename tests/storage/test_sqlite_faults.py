@@ -15,7 +15,7 @@ import pytest
 
 from hub.errors import StorageFull, StorageUnavailable
 from hub.model import Entry, Kind
-from hub.storage import _tails, sqlite
+from hub.storage import _tails, _writer, sqlite
 from hub.storage.sqlite import SqliteLog
 from tests.contract.stores import event, read_all, settings_for, state
 
@@ -191,8 +191,10 @@ async def test_a_request_that_cannot_be_stored_fails_alone(log: SqliteLog) -> No
 async def test_a_large_backlog_is_stored_in_several_groups(log: SqliteLog) -> None:
     """Groups are bounded by entries and bytes; a single call above the bound is a group of its own."""
     calls = [log.append([event(f"{n}-{m}", bytes(3_000)) for m in range(100)]) for n in range(60)]
-    results = await asyncio.gather(*calls, log.append([event(f"big-{n}") for n in range(sqlite.MAX_GROUP_ENTRIES + 5)]))
-    assert [r.position for result in results for r in result] == list(range(1, 6_000 + sqlite.MAX_GROUP_ENTRIES + 6))
+    results = await asyncio.gather(
+        *calls, log.append([event(f"big-{n}") for n in range(_writer.MAX_GROUP_ENTRIES + 5)])
+    )
+    assert [r.position for result in results for r in result] == list(range(1, 6_000 + _writer.MAX_GROUP_ENTRIES + 6))
 
 
 async def test_a_tail_nobody_reads_holds_a_bounded_amount(log: SqliteLog) -> None:
