@@ -68,8 +68,9 @@ class Reads(ABC):
         index = "state_by_key" if key_prefix else "state_by_position"
         entries = await self._entries(
             # Positions first, from the index alone: sorting whole entries would carry their bodies along.
-            f"WHERE position IN (SELECT position FROM entries INDEXED BY {index} WHERE key <> '' AND key >= ? AND key < ? "
-            f"AND position < ? AND {_NOT_EPHEMERAL} ORDER BY position DESC LIMIT ?) ORDER BY position DESC",
+            f"WHERE position IN (SELECT position FROM entries INDEXED BY {index} WHERE key <> '' "  # noqa: S608  our own words
+            f"AND key >= ? AND key < ? AND position < ? AND {_NOT_EPHEMERAL} ORDER BY position DESC LIMIT ?) "
+            "ORDER BY position DESC",
             *(key_prefix, key_prefix + "\U0010ffff", before, limit),
         )
         return Page(tuple(entries), entries[-1].position if entries and len(entries) == limit else 0)
