@@ -29,7 +29,7 @@ def real(tmp_path: Path) -> Iterator[RealHub]:
 
 
 def test_a_killed_hub_costs_no_event_and_repeats_none(real: RealHub) -> None:
-    """Killed with -9, an emit into the void, a restart: the bot's call succeeds, the integration gets each event once."""
+    """Killed with -9, an emit into the void, a restart: the bot's call succeeds, each event arrives once."""
     _, key = real.register()
     bot, reading = real.bot, Reading(real.client(key), start=Start.earliest())
     bot.emit_batch(event(f"a{i}") for i in range(3))
