@@ -4,6 +4,7 @@ Must not decide anything about events, keys or requests.
 """
 
 import asyncio
+import ssl
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
@@ -224,13 +225,19 @@ def tls_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """The hub's certificate, and whose certificates clients must show; None for plaintext.
 
     Raises:
-        StartError: a file cannot be read.
+        StartError: a file cannot be read, or does not hold what it should.
     """
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     try:
         pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
         authority = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
+        trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # gRPC itself tells only that it could not listen
+        trial.load_cert_chain(settings.tls_certificate, settings.tls_key, password=str)
+        if authority is not None:
+            trial.load_verify_locations(cadata=authority.decode("ascii"))
+    except (ssl.SSLError, UnicodeDecodeError) as error:
+        raise StartError(f"TLS: these are no PEM files of a certificate, its key and an authority: {error}") from None
     except OSError as error:
         raise StartError(f"{error.filename}: {error.strerror}") from None
     return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
