@@ -1,6 +1,7 @@
 """The command line: ``hub serve``, ``hub init``, ``hub create-key``. Wrong settings end with one line and status 2."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -12,7 +13,6 @@ import structlog
 from msgspec.structs import replace
 
 from hub import config, logs
-from hub.api.server import Hub
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control import keys
@@ -103,6 +103,10 @@ def give_up(text: str) -> Any:  # noqa: ANN401  does not return
 
 
 async def _serve(settings: Settings) -> None:
+    # gRPC's core says on standard error, in lines of its own, what the hub says, too. It reads this when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from hub.api.server import Hub  # noqa: PLC0415
+
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
