@@ -118,7 +118,7 @@ class Hub:
         self._spawn(feed.pump())
         await self._until_failure(registry.applied((await self._log.bounds()).last))
         self._spawn(self._streams.watch())
-        self._spawn(self._save_usage())
+        self._spawn(self._save_key_use())
         self._spawn(Retention(self._log, feed, settings, clock).run())
         subscriptions = Subscriptions(self._log, registry, feed, seal, settings, clock)
         shown = SubscriptionList(registry, self._streams, subscriptions)
@@ -170,7 +170,7 @@ class Hub:
                 await asyncio.wait_for(self._health.enter_graceful_shutdown(), patience / 10 + 0.1)
             await self._streams.drain(patience * 0.8)
             await self._server.stop(patience * 0.2)
-            await self._changes.save_usage()
+            await self._changes.save_key_use()
             self._server = None
             log.info("stopped")
         for task in self._tasks:
@@ -178,10 +178,10 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._log.close()
 
-    async def _save_usage(self) -> None:
+    async def _save_key_use(self) -> None:
         while True:
             await asyncio.sleep(1)
-            await self._changes.save_usage()
+            await self._changes.save_key_use()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something for as long as the hub runs; its failure is the hub's."""
