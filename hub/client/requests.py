@@ -7,10 +7,11 @@ import itertools
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, TypedDict
 
 from tickets.hub.v1.event_pb2 import Event
-from tickets.hub.v1.event_service_pb2 import Shard, SubscribeRequest
+from tickets.hub.v1.event_service_pb2 import OnExpiredCursor, Shard, SubscribeRequest
 from tickets.hub.v1.permissions_pb2 import Scope
 from tickets.hub.v1.permissions_pb2 import scope as scope_rule
 
@@ -24,8 +25,9 @@ the hub's 1 MiB, so that the number alone decides."""
 class Start:
     """Where a subscription starts; made by one of the class methods. Without one the hub decides."""
 
-    form: Literal["latest", "earliest", "cursor"]
+    form: Literal["latest", "earliest", "committed", "cursor", "since"]
     value: str = ""
+    time: datetime | None = None
 
     @classmethod
     def latest(cls) -> "Start":
@@ -38,6 +40,21 @@ class Start:
         return cls("earliest")
 
     @classmethod
+    def committed(cls) -> "Start":
+        """After what was last committed for this subscription; NOT_FOUND (SUBSCRIPTION_NOT_FOUND) if nothing was.
+
+        Without any start the hub does the same, but begins with the latest where nothing was committed.
+        """
+        return cls("committed")
+
+    @classmethod
+    def since(cls, time: datetime) -> "Start":
+        """With the first event accepted at this time or later; ValueError for a time without its zone."""
+        if time.tzinfo is None:
+            raise ValueError("the time needs a zone: datetime(2030, 1, 1, tzinfo=UTC)")
+        return cls("since", time=time)
+
+    @classmethod
     def cursor(cls, cursor: str) -> "Start":
         """After a place that was kept: ``Subscription.cursor`` of an earlier run."""
         return cls("cursor", cursor)
@@ -46,6 +63,8 @@ class Start:
         """Make it the start of a request."""
         if self.form == "cursor":
             request.cursor = self.value
+        elif self.time:
+            request.since.FromDatetime(self.time)
         else:
             getattr(request, self.form).SetInParent()
 
@@ -56,6 +75,8 @@ class Wanted(TypedDict, total=False):
     Attributes:
         subscription_id: names this reader, "default" unless given; of two streams of one name the newer takes over.
         start: where to start, once; after a broken connection the subscription resumes by itself.
+        on_expired_cursor: where what follows the start is not kept any more: "fail" (unless given) with CURSOR_EXPIRED,
+            or go on with the "earliest" event that is kept, after a ``Gap`` notice.
         scopes: act as if only these were granted; names ("ticket_created") or values of ``enum Scope``.
         guild_ids: only events of these Discord servers; strings or ints.
         shard: (index, count): only the servers of one of Discord's shards.
@@ -66,6 +87,7 @@ class Wanted(TypedDict, total=False):
 
     subscription_id: str
     start: Start | None
+    on_expired_cursor: Literal["fail", "earliest"]
     scopes: Iterable[str | int]
     guild_ids: Iterable[str | int]
     shard: tuple[int, int]
@@ -83,6 +105,8 @@ def subscribe_request(wanted: Wanted) -> SubscribeRequest:
     )
     if start := wanted.get("start"):
         start.put_into(request)
+    if on_expired := wanted.get("on_expired_cursor"):
+        request.on_expired_cursor = OnExpiredCursor.Value(f"ON_EXPIRED_CURSOR_{on_expired.upper()}")
     if shard := wanted.get("shard"):
         request.shard.CopyFrom(Shard(index=shard[0], count=shard[1]))
     if interval := wanted.get("heartbeat_interval"):

@@ -14,6 +14,7 @@ from math import inf
 from google.protobuf.duration_pb2 import Duration
 from tickets.hub.v1.event_pb2 import Event
 from tickets.hub.v1.event_service_pb2 import (
+    Gap,
     Goodbye,
     GrantsChanged,
     Heartbeat,
@@ -61,7 +62,7 @@ class Reconnecting:
     delay: float
 
 
-Notice = Ready | Heartbeat | GrantsChanged | Goodbye | Reconnecting
+Notice = Ready | Heartbeat | GrantsChanged | Gap | Goodbye | Reconnecting
 """What ``on_notice`` is told: the notices of the contract, and when the client reconnects."""
 
 

@@ -7,16 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 from types import TracebackType
 from typing import Protocol, Self
 
 import grpc
 from tickets.hub.v1.event_pb2 import Event
-from tickets.hub.v1.event_service_pb2 import SubscribeResponse
+from tickets.hub.v1.event_service_pb2 import CommitCursorRequest, SubscribeResponse
 from tickets.hub.v1.event_service_pb2_grpc import EventServiceStub
 
+from hub.client.commits import Commits
 from hub.client.failure import HubCallError
-from hub.client.session import Notice, StreamSession
+from hub.client.session import Notice, Policy, StreamSession
 from hub.client.transport import KeyMetadata, clean_end, failure_of
 
 
@@ -52,6 +54,63 @@ class Access:
     clock: Clock
 
 
+class Committer:
+    """The thread that commits for one subscription, so that delivery never waits for it."""
+
+    def __init__(self, access: Access, subscription_id: str, policy: Policy) -> None:
+        self._access = access
+        self._subscription_id = subscription_id
+        self._timeout = policy.try_timeout
+        self._commits = Commits(policy)
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._failure: HubCallError | None = None
+        self.thread = threading.Thread(target=self._run, name="hub-client-commits", daemon=True)
+        self.thread.start()
+
+    def offer(self, cursor: str) -> None:
+        """Everything up to here was dealt with. Raises what an earlier commit failed with for good."""
+        if self._failure:
+            raise self._failure
+        with self._lock:
+            self._commits.offer(cursor)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Send what still waits, once, and end."""
+        self._stopping = True
+        self._wake.set()
+
+    def _run(self) -> None:
+        while self._failure is None:
+            stopping = self._stopping
+            with self._lock:
+                due = self._commits.due(self._access.clock.time())
+            if due == 0 or (stopping and due < inf):
+                self._send()
+            elif not stopping:
+                self._access.clock.wait(self._wake, due)
+            if stopping:
+                return
+
+    def _send(self) -> None:
+        """Commit the newest cursor; keep what fails for good, for the reader to raise."""
+        with self._lock:
+            cursor = self._commits.take()
+        request = CommitCursorRequest(cursor=cursor, subscription_id=self._subscription_id)
+        failure: HubCallError | None = None
+        try:
+            self._access.events.CommitCursor(request, timeout=self._timeout, metadata=self._access.metadata)
+        except grpc.RpcError as error:
+            failure = failure_of(error)
+        try:
+            with self._lock:
+                self._commits.settled(cursor, failure, self._access.clock.time())
+        except HubCallError as final:
+            self._failure = final
+
+
 class Subscription(Iterator[Event]):
     """The events of one subscription, one after the other, for as long as it takes; made by ``Client.subscribe``.
 
@@ -59,8 +118,15 @@ class Subscription(Iterator[Event]):
     without an error only by ``close``. ``with`` closes it; so does the last reference going away.
     """
 
-    def __init__(self, access: Access, session: StreamSession, on_notice: Callable[[Notice], None]) -> None:
+    def __init__(
+        self,
+        access: Access,
+        session: StreamSession,
+        on_notice: Callable[[Notice], None],
+        committer: Committer | None = None,
+    ) -> None:
         self._access = access
+        self._committer = committer
         self._session = session
         self._on_notice = on_notice
         self._stream: _Stream | None = None
@@ -89,6 +155,8 @@ class Subscription(Iterator[Event]):
                 event = self._session.take()
                 if event is not None:
                     return event
+                if self._committer:
+                    self._committer.offer(self._session.cursor)
                 self._step(self._stream or self._open())
         except BaseException:
             self.close()
@@ -101,6 +169,8 @@ class Subscription(Iterator[Event]):
             self._closed = True
             if self._stream:
                 self._stream.end()
+        if self._committer:
+            self._committer.stop()
         self._wake.set()
 
     def __enter__(self) -> Self:

@@ -13,15 +13,22 @@ from typing import Self, TypeVar, Unpack
 import grpc
 from google.protobuf.message import Message
 from tickets.hub.v1.event_pb2 import Event
-from tickets.hub.v1.event_service_pb2 import BatchEmitEventsRequest, EmitEventRequest, EmitEventResponse
+from tickets.hub.v1.event_service_pb2 import (
+    BatchEmitEventsRequest,
+    CommitCursorRequest,
+    CommitCursorResponse,
+    EmitEventRequest,
+    EmitEventResponse,
+)
 from tickets.hub.v1.event_service_pb2_grpc import EventServiceStub
 
 from hub.client.failure import HubCallError
 from hub.client.requests import Wanted, batches, subscribe_request, with_id
 from hub.client.session import DEFAULT_POLICY, Attempts, Notice, Policy, StreamSession
-from hub.client.subscription import Access, Clock, RealClock, Subscription
+from hub.client.subscription import Access, Clock, Committer, RealClock, Subscription
 from hub.client.transport import (
     CHANNEL_OPTIONS,
+    LAST_COMMITS,
     Options,
     channel_credentials,
     closed_error,
@@ -68,6 +75,7 @@ class Client:
         self._events = EventServiceStub(self.channel)
         self._access = Access(self._events, self.metadata, clock or RealClock())
         self._subscriptions = weakref.WeakSet[Subscription]()
+        self._committing = weakref.WeakSet[threading.Thread]()
         self._waits = set[threading.Event]()
         self._lock = threading.Lock()
         self._closed = False
@@ -105,24 +113,51 @@ class Client:
             results.extend(answer.results)
         return results
 
-    def subscribe(self, *, on_notice: Callable[[Notice], None] = log_notice, **wanted: Unpack[Wanted]) -> Subscription:
+    def commit(self, cursor: str, *, subscription_id: str = "", force: bool = False) -> CommitCursorResponse:
+        """Have the hub keep a place for a subscription: without a start it resumes there, in any later run.
+
+        Args:
+            cursor: ``Subscription.cursor``, once everything up to there was dealt with.
+            subscription_id: "default" unless given.
+            force: go backwards, too; else a place before the one that is kept changes nothing.
+
+        Raises:
+            HubCallError: it was refused, or the time was over.
+        """
+        request = CommitCursorRequest(cursor=cursor, subscription_id=subscription_id, force=force)
+        return self._repeat(self._events.CommitCursor, request)
+
+    def subscribe(
+        self,
+        *,
+        on_notice: Callable[[Notice], None] = log_notice,
+        auto_commit: bool = False,
+        **wanted: Unpack[Wanted],
+    ) -> Subscription:
         """The events that this key may see, as an endless iterator; what it can be told is in ``Wanted``.
 
         Args:
             on_notice: told, in the iterating thread, what else the hub says, and when the stream broke. Unless given,
                 a broken stream is a warning in the log ``hub.client``.
-            wanted: subscription_id, start, scopes, guild_ids, shard, max_batch_size, heartbeat_interval.
+            auto_commit: have the hub keep the place, beginning with where the stream starts: a later run goes on there.
+                An event counts as dealt with when the next one is asked for; those of a frame that was not finished
+                come again. A commit that fails for good is raised while iterating.
+            wanted: subscription_id, start, on_expired_cursor, scopes, guild_ids, shard, max_batch_size,
+                heartbeat_interval.
         """
-        session = StreamSession(subscribe_request(wanted), self._policy)
-        subscription = Subscription(self._access, session, on_notice)
+        request = subscribe_request(wanted)
         with self._lock:
             if self._closed:
                 raise closed_error()
+            committer = Committer(self._access, request.subscription_id, self._policy) if auto_commit else None
+            subscription = Subscription(self._access, StreamSession(request, self._policy), on_notice, committer)
             self._subscriptions.add(subscription)
+            if committer:
+                self._committing.add(committer.thread)
         return subscription
 
     def close(self) -> None:
-        """End all subscriptions and waiting calls, and the connection."""
+        """End all subscriptions and waiting calls, and the connection; last commits have two seconds to get through."""
         with self._lock:
             self._closed = True
             waits, subscriptions = list(self._waits), list(self._subscriptions)
@@ -130,6 +165,9 @@ class Client:
             subscription.close()
         for wake in waits:
             wake.set()
+        last_moment = time.monotonic() + LAST_COMMITS
+        for thread in list(self._committing):
+            thread.join(max(0, last_moment - time.monotonic()))
         self.channel.close()
 
     def __enter__(self) -> Self:

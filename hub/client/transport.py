@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import grpc
+from tickets.hub.v1.event_service_pb2 import Gap
 
 from hub.client.failure import HubCallError
 from hub.client.session import Notice, Reconnecting
@@ -29,6 +30,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 250),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
+
+LAST_COMMITS = 2.0
+"""Seconds that closing a client waits for what ``auto_commit`` still has to send."""
 
 Options = Sequence[tuple[str, Any]]
 KeyMetadata = tuple[tuple[str, str | bytes], ...]
@@ -78,6 +82,9 @@ def closed_error() -> HubCallError:
 
 
 def log_notice(notice: Notice) -> None:
-    """What ``on_notice`` does unless given: a warning in the log ``hub.client`` when the stream broke."""
+    """What ``on_notice`` does unless given: a warning in the log ``hub.client`` for what a developer has to know."""
     if isinstance(notice, Reconnecting):
         logger.warning("the stream broke, trying again in %.1f s: %s", notice.delay, notice.error)
+    elif isinstance(notice, Gap):
+        between = (notice.from_time.ToJsonString(), notice.to_time.ToJsonString())
+        logger.warning("events between %s and %s are not kept any more", *between)

@@ -106,10 +106,12 @@ class RealHub:
 class Reading:
     """A thread that reads a subscription for the test."""
 
-    def __init__(self, client: Client, **wanted: Unpack[Wanted]) -> None:
+    def __init__(self, client: Client, *, auto_commit: bool = False, **wanted: Unpack[Wanted]) -> None:
         self.got = queue.Queue[str | Event | HubCallError]()
         self.notices = queue.Queue[Notice]()
-        self.subscription: Subscription = client.subscribe(on_notice=self.notices.put, **wanted)
+        self.subscription: Subscription = client.subscribe(
+            on_notice=self.notices.put, auto_commit=auto_commit, **wanted
+        )
         threading.Thread(target=self._run, daemon=True).start()
         self.notice(Ready)
 

@@ -11,6 +11,8 @@ import pytest
 from tickets.hub.v1.event_service_pb2 import (
     BatchEmitEventsRequest,
     BatchEmitEventsResponse,
+    CommitCursorRequest,
+    CommitCursorResponse,
     EmitEventRequest,
     EmitEventResponse,
     Heartbeat,
@@ -54,6 +56,7 @@ class ScriptedHub(EventServiceServicer):
         self.peers = asyncio.Queue[Peer]()
         self.emitted: list[EmitEventRequest | BatchEmitEventsRequest] = []
         self.refusals: list[End] = []
+        self.commits = asyncio.Queue[CommitCursorRequest]()
 
     async def peer(self) -> Peer:
         """The next stream that a client opens."""
@@ -85,6 +88,13 @@ class ScriptedHub(EventServiceServicer):
             await refuse(context, self.refusals.pop(0))
         return BatchEmitEventsResponse(results=[EmitEventResponse(event_id=e.id) for e in request.events])
 
+    async def CommitCursor(self, request: CommitCursorRequest, context: Any) -> CommitCursorResponse:  # noqa: ANN401, N802
+        """Refuse as scripted, then accept."""
+        self.commits.put_nowait(request)
+        if self.refusals:
+            await refuse(context, self.refusals.pop(0))
+        return CommitCursorResponse(cursor=request.cursor, committed=True)
+
 
 async def refuse(context: Any, end: End) -> None:  # noqa: ANN401 - the stubs' context is no type that exists at run time
     """End a call with a status and its details."""
@@ -96,7 +106,7 @@ async def refuse(context: Any, end: End) -> None:  # noqa: ANN401 - the stubs' c
 @pytest.fixture
 async def hub() -> AsyncIterator[ScriptedHub]:
     """A scripted hub on a free port of loopback."""
-    scripted = ScriptedHub()
+    scripted = ScriptedHub()  # type: ignore[abstract]  # what no test calls answers UNIMPLEMENTED
     server = grpc.aio.server()
     add_EventServiceServicer_to_server(scripted, server)
     scripted.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -258,6 +268,48 @@ async def test_closing_the_client_ends_its_subscriptions(hub: ScriptedHub) -> No
         client.subscribe()
     with pytest.raises(HubCallError, match="closed"):
         await client.emit(event("a"))
+
+
+async def test_auto_commit_follows_what_was_dealt_with(hub: ScriptedHub, client: AsyncClient) -> None:
+    """Ready's cursor first, through a failure that passes; what still waits is sent before the client closes."""
+    hub.refusals = [LOST]
+    subscription = client.subscribe(auto_commit=True, subscription_id="mine")
+    reading = asyncio.create_task(anext(subscription))
+    peer = (await hub.peer()).send(ready("c0"))
+    for _ in range(2):
+        request = await asyncio.wait_for(hub.commits.get(), 10)
+        assert (request.cursor, request.subscription_id) == ("c0", "mine")
+    peer.send(frame("c1", "a"), frame("c2", "b"))
+    assert await reading == event("a")
+    assert await anext(subscription) == event("b")
+    await client.aclose()
+    assert hub.commits.get_nowait().cursor == "c1"
+
+
+async def test_a_commit_that_fails_for_good_is_raised_while_iterating(hub: ScriptedHub, client: AsyncClient) -> None:
+    """Who asked for a place to be kept must not find out at the next start that it was not."""
+    hub.refusals = [(grpc.StatusCode.RESOURCE_EXHAUSTED, details(8, "TOO_MANY_SUBSCRIPTIONS"))]
+    subscription = client.subscribe(auto_commit=True)
+    reading = asyncio.create_task(anext(subscription))
+    peer = (await hub.peer()).send(ready("c0"))
+    assert subscription._committer
+    await asyncio.wait_for(asyncio.shield(subscription._committer.task), 10)
+    peer.send(heartbeat("c1"))
+    with pytest.raises(HubCallError, match="TOO_MANY_SUBSCRIPTIONS"):
+        await reading
+
+
+async def test_a_subscription_that_is_forgotten_ends_its_task(hub: ScriptedHub, client: AsyncClient) -> None:
+    """A plain `break` leaves neither a call nor a committing task behind."""
+    subscription = client.subscribe(auto_commit=True)
+    assert subscription._committer
+    task = subscription._committer.task
+    reading = asyncio.create_task(anext(subscription))
+    peer = (await hub.peer()).send(ready("c0"), frame("c1", "a"))
+    await reading
+    del subscription, reading
+    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(peer.gone.wait(), 10)
 
 
 async def test_emit_repeats_with_the_same_id(hub: ScriptedHub, client: AsyncClient) -> None:

@@ -10,11 +10,11 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from tickets.hub.v1.admin_service_pb2 import RotateKeyRequest, SetScopesRequest
 from tickets.hub.v1.event_pb2 import Event, MemberVerified
-from tickets.hub.v1.event_service_pb2 import Goodbye, GrantsChanged
+from tickets.hub.v1.event_service_pb2 import Goodbye, GrantsChanged, Heartbeat
 from tickets.hub.v1.integration_pb2 import ScopeRequest
 from tickets.hub.v1.permissions_pb2 import SCOPE_MEMBER_VERIFIED, SCOPE_TICKET_STATS
 
-from hub.client import HubCallError, Notice, Reconnecting, Start
+from hub.client import Client, HubCallError, Notice, Reconnecting, Start
 from hub.client.aio import AsyncClient
 from tests.client.helpers import event
 from tests.client.real import PATIENCE, POLICY, Proxy, Reading, RealHub
@@ -139,6 +139,55 @@ def test_emitting_tells_duplicates_from_conflicts(real: RealHub) -> None:
     with pytest.raises(HubCallError) as raised:
         bot.emit(other)
     assert raised.value.reason == "EVENT_ID_CONFLICT"
+
+
+def test_auto_commit_lets_the_next_run_go_on(real: RealHub) -> None:
+    """The first run begins with the latest; what happens between two runs is the first that the second gets."""
+    _, key = real.register()
+    bot = real.bot
+    with Client(real.address, key, policy=POLICY) as first:
+        reading = Reading(first, auto_commit=True, subscription_id="mine", heartbeat_interval=1)
+        bot.emit(event("a"))
+        assert reading.ids(1) == ["a"]
+        reading.notice(Heartbeat)
+    bot.emit(event("between"))
+    second = Reading(real.client(key), auto_commit=True, subscription_id="mine")
+    assert second.ids(1) == ["between"]
+
+
+async def test_auto_commit_keeps_the_place_for_tasks_too(real: RealHub) -> None:
+    """A run that ends without a single event still has its beginning kept; `committed` finds it."""
+    _, key = real.register()
+    ready = asyncio.Event()
+    async with AsyncClient(real.address, key, policy=POLICY) as first:
+        subscription = first.subscribe(auto_commit=True, on_notice=lambda _: ready.set())
+        reading = asyncio.create_task(anext(subscription, None))
+        await asyncio.wait_for(ready.wait(), PATIENCE)
+    assert await reading is None
+    real.bot.emit(event("between"))
+    async with AsyncClient(real.address, key, policy=POLICY) as second:
+        resumed = second.subscribe(start=Start.committed())
+        assert (await asyncio.wait_for(anext(resumed), PATIENCE)).id == "between"
+
+
+def test_committed_without_a_commit_is_said(real: RealHub) -> None:
+    """Rather than begun anywhere: the developer asked for a place that does not exist."""
+    _, key = real.register()
+    with pytest.raises(HubCallError) as raised:
+        next(real.client(key).subscribe(start=Start.committed()))
+    assert raised.value.reason == "SUBSCRIPTION_NOT_FOUND"
+
+
+def test_a_newer_reader_takes_over_and_the_older_stays_away(real: RealHub) -> None:
+    """Two readers of one subscription would each get half, or fight for ever."""
+    _, key = real.register()
+    older = Reading(real.client(key))
+    newer = Reading(real.client(key))
+    error = older.got.get(timeout=PATIENCE)
+    assert isinstance(error, HubCallError)
+    assert error.reason == "SUBSCRIPTION_TAKEN_OVER"
+    real.bot.emit(event("a"))
+    assert newer.ids(1) == ["a"]
 
 
 async def test_a_cut_connection_is_mended(real: RealHub) -> None:

@@ -1,13 +1,14 @@
 """What a developer writes, and the requests that become of it; how a failure is read."""
 
 import uuid
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from google.rpc.error_details_pb2 import BadRequest
 from hypothesis import given
 from hypothesis import strategies as st
 from tickets.hub.v1.event_pb2 import Event
-from tickets.hub.v1.event_service_pb2 import BatchEmitEventsRequest
+from tickets.hub.v1.event_service_pb2 import ON_EXPIRED_CURSOR_EARLIEST, BatchEmitEventsRequest
 from tickets.hub.v1.permissions_pb2 import SCOPE_TICKET_CREATED, SCOPE_TICKET_STATS
 
 from hub.client.failure import HubCallError, Violation
@@ -22,6 +23,7 @@ def test_everything_wanted_reaches_the_request() -> None:
         {
             "subscription_id": "mine",
             "start": Start.cursor("abc"),
+            "on_expired_cursor": "earliest",
             "scopes": ["ticket_stats", SCOPE_TICKET_CREATED],
             "guild_ids": [123, "456"],
             "shard": (1, 4),
@@ -30,6 +32,7 @@ def test_everything_wanted_reaches_the_request() -> None:
         }
     )
     assert (request.subscription_id, request.cursor, request.max_batch_size) == ("mine", "abc", 7)
+    assert request.on_expired_cursor == ON_EXPIRED_CURSOR_EARLIEST
     assert list(request.scopes) == [SCOPE_TICKET_STATS, SCOPE_TICKET_CREATED]
     assert list(request.guild_ids) == ["123", "456"]
     assert (request.shard.index, request.shard.count) == (1, 4)
@@ -41,10 +44,21 @@ def test_nothing_wanted_leaves_everything_to_the_hub() -> None:
     assert subscribe_request({}).ByteSize() == 0
 
 
-@pytest.mark.parametrize(("start", "form"), [(Start.latest(), "latest"), (Start.earliest(), "earliest")])
+@pytest.mark.parametrize(
+    ("start", "form"),
+    [(Start.latest(), "latest"), (Start.earliest(), "earliest"), (Start.committed(), "committed")],
+)
 def test_start_forms_are_set_even_though_they_are_empty(start: Start, form: str) -> None:
     """An empty message inside a oneof still has to be there."""
     assert subscribe_request({"start": start}).WhichOneof("start") == form
+
+
+def test_a_time_to_start_at_needs_its_zone() -> None:
+    """Hours of difference would be hours of events, missed or repeated."""
+    at = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=1)))
+    assert subscribe_request({"start": Start.since(at)}).since.ToJsonString() == "2030-01-02T02:04:05Z"
+    with pytest.raises(ValueError, match="zone"):
+        Start.since(at.replace(tzinfo=None))
 
 
 @pytest.mark.parametrize("scope", ["tickets", "", 0, 99])

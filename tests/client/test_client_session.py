@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tickets.hub.v1.event_service_pb2 import Goodbye, Ready, SubscribeRequest, SubscribeResponse
 
+from hub.client.commits import Commits
 from hub.client.failure import HubCallError
 from hub.client.session import Attempts, Backoff, Policy, Reconnecting, StreamSession
 from tests.client.helpers import event, frame, goodbye, heartbeat, ready
@@ -256,3 +257,49 @@ def test_a_call_waits_as_long_as_the_hub_asks() -> None:
     """EMIT_BACKLOG_FULL comes with a time."""
     failure = HubCallError("RESOURCE_EXHAUSTED", "EMIT_BACKLOG_FULL", "full", retry_after=2.5)
     assert Attempts(POLICY, 0).failed(failure, 0) == 2.5
+
+
+def test_the_newest_cursor_is_committed_and_not_too_often() -> None:
+    """What was offered in between is overtaken: a commit for each event would cost the hub as much as the event."""
+    commits = Commits(Policy(commit_interval=5))
+    assert commits.due(100) == float("inf")
+    commits.offer("c1")
+    assert commits.due(100) == 0
+    assert commits.take() == "c1"
+    assert commits.due(100) == float("inf")
+    commits.offer("c2")
+    commits.offer("c3")
+    commits.settled("c1", None, 100)
+    assert (commits.due(101), commits.due(200)) == (4, 0)
+    assert commits.take() == "c3"
+
+
+def test_the_same_cursor_is_committed_once() -> None:
+    """A reader that finds nothing new has nothing to commit; neither has one that has not begun."""
+    commits = Commits(POLICY)
+    commits.offer("")
+    assert commits.due(0) == float("inf")
+    commits.offer("c1")
+    commits.settled(commits.take(), None, 0)
+    commits.offer("c1")
+    assert commits.due(9_999) == float("inf")
+
+
+def test_a_commit_that_failed_is_repeated_unless_overtaken() -> None:
+    """The hub is away for a while: later, with the delays of a reconnect."""
+    commits = Commits(POLICY, lambda: 1.0)
+    commits.offer("c1")
+    commits.settled(commits.take(), LOST, 100)
+    assert commits.due(100) == 1
+    assert commits.take() == "c1"
+    commits.offer("c2")
+    commits.settled("c1", LOST, 200)
+    assert commits.due(200) == 2
+    assert commits.take() == "c2"
+
+
+def test_a_commit_that_fails_for_good_is_raised() -> None:
+    """A place that is not kept must not look kept."""
+    commits = Commits(POLICY)
+    with pytest.raises(HubCallError, match="TOO_MANY_SUBSCRIPTIONS"):
+        commits.settled("c1", HubCallError("RESOURCE_EXHAUSTED", "TOO_MANY_SUBSCRIPTIONS", "no"), 0)

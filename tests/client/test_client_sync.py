@@ -12,7 +12,16 @@ from typing import Any, Unpack
 import grpc
 import grpc_testing
 import pytest
-from tickets.hub.v1.event_service_pb2 import BatchEmitEventsResponse, EmitEventResponse
+from tickets.hub.v1.event_service_pb2 import (
+    ON_EXPIRED_CURSOR_EARLIEST,
+    BatchEmitEventsResponse,
+    CommitCursorRequest,
+    CommitCursorResponse,
+    EmitEventResponse,
+    Gap,
+    Heartbeat,
+    SubscribeResponse,
+)
 
 from hub.client import Client, HubCallError, Notice, Policy, Reconnecting, Start, Subscription
 from hub.client.requests import Wanted
@@ -20,6 +29,7 @@ from hub.client.subscription import RealClock
 from tests.client.helpers import EVENTS, TRAILER, Stream, TestClock, details, event, frame, goodbye, heartbeat, ready
 
 POLICY = Policy(first_delay=2, max_delay=8)
+COMMITS = "hub-client-commits"
 WATCHDOG = "hub-client-watchdog"
 READER = "reader"
 LOST = grpc.StatusCode.UNAVAILABLE
@@ -286,6 +296,83 @@ def test_unless_told_otherwise_a_broken_stream_is_a_warning(hub: Hub, caplog: py
     Stream(hub.channel).end(LOST, "connection refused")
     hub.clock.sleeping(READER)
     assert "connection refused" in caplog.text
+
+
+def test_auto_commit_begins_with_ready_and_follows_what_was_dealt_with(hub: Hub) -> None:
+    """Ready's cursor first; a frame's once the next event is asked for after its last; never a frame in hand."""
+    subscription = hub.client.subscribe(auto_commit=True, on_notice=hub.notices.append, subscription_id="mine")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(next, subscription)
+        stream = Stream(hub.channel).send(ready("c0"))
+        request, rpc = hub.unary("CommitCursor")
+        assert (request.cursor, request.subscription_id, request.force) == ("c0", "mine", False)
+        rpc.terminate(CommitCursorResponse(), (), grpc.StatusCode.OK, "")
+        stream.send(frame("c1", "a"), frame("c2", "b", "c"))
+        assert first.result(10) == event("a")
+        assert pool.submit(next, subscription).result(10) == event("b")
+        while hub.clock.sleeping(COMMITS) != POLICY.commit_interval:
+            pass
+        hub.clock.advance(POLICY.commit_interval)
+        request, rpc = hub.unary("CommitCursor")
+        assert request.cursor == "c1"
+        rpc.terminate(CommitCursorResponse(), (), grpc.StatusCode.OK, "")
+        subscription.close()
+
+
+def test_closing_sends_what_still_waits(hub: Hub) -> None:
+    """The interval between commits is no reason to lose the last one."""
+    subscription = hub.client.subscribe(auto_commit=True, on_notice=hub.notices.append)
+    hub.read(subscription)
+    stream = Stream(hub.channel).send(ready("c0"))
+    _, rpc = hub.unary("CommitCursor")
+    rpc.terminate(CommitCursorResponse(), (), grpc.StatusCode.OK, "")
+    stream.send(frame("c1", "a"), heartbeat("c2"))
+    assert hub.next() == "a"
+    while (
+        not any(isinstance(n, Heartbeat) for n in hub.notices) or hub.clock.sleeping(COMMITS) > POLICY.commit_interval
+    ):
+        pass
+    subscription.close()
+    request, rpc = hub.unary("CommitCursor")
+    assert request.cursor in {"c1", "c2"}
+    rpc.terminate(CommitCursorResponse(), (), grpc.StatusCode.OK, "")
+
+
+def test_a_commit_that_fails_for_good_is_raised_while_iterating(hub: Hub) -> None:
+    """Who asked for a place to be kept must not find out at the next start that it was not."""
+    subscription = hub.client.subscribe(auto_commit=True, on_notice=hub.notices.append)
+    hub.read(subscription)
+    stream = Stream(hub.channel).send(ready("c0"))
+    _, rpc = hub.unary("CommitCursor")
+    fail(rpc, grpc.StatusCode.RESOURCE_EXHAUSTED, details(8, "TOO_MANY_SUBSCRIPTIONS"))
+    assert subscription._committer
+    subscription._committer.thread.join(10)
+    stream.send(heartbeat("c1"))
+    error = hub.next()
+    assert isinstance(error, HubCallError)
+    assert error.reason == "TOO_MANY_SUBSCRIPTIONS"
+    stream.await_cancel()
+
+
+def test_commit_keeps_a_place_by_hand(hub: Hub, background: Callable[..., Future[Any]]) -> None:
+    """For whoever decides alone what is dealt with; repeated like an emit."""
+    answer = background(lambda: hub.client.commit("c9", subscription_id="mine", force=True))
+    request, rpc = hub.unary("CommitCursor")
+    fail(rpc, LOST)
+    hub.clock.advance(hub.clock.anyone_sleeping())
+    again, rpc = hub.unary("CommitCursor")
+    rpc.terminate(CommitCursorResponse(cursor="c9", committed=True), (), grpc.StatusCode.OK, "")
+    assert answer.result(10).committed
+    assert request == again == CommitCursorRequest(cursor="c9", subscription_id="mine", force=True)
+
+
+def test_a_gap_is_a_warning_unless_told_otherwise(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    """No loss is silent, not even for who listens to nothing."""
+    hub.read(hub.client.subscribe(on_expired_cursor="earliest"))
+    stream = Stream(hub.channel).send(ready(), SubscribeResponse(cursor="c1", gap=Gap()), frame("c2", "a"))
+    assert hub.next() == "a"
+    assert "not kept any more" in caplog.text
+    assert stream.request.on_expired_cursor == ON_EXPIRED_CURSOR_EARLIEST
 
 
 def test_emit_repeats_with_the_same_id(hub: Hub, background: Callable[..., Future[Any]]) -> None:
