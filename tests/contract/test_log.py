@@ -277,22 +277,23 @@ async def test_snapshot_of_an_empty_log(log: Log) -> None:
     assert await log.snapshot() == ([], 0)
 
 
-async def test_snapshot_and_tail_miss_nothing_while_others_write(log: Log) -> None:
-    """A snapshot taken under way, and the tail after its `through`, make every key's newest state."""
+async def test_a_snapshot_under_way_is_the_whole_truth_through_its_position(log: Log) -> None:
+    """While others write, each snapshot is the newest of each key up to its `through`, no older and no newer."""
 
     async def write() -> None:
-        for n in range(100):
+        for n in range(200):
             await log.append([state(f"k{n % 7}", b"%d" % n), event(f"e{n}")])
 
     writer = asyncio.create_task(write())
-    while (await log.bounds()).last < 40:
-        await log.read(0, 1)
-    entries, through = await log.snapshot()
-    assert all(e.position <= through for e in entries)
+    snapshots = []
+    while not writer.done():
+        snapshots.append(await log.snapshot())
     await writer
-    seen = {e.key: e.body for e in entries}
-    seen |= {e.key: e.body for e in await read_all(log, through) if e.kind is Kind.STATE}
-    assert seen == {f"k{n % 7}": b"%d" % n for n in range(100)}
+    entries = [e for e in await read_all(log) if e.kind is Kind.STATE]
+    assert len({through for _, through in snapshots}) > 5
+    for snapshot, through in snapshots:
+        newest = {e.key: e for e in entries if e.position <= through}
+        assert snapshot == sorted(newest.values(), key=lambda e: e.position)
 
 
 @pytest.mark.parametrize("prefix", EPHEMERAL_PREFIXES)
@@ -584,11 +585,14 @@ async def test_a_given_secret_is_taken(store: Store) -> None:
 async def test_close_lets_what_was_begun_come_to_its_end(store: Store) -> None:
     """Appends begun before close are stored and answered; later ones are refused; closing again is harmless."""
     log = await store.open()
-    begun = [asyncio.create_task(log.append([event(f"{n}")])) for n in range(30)]
+    begun = [asyncio.create_task(log.append([event(f"{n}")])) for n in range(15)]
+    trimming = asyncio.create_task(log.trim(2, 1))  # in between, so that not all is one group
+    begun += [asyncio.create_task(log.append([event(f"{n}")])) for n in range(15, 30)]
     await asyncio.sleep(0)
     await asyncio.gather(log.close(), log.close())
     await log.close()
     assert [results[0].position for results in await asyncio.gather(*begun)] == list(range(1, 31))
+    assert await trimming == 2
     for call in (log.append([event("late")]), log.read(0, 1), log.snapshot(), log.trim(2, 2), log.erase([1])):
         with pytest.raises(StorageUnavailable):
             await cast("Any", call)

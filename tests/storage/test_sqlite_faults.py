@@ -188,13 +188,34 @@ async def test_a_request_that_cannot_be_stored_fails_alone(log: SqliteLog) -> No
     assert not log.failed
 
 
-async def test_a_large_backlog_is_stored_in_several_groups(log: SqliteLog) -> None:
-    """Groups are bounded by entries and bytes; a single call above the bound is a group of its own."""
-    calls = [log.append([event(f"{n}-{m}", bytes(3_000)) for m in range(100)]) for n in range(60)]
-    results = await asyncio.gather(
-        *calls, log.append([event(f"big-{n}") for n in range(_writer.MAX_GROUP_ENTRIES + 5)])
-    )
-    assert [r.position for result in results for r in result] == list(range(1, 6_000 + _writer.MAX_GROUP_ENTRIES + 6))
+async def batches_of(log: SqliteLog, calls: list[list[Entry]]) -> list[Sequence[Entry]]:
+    """What a tail is handed, a batch for each group, when these calls are made side by side on an empty log."""
+    tail = cast("AsyncGenerator[Sequence[Entry], None]", log.tail(0))
+    first = asyncio.create_task(anext(tail))
+    await log.append([event("first")])
+    await first
+    await asyncio.gather(*(log.append(call) for call in calls))
+    batches: list[Sequence[Entry]] = []
+    while not batches or batches[-1][-1].position < (await log.bounds()).last:
+        batches.append(await anext(tail))
+    await tail.aclose()
+    return batches
+
+
+async def test_a_group_is_bounded_by_entries(log: SqliteLog) -> None:
+    """A backlog is stored in several groups; a single call above the bound is a group of its own."""
+    bound = _writer.MAX_GROUP_ENTRIES
+    calls = [[event(f"{n}-{m}") for m in range(100)] for n in range(60)]
+    batches = await batches_of(log, [*calls, [event(f"big-{n}") for n in range(bound + 5)]])
+    assert max(map(len, batches[:-1])) <= bound
+    assert len(batches[-1]) == bound + 5
+    assert [e.position for batch in batches for e in batch] == list(range(2, 6_000 + bound + 7))
+
+
+async def test_a_group_is_bounded_by_bytes(log: SqliteLog) -> None:
+    """Large bodies make for smaller groups."""
+    batches = await batches_of(log, [[event(f"{n}", bytes(1_000_000))] for n in range(6)])
+    assert 1 < max(map(len, batches)) <= _writer.MAX_GROUP_BYTES // 1_000_000
 
 
 async def test_a_tail_nobody_reads_holds_a_bounded_amount(log: SqliteLog) -> None:
