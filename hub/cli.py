@@ -103,7 +103,7 @@ def give_up(text: str) -> Any:  # noqa: ANN401  does not return
 
 
 async def _serve(settings: Settings) -> None:
-    # gRPC's core says on standard error, in lines of its own, what the hub says, too. It reads this when it is imported.
+    # gRPC's core says on standard error, in its own lines, what the hub says, too. It reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from hub.api.server import Hub  # noqa: PLC0415
 

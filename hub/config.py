@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     max_streams: int = Field(10_000, ge=1, description="open Subscribe streams in all")
     max_streams_per_integration: int = Field(5, ge=1, description="open Subscribe streams of one integration")
     max_subscriptions: int = Field(10, ge=1, description="named readers of one integration")
+    max_installations: int = Field(10_000, ge=1, description="guilds that may install one integration")
     max_emit_backlog: int = Field(10_000, ge=1, description="events that may wait to be stored")
     max_failed_authentications: int = Field(10, ge=1, description="a minute and peer; a valid key is never throttled")
 
@@ -71,6 +72,8 @@ class Settings(BaseSettings):
     max_live_keys: int = Field(2, ge=2, le=10, description="keys of one integration that live at a time")
     key_overlap: float = Field(24 * 3600, ge=0, le=7 * 24 * 3600, description="how long a rotated key lives on")
     guild_access: str = Field("all", pattern="^(all|installed)$", description="what a new integration gets by default")
+
+    rules_version: str = Field("1", min_length=1, max_length=50, description="the version of the rules in force")
 
     keepalive_interval: float = Field(20, ge=1, description="silence after which the hub pings a peer")
     keepalive_timeout: float = Field(5, ge=0.1, description="how long a peer may take to answer a ping")

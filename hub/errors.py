@@ -121,6 +121,20 @@ class IntegrationDeleted(Denied):
     """The integration was ended for good."""
 
 
+class DeveloperBlocked(Denied):
+    """The developer is on the blocklist."""
+
+    def __init__(self) -> None:
+        super().__init__("the developer of this integration is on the blocklist: ask the admins of Tickets about it")
+
+
+class NotOwner(Denied):
+    """The Discord user for whom the bot speaks does not own the integration."""
+
+    def __init__(self) -> None:
+        super().__init__("this Discord user does not own the integration")
+
+
 class NotFound(HubError):
     """What was named does not exist, for this caller."""
 
@@ -219,6 +233,10 @@ class EmitBacklogFull(Exhausted):
 
 class AuthThrottled(Exhausted):
     """Too many failed authentications from this address."""
+
+
+class TooManyInstallations(Exhausted):
+    """As many guilds have installed the integration as may."""
 
 
 class StorageFull(Exhausted):

@@ -170,6 +170,38 @@ class IntegrationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     grants: tuple[GrantRecord, ...] = ()
     requested_scopes: tuple[ScopeRequestRecord, ...] = ()
     keys: tuple[KeyRecord, ...] = ()
+    rules_version: str = ""
+    active_time: int = 0
+    scopes_time: int = 0
+
+
+class BlockRecord(msgspec.Struct, frozen=True):
+    """A developer who is on the blocklist, on whose word and why; not `blocked`: the block has ended."""
+
+    user_id: str
+    source: str
+    reason: str
+    block_time: int
+    blocked: bool = True
+
+
+class AgreedScope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A scope that a guild agreed to. `position`: events after it count; 0 stands for that of the entry itself."""
+
+    scope: int
+    position: int = 0
+
+
+class InstallationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a guild agreed to, and who said so for it; not `installed`: it was switched off again."""
+
+    integration_id: str
+    guild_id: int
+    acting_user_id: str
+    install_time: int
+    agree_time: int
+    agreed: tuple[AgreedScope, ...] = ()
+    installed: bool = True
 
 
 class ServiceRecord(msgspec.Struct, frozen=True):
@@ -197,6 +229,13 @@ class UseRecord(msgspec.Struct, frozen=True):
     """When a key last opened the hub."""
 
     last_use_time: int
+
+
+class DeliveryRecord(msgspec.Struct, frozen=True):
+    """When an integration last had a stream, and when each of its scopes last delivered something to one."""
+
+    stream_time: int
+    scopes: Mapping[int, int]
 
 
 class FieldChange(msgspec.Struct, frozen=True):

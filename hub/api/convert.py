@@ -4,14 +4,17 @@ from collections.abc import Iterable
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from tickets.hub.v1 import admin_service_pb2, integration_pb2, permissions_pb2
+from tickets.hub.v1 import admin_service_pb2, directory_service_pb2, integration_pb2, permissions_pb2
 
+from hub import scopes as table
 from hub.control.registry import Held, Registry, etag
+from hub.control.reports import Finding
 from hub.errors import InvalidRequest
 from hub.model import (
     Change,
     Entry,
     GuildAccess,
+    InstallationRecord,
     IntegrationRecord,
     KeyRecord,
     ScopeRequestRecord,
@@ -52,7 +55,7 @@ def seconds(span: Duration) -> float:
     return span.seconds + span.nanos / 1e9
 
 
-def integration(held: Held[IntegrationRecord]) -> integration_pb2.Integration:
+def integration(held: Held[IntegrationRecord], registry: Registry) -> integration_pb2.Integration:
     """An integration as admins and its developer see it."""
     record = held.record
     return integration_pb2.Integration(
@@ -84,6 +87,10 @@ def integration(held: Held[IntegrationRecord]) -> integration_pb2.Integration:
         create_time=timestamp(record.create_time),
         update_time=timestamp(record.update_time),
         etag=etag(held),
+        developer_blocked=registry.is_blocked(record.owner_user_id),
+        rules_version=record.rules_version,
+        active_time=timestamp(record.active_time),
+        scopes_change_time=timestamp(record.scopes_time),
     )
 
 
@@ -111,15 +118,20 @@ def key(record: KeyRecord, registry: Registry, secret: str = "") -> integration_
         create_time=timestamp(record.create_time),
         expire_time=timestamp(record.expire_time),
         state=state,
-        last_use_time=timestamp(registry.last_use.get(record.key_id, 0)),
+        last_use_time=timestamp(registry.usage.keys.get(record.key_id, 0)),
         role=permissions_pb2.Role.ValueType(record.role),
         display_name=record.display_name,
     )
 
 
+def integration_of(entry: Entry) -> str:
+    """The integration that a state entry belongs to; "" for none."""
+    kind, _, rest = entry.key.partition("/")
+    return rest.partition("/")[0] if kind in ("integration", "installation") else ""
+
+
 def audit_entry(entry: Entry, change: Change) -> admin_service_pb2.AuditEntry:
     """A change, as the log has it."""
-    kind, _, rest = entry.key.partition("/")
     return admin_service_pb2.AuditEntry(
         time=timestamp(entry.time),
         actor=admin_service_pb2.Actor(
@@ -128,8 +140,54 @@ def audit_entry(entry: Entry, change: Change) -> admin_service_pb2.AuditEntry:
             user_id=change.actor.user_id,
         ),
         method=change.method,
-        integration_id=rest.partition("/")[0] if kind in ("integration", "installation") else "",
+        integration_id=integration_of(entry),
         reason=change.reason,
         changes=[admin_service_pb2.FieldChange(field=c.field, before=c.before, after=c.after) for c in change.changes],
         request_id=change.request_id,
+    )
+
+
+def finding(found: Finding) -> admin_service_pb2.PrivilegeFinding:
+    """One thing that is granted and not needed."""
+    return admin_service_pb2.PrivilegeFinding(
+        kind=admin_service_pb2.PrivilegeFinding.Kind.ValueType(found.kind),
+        integration_id=found.integration_id,
+        scopes=[permissions_pb2.Scope.ValueType(scope) for scope in found.scopes],
+        key_id=found.key_id,
+        guild_id=str(found.guild_id) if found.guild_id else "",
+        since=timestamp(found.since),
+        advice=found.advice,
+    )
+
+
+def directory_entry(record: IntegrationRecord, guild_count: int) -> directory_service_pb2.DirectoryEntry:
+    """An integration as everyone may see it."""
+    scopes = frozenset(grant.scope for grant in record.grants)
+    fields = dict.fromkeys(field for scope in sorted(scopes) for field in table.fields_of(scope))
+    highest = max((table.SCOPES[scope].level for scope in scopes), default=0)
+    return directory_service_pb2.DirectoryEntry(
+        integration_id=record.integration_id,
+        display_name=record.display_name,
+        description=record.description,
+        documentation_url=record.documentation_url,
+        support_url=record.support_url,
+        scopes=[permissions_pb2.Scope.ValueType(scope) for scope in sorted(scopes)],
+        highest_level=permissions_pb2.SensitivityLevel.ValueType(highest),
+        fields=fields,
+        active_time=timestamp(record.active_time),
+        scopes_change_time=timestamp(record.scopes_time),
+        guild_count=guild_count,
+        guild_access=integration_pb2.GuildAccess.ValueType(record.guild_access),
+    )
+
+
+def installation(record: InstallationRecord) -> directory_service_pb2.Installation:
+    """A guild's consent."""
+    return directory_service_pb2.Installation(
+        integration_id=record.integration_id,
+        guild_id=str(record.guild_id),
+        agreed_scopes=[permissions_pb2.Scope.ValueType(scope.scope) for scope in record.agreed],
+        acting_user_id=record.acting_user_id,
+        install_time=timestamp(record.install_time),
+        agree_time=timestamp(record.agree_time),
     )

@@ -137,8 +137,15 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
         )
 
 
-def to_entry(event: event_pb2.Event, now: int, field: str) -> Entry:
+def to_entry(event: event_pb2.Event, now: int, field: str, *, position: int = 0, test: bool = False) -> Entry:
     """An event as the log keeps it: without what the contract does not know, and without its accept time.
+
+    Args:
+        event: what was sent; it is changed.
+        now: microseconds.
+        field: where it stands in the request.
+        position: of a sample, which is never in the log, the place that it would have.
+        test: mark it as one where nothing has happened.
 
     Raises:
         InvalidRequest: `occur_time` is no time; names it below `field`.
@@ -146,6 +153,7 @@ def to_entry(event: event_pb2.Event, now: int, field: str) -> Entry:
     if event.HasField("occur_time"):
         convert.micros(event.occur_time, f"{field}.occur_time")
     event.ClearField("accept_time")
+    event.test = test
     event.DiscardUnknownFields()
     if not event.id:
         event.id = time_ordered_id(now)
@@ -156,6 +164,7 @@ def to_entry(event: event_pb2.Event, now: int, field: str) -> Entry:
         id=event.id,
         event_type=table.EVENT_TYPES[event.WhichOneof("payload") or ""],
         guild_id=int(event.guild_id),
+        position=position,
     )
 
 

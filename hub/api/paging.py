@@ -6,7 +6,8 @@ filter, does not open.
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -14,7 +15,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from hub.config import Settings
 from hub.control.keys import derive
+from hub.control.registry import Held, Registry
 from hub.errors import InvalidRequest
+from hub.model import IntegrationRecord
+
+
+class Paged(Protocol):
+    """A request for a page."""
+
+    page_size: int
+    page_token: str
 
 
 class Pages:
@@ -27,6 +37,18 @@ class Pages:
     def size(self, asked: int) -> int:
         """How many to list; 0 asks for the default, too much for the most there may be (AIP-158)."""
         return min(asked or self._settings.page_size, self._settings.max_page_size)
+
+    def by_age(
+        self, registry: Registry, test: Callable[[IntegrationRecord], bool], asked: Paged, *listing: str
+    ) -> tuple[list[Held[IntegrationRecord]], str]:
+        """A page of the integrations that pass a test, the oldest first, and the token for the next."""
+        size = self.size(asked.page_size)
+        after = self.after(asked.page_token, *listing)
+        found = registry.integrations_after((int(after[0]), str(after[1])) if after else None, test, size + 1)
+        if len(found) <= size:
+            return found, ""
+        last = found[size - 1].record
+        return found[:size], self.token((last.create_time, last.integration_id), *listing)
 
     def token(self, after: Sequence[int | str], *listing: str) -> str:
         """A token for the page after a place; `listing` names the list and its filter."""

@@ -19,6 +19,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from tickets.hub.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
+    developer_service_pb2,
+    developer_service_pb2_grpc,
     directory_service_pb2,
     directory_service_pb2_grpc,
     event_service_pb2,
@@ -27,6 +29,8 @@ from tickets.hub.v1 import (
 
 from hub.api.access import AccessInterceptor
 from hub.api.admin import AdminService
+from hub.api.commands import Commands
+from hub.api.developer import DeveloperService
 from hub.api.directory import DirectoryService
 from hub.api.events import EventService
 from hub.api.failures import Context, FailureInterceptor, Handler, guarded_stream
@@ -50,6 +54,7 @@ from hub.storage import Log, open_storage
 SERVICES: list[ServiceDescriptor] = [
     event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
     admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
+    developer_service_pb2.DESCRIPTOR.services_by_name["DeveloperService"],
     directory_service_pb2.DESCRIPTOR.services_by_name["DirectoryService"],
 ]
 HEALTH = "grpc.health.v1.Health"
@@ -118,18 +123,28 @@ class Hub:
         self._spawn(feed.pump())
         await self._until_failure(registry.applied((await self._log.bounds()).last))
         self._spawn(self._streams.watch())
-        self._spawn(self._save_key_use())
+        self._spawn(self._save_usage())
         self._spawn(Retention(self._log, feed, settings, clock).run())
-        subscriptions = Subscriptions(self._log, registry, feed, seal, settings, clock)
-        shown = SubscriptionList(registry, self._streams, subscriptions)
-        event_service = EventService(feed, self._streams, subscriptions, shown, settings, clock)
-        admin_service = AdminService(
-            self._log, registry, self._changes, shown, Pages(secret, settings), settings, clock
-        )
-        add_event_service(server, event_service)
-        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin_service, server)
-        directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server(DirectoryService(), server)
+        self._add_services(server, registry, feed, seal, Pages(secret, settings))
         await self._serve(server)
+
+    def _add_services(
+        self, server: grpc.aio.Server, registry: Registry, feed: Feed, seal: CursorSeal, pages: Pages
+    ) -> None:
+        settings, clock, changes, streams = self._settings, self._clock, self._changes, self._streams
+        subscriptions = Subscriptions(self._log, registry, feed, seal, settings, clock)
+        shown = SubscriptionList(registry, streams, subscriptions)
+        commands = Commands(registry, changes, settings, clock)
+        add_event_service(server, EventService(feed, streams, subscriptions, shown, settings, clock))
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
+            AdminService(self._log, registry, changes, commands, shown, pages, clock), server
+        )
+        developer_service_pb2_grpc.add_DeveloperServiceServicer_to_server(
+            DeveloperService(registry, streams, commands, pages, clock), server
+        )
+        directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server(
+            DirectoryService(registry, changes, commands, pages, settings, clock), server
+        )
 
     def _make_server(self, registry: Registry) -> grpc.aio.Server:
         roles = {path: allowed for service in SERVICES for path, allowed in roles_allowed(service).items()}
@@ -170,7 +185,7 @@ class Hub:
                 await asyncio.wait_for(self._health.enter_graceful_shutdown(), patience / 10 + 0.1)
             await self._streams.drain(patience * 0.8)
             await self._server.stop(patience * 0.2)
-            await self._changes.save_key_use()
+            await self._changes.save_usage()
             self._server = None
             log.info("stopped")
         for task in self._tasks:
@@ -178,10 +193,11 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._log.close()
 
-    async def _save_key_use(self) -> None:
+    async def _save_usage(self) -> None:
         while True:
             await asyncio.sleep(1)
-            await self._changes.save_key_use()
+            self._streams.note_usage()
+            await self._changes.save_usage()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something for as long as the hub runs; its failure is the hub's."""

@@ -4,7 +4,7 @@ Lives here: the one way by which anything but an event gets into the log, with w
 the decisions are (``lifecycle.py``, ``keys.py``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -15,15 +15,16 @@ from hub.control import keys
 from hub.control.registry import SECRET_KEY, SERVICE_KEY, Held, Record, Registry, etag, secret_check
 from hub.errors import Conflict, EtagMismatch, StorageUnavailable
 from hub.model import (
+    BlockRecord,
     Caller,
     Change,
     Entry,
     FieldChange,
+    InstallationRecord,
     IntegrationRecord,
     Kind,
     Role,
     ServiceRecord,
-    UseRecord,
 )
 from hub.storage import Log
 
@@ -75,7 +76,7 @@ class Changes:
     async def new_integration(self, by: Caller, record: IntegrationRecord, reason: str = "") -> Held[IntegrationRecord]:
         """Add an integration."""
         key = f"integration/{record.integration_id}"
-        await self._append(self._entry(by, key, None, record, reason), {key: 0})
+        await self._append([self._entry(by, key, None, record, reason)], {key: 0})
         return self._registry.integration(record.integration_id)
 
     async def service(
@@ -85,18 +86,36 @@ class Changes:
         await self._change(by, SERVICE_KEY, lambda: self._registry.service, decide, reason)
         return self._registry.service
 
-    async def save_key_use(self) -> None:
-        """Put the times of last use that are only in memory into the log."""
-        used, self._registry.unsaved_use = self._registry.unsaved_use, set()
+    async def block(self, by: Caller, blocks: Sequence[BlockRecord]) -> None:
+        """Put developers on the blocklist, or off it, all or none."""
+        known = self._registry.blocks
         entries = [
-            Entry(
-                Kind.STATE,
-                self._clock.now(),
-                msgspec.json.encode(UseRecord(self._registry.last_use[key_id])),
-                key=f"use/{key_id}",
-            )
-            for key_id in sorted(used)
+            self._entry(by, f"block/{block.user_id}", held.record if held else None, block, block.reason)
+            for block in blocks
+            for held in (known.get(block.user_id),)
         ]
+        await self._append(entries, {})
+
+    async def installation(
+        self, by: Caller, key: str, decide: Callable[[], tuple[InstallationRecord | None, InstallationRecord | None]]
+    ) -> None:
+        """Change an installation; `decide` gives the record before and after and may run more than once."""
+        for _ in range(ATTEMPTS):
+            expected = self._registry.installations.positions.get(key, 0)
+            before, after = decide()
+            if after is None:
+                return
+            try:
+                await self._append([self._entry(by, key, before, after, "")], {key: expected})
+            except Conflict:
+                await self._registry.applied((await self._log.bounds()).last)
+            else:
+                return
+        raise StorageUnavailable
+
+    async def save_usage(self) -> None:
+        """Keep the times of last use that are only in memory."""
+        entries = self._registry.usage.take_unsaved()
         if entries:
             await self._log.append(entries)
 
@@ -109,16 +128,16 @@ class Changes:
             if record == held.record:
                 return
             try:
-                await self._append(self._entry(by, key, held.record, record, reason), {key: held.position})
+                await self._append([self._entry(by, key, held.record, record, reason)], {key: held.position})
             except Conflict:
                 await self._registry.applied((await self._log.bounds()).last)
             else:
                 return
         raise StorageUnavailable
 
-    async def _append(self, entry: Entry, expect: dict[str, int]) -> None:
-        [appended] = await self._log.append([entry], expect)
-        await self._registry.applied(appended.position)
+    async def _append(self, entries: Sequence[Entry], expect: dict[str, int]) -> None:
+        appended = await self._log.append(entries, expect)
+        await self._registry.applied(appended[-1].position)
 
     def _entry(self, by: Caller, key: str, before: msgspec.Struct | None, after: msgspec.Struct, reason: str) -> Entry:
         return Entry(Kind.STATE, self._clock.now(), encode_change(by, before, after, reason), key=key)

@@ -4,7 +4,7 @@ Lives here: which command is allowed in which state and what it makes of the rec
 or which RPC a command came by.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -17,9 +17,14 @@ from hub.errors import (
     StateForbids,
 )
 from hub.model import GrantRecord, IntegrationRecord, ScopeRequestRecord, State
+from hub.scopes import names_of
 
 ALLOWED: dict[str, frozenset[State]] = {
     "update": frozenset({State.PENDING, State.ACTIVE, State.SUSPENDED, State.REJECTED}),
+    "approve": frozenset({State.PENDING, State.ACTIVE}),
+    "reject": frozenset({State.PENDING, State.ACTIVE}),
+    "request_scopes": frozenset({State.ACTIVE, State.SUSPENDED}),
+    "install": frozenset({State.ACTIVE}),
     "suspend": frozenset({State.ACTIVE}),
     "resume": frozenset({State.SUSPENDED}),
     "delete": frozenset({State.PENDING, State.ACTIVE, State.SUSPENDED, State.REJECTED}),
@@ -67,6 +72,68 @@ def require_open(record: IntegrationRecord) -> None:
         raise failure(sentence + said, metadata={"integration_id": record.integration_id})
 
 
+def approve(
+    record: IntegrationRecord, scopes: Collection[int], reason: str, now: int, grantor: str
+) -> IntegrationRecord:
+    """Give it these of the scopes that it asked for (empty: all of them); an application becomes an integration.
+
+    What it asked for and does not get is refused by the same decision.
+    """
+    require("approve", record)
+    chosen = _chosen(record, scopes)
+    made = {grant.scope: grant for grant in grants(chosen, now, grantor)}
+    held = {grant.scope: grant for grant in record.grants}
+    given = tuple((made | held)[scope] for scope in sorted(made | held))
+    decided = replace(record, grants=given, requested_scopes=(), scopes_time=now)
+    if record.state is State.ACTIVE:
+        return decided
+    return replace(decided, state=State.ACTIVE, state_reason=reason, active_time=now)
+
+
+def reject(record: IntegrationRecord, scopes: Collection[int], reason: str) -> IntegrationRecord:
+    """Turn an application down; or, of an ACTIVE integration, these of the scopes that it asked for (empty: all)."""
+    require("reject", record)
+    refused = {request.scope for request in _chosen(record, scopes)}
+    if record.state is State.ACTIVE:
+        left = tuple(request for request in record.requested_scopes if request.scope not in refused)
+        return replace(record, requested_scopes=left)
+    return replace(record, state=State.REJECTED, state_reason=reason, requested_scopes=())
+
+
+def _chosen(record: IntegrationRecord, scopes: Collection[int]) -> tuple[ScopeRequestRecord, ...]:
+    """The requests that a decision is about.
+
+    Raises:
+        StateForbids: nothing is asked for.
+        InvalidRequest: a scope is named that is not asked for.
+    """
+    if not record.requested_scopes:
+        raise StateForbids(
+            f"the integration is {record.state.name} and asks for nothing: there is nothing to decide",
+            metadata={"state": record.state.name, "allowed": State.PENDING.name},
+        )
+    strange = set(scopes) - {request.scope for request in record.requested_scopes}
+    if strange:
+        names = names_of(frozenset(strange))
+        raise InvalidRequest.field("scopes", f"not asked for: {names}; choose among requested_scopes, or use SetScopes")
+    return tuple(request for request in record.requested_scopes if not scopes or request.scope in scopes)
+
+
+def request_scopes(record: IntegrationRecord, wanted: Sequence[ScopeRequestRecord]) -> IntegrationRecord:
+    """Ask for more; what was asked for before and not decided is replaced.
+
+    Raises:
+        InvalidRequest: a scope is named twice, or granted already.
+    """
+    require("request_scopes", record)
+    held = {grant.scope for grant in record.grants}
+    for index, request in enumerate(wanted):
+        if request.scope in held:
+            raise InvalidRequest.field(f"scopes[{index}].scope", "is granted already: ask only for what is missing")
+    grants(wanted, 0, "")
+    return replace(record, requested_scopes=tuple(wanted))
+
+
 def suspend(record: IntegrationRecord, reason: str) -> IntegrationRecord:
     """Close it for now; its grants keep their positions."""
     require("suspend", record)
@@ -98,7 +165,11 @@ def set_scopes(
         if scope in held
     }
     still_asked = tuple(request for request in record.requested_scopes if request.scope not in fresh)
-    return replace(record, grants=tuple((fresh | kept).values()), requested_scopes=still_asked)
+    given = tuple((fresh | kept).values())
+    changed = {grant.scope for grant in given} != set(held)
+    return replace(
+        record, grants=given, requested_scopes=still_asked, scopes_time=now if changed else record.scopes_time
+    )
 
 
 def grants(wanted: Iterable[ScopeRequestRecord], now: int, grantor: str) -> tuple[GrantRecord, ...]:

@@ -7,7 +7,7 @@ is streaming. Everything here is synchronous: between two awaits of others, the 
 import asyncio
 import math
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
@@ -16,10 +16,13 @@ import msgspec
 from msgspec.structs import replace
 
 from hub.clock import Clock
-from hub.control import keys
+from hub.control import keys, lifecycle
+from hub.control.installations import Installations
 from hub.control.keys import derive
-from hub.errors import IntegrationNotFound, KeyExpired, KeyRevoked, KeyUnknown, StartError
+from hub.control.usage import Usage
+from hub.errors import DeveloperBlocked, IntegrationNotFound, KeyExpired, KeyRevoked, KeyUnknown, StartError
 from hub.model import (
+    BlockRecord,
     Change,
     ClaimRecord,
     CursorRecord,
@@ -28,14 +31,10 @@ from hub.model import (
     KeyRecord,
     Kind,
     ServiceRecord,
-    UseRecord,
 )
 
 SERVICE_KEY = "service"
 SECRET_KEY = "secret"  # noqa: S105  the name of an entry
-
-USE_PRECISION = 60_000_000
-"""Microseconds: how much older than the truth the time of a key's last use may be after a crash."""
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -44,7 +43,7 @@ _integration = msgspec.json.Decoder(IntegrationRecord)
 _service = msgspec.json.Decoder(ServiceRecord)
 _claim = msgspec.json.Decoder(ClaimRecord)
 _cursor = msgspec.json.Decoder(CursorRecord)
-_use = msgspec.json.Decoder(UseRecord)
+_block = msgspec.json.Decoder(BlockRecord)
 
 
 class SecretCheck(msgspec.Struct, frozen=True):
@@ -79,22 +78,23 @@ class Registry:
         self.by_age: list[tuple[int, str]] = []
         self.claims: dict[str, str] = {}
         self.cursors: dict[str, Held[CursorRecord]] = {}
-        self.last_use: dict[str, int] = {}
-        self.unsaved_use: set[str] = set()
+        self.blocks: dict[str, Held[BlockRecord]] = {}
+        self.installations = Installations()
+        self.usage = Usage(clock)
         self._secret_check = derive(secret, "check", 16).hex()
         self._clock = clock
-        self._saved_use: dict[str, int] = {}
+        self._owned: dict[str, set[str]] = {}
         self._keys: dict[str, Holder] = {}
         self._ends: dict[str, tuple[int, float]] = {}
         self._subscriptions: dict[str, set[str]] = {}
-        self._installed: dict[str, dict[int, dict[int, int]]] = {}
-        self._installed_in: dict[int, set[str]] = {}
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        self._apply: dict[str, Callable[[Entry], str | None]] = {
+        self._apply: dict[str, Callable[[Entry], Iterable[str]]] = {
             "integration": self._apply_integration,
             SERVICE_KEY: self._apply_service,
             SECRET_KEY: self._apply_secret,
-            "use": self._apply_use,
+            "use": self.usage.apply,
+            "installation": self.installations.apply,
+            "block": self._apply_block,
             "claim": self._apply_claim,
             "cursor": self._apply_cursor,
         }
@@ -105,11 +105,12 @@ class Registry:
         Raises:
             StartError: the store was made with another secret.
         """
-        concerned = set()
+        self.installations.begin()
+        concerned: set[str] = set()
         for entry in entries:
             if entry.kind is Kind.STATE:
-                concerned.add(self._apply[entry.key.partition("/")[0]](entry))
-        return {integration_id for integration_id in concerned if integration_id}
+                concerned.update(self._apply[entry.key.partition("/")[0]](entry))
+        return concerned
 
     def advance(self, through: int) -> None:
         """Say that everything up to a position is in force; those who waited for it go on."""
@@ -150,13 +151,35 @@ class Registry:
         """The names of an integration's subscriptions, in order."""
         return sorted(self._subscriptions.get(integration_id, ()))
 
-    def installed(self, integration_id: str) -> Mapping[int, Mapping[int, int]]:
-        """The guilds that installed an integration, with the scopes each agreed to and since which position."""
-        return self._installed.get(integration_id, {})
+    def owned_by(self, user_id: str) -> list[str]:
+        """The ids of the integrations that a Discord user owns, in order."""
+        return sorted(self._owned.get(user_id, ()))
 
-    def installed_in(self, guild_id: int) -> Iterable[str]:
-        """The integrations that a guild has installed."""
-        return self._installed_in.get(guild_id, ())
+    def is_blocked(self, user_id: str) -> bool:
+        """Whether a Discord user is on the blocklist."""
+        held = self.blocks.get(user_id)
+        return held is not None and held.record.blocked
+
+    def require_open(self, integration_id: str) -> IntegrationRecord:
+        """The record of an integration that may receive events.
+
+        Raises:
+            DeveloperBlocked, IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted: it
+                may not.
+        """
+        record = self.integration(integration_id).record
+        lifecycle.require_open(record)
+        self.require_unblocked(record.owner_user_id)
+        return record
+
+    def require_unblocked(self, user_id: str) -> None:
+        """Check that a developer is not on the blocklist.
+
+        Raises:
+            DeveloperBlocked: they are.
+        """
+        if self.is_blocked(user_id):
+            raise DeveloperBlocked
 
     def authenticate(self, text: str) -> Holder:
         """Whose key this is.
@@ -170,7 +193,7 @@ class Registry:
         if not keys.matches(text, holder.key if holder else None, self.pepper) or holder is None:
             raise KeyUnknown
         self.require_live(holder.key.key_id)
-        self._note_use(holder.key.key_id)
+        self.usage.note_key(holder.key.key_id)
         return holder
 
     def require_live(self, key_id: str) -> KeyRecord:
@@ -205,15 +228,9 @@ class Registry:
 
     def was_used(self, key_id: str) -> bool:
         """Whether a key ever opened the hub."""
-        return key_id in self.last_use
+        return key_id in self.usage.keys
 
-    def _note_use(self, key_id: str) -> None:
-        now = self.last_use[key_id] = self._clock.now()
-        if now - self._saved_use.get(key_id, 0) >= USE_PRECISION:
-            self._saved_use[key_id] = now
-            self.unsaved_use.add(key_id)
-
-    def _apply_integration(self, entry: Entry) -> str:
+    def _apply_integration(self, entry: Entry) -> tuple[str, ...]:
         change = _change.decode(entry.body)
         record = _integration.decode(change.record)
         grants = tuple(grant if grant.position else replace(grant, position=entry.position) for grant in record.grants)
@@ -221,24 +238,34 @@ class Registry:
         before = self.integrations.get(record.integration_id)
         if before is None:
             insort(self.by_age, (record.create_time, record.integration_id))
+        elif before.record.owner_user_id != record.owner_user_id:
+            self._owned[before.record.owner_user_id].discard(record.integration_id)
+        self._owned.setdefault(record.owner_user_id, set()).add(record.integration_id)
         self._index_keys(record.integration_id, before.record.keys if before else (), record.keys)
         self.integrations[record.integration_id] = Held(record, entry.position, change.reason)
-        return record.integration_id
+        return (record.integration_id,)
 
-    def _apply_service(self, entry: Entry) -> None:
+    def _apply_service(self, entry: Entry) -> tuple[str, ...]:
         record = _service.decode(_change.decode(entry.body).record)
         self._index_keys("", self.service.record.keys, record.keys)
         self.service = Held(record, entry.position)
+        return ()
 
-    def _apply_secret(self, entry: Entry) -> None:
+    def _apply_block(self, entry: Entry) -> list[str]:
+        record = _block.decode(_change.decode(entry.body).record)
+        self.blocks[record.user_id] = Held(record, entry.position)
+        return self.owned_by(record.user_id)
+
+    def _apply_secret(self, entry: Entry) -> tuple[str, ...]:
         record = msgspec.json.decode(_change.decode(entry.body).record, type=SecretCheck)
         if record.check != self._secret_check:
             raise StartError(
                 "the hub's secret does not fit this store: its keys and cursors were made with another one; "
                 "set HUB_SECRET to that, or unset it where the store keeps its own"
             )
+        return ()
 
-    def _apply_claim(self, entry: Entry) -> str:
+    def _apply_claim(self, entry: Entry) -> tuple[str, ...]:
         """Whose stream a subscription is; an earlier stream of it has to end. Without a body: it is forgotten."""
         name = entry.key.removeprefix("claim/")
         integration_id, _, subscription_id = name.partition("/")
@@ -248,9 +275,9 @@ class Registry:
         else:
             self.claims.pop(name, None)
             self._subscriptions.get(integration_id, set()).discard(subscription_id)
-        return integration_id
+        return (integration_id,)
 
-    def _apply_cursor(self, entry: Entry) -> None:
+    def _apply_cursor(self, entry: Entry) -> tuple[str, ...]:
         name = entry.key.removeprefix("cursor/")
         integration_id, _, subscription_id = name.partition("/")
         if entry.body:
@@ -258,10 +285,7 @@ class Registry:
             self._subscriptions.setdefault(integration_id, set()).add(subscription_id)
         else:
             self.cursors.pop(name, None)
-
-    def _apply_use(self, entry: Entry) -> None:
-        key_id = entry.key.partition("/")[2]
-        self.last_use[key_id] = max(self.last_use.get(key_id, 0), _use.decode(entry.body).last_use_time)
+        return ()
 
     def _index_keys(self, integration_id: str, before: Iterable[KeyRecord], after: Iterable[KeyRecord]) -> None:
         for key in before:

@@ -34,12 +34,14 @@ class Batch(NamedTuple):
 
     Attributes:
         time: when the last entry of it was accepted, in microseconds; 0 = not known.
+        scopes: those that deliver something of it.
     """
 
     data: bytes
     events: int
     through: int
     time: int
+    scopes: frozenset[int] = frozenset()
 
 
 class Missing(NamedTuple):
@@ -83,7 +85,7 @@ class Feed:
         self._settings = settings
         self._clock = clock
         self._admitted = 0
-        self._index = InterestIndex(registry.installed_in)
+        self._index = InterestIndex(registry.installations.in_guild)
         self._window: list[Item] = []
         self._window_after = registry.through
         self._window_size = 0
@@ -253,7 +255,7 @@ class Feed:
 
 
 def _batch(body: Body, through: int) -> Batch:
-    return Batch(body.data, body.events, through, body.last.entry.time)
+    return Batch(body.data, body.events, through, body.last.entry.time, body.scopes)
 
 
 def _cut(lens: Lens, shown: Sequence[Item], limit: int, end: int, max_bytes: int) -> Batch:

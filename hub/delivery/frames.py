@@ -43,11 +43,12 @@ class Item:
 
 
 class Body(NamedTuple):
-    """Some events of a frame, ready-made: how many there are, and the last of them."""
+    """Some events of a frame, ready-made: how many there are, the last of them, and the scopes that deliver them."""
 
     data: bytes
     events: int
     last: Item
+    scopes: frozenset[int]
 
 
 def position_of(item: Item) -> int:
@@ -63,6 +64,7 @@ def index_after(items: Sequence[Item], position: int) -> int:
 def join(lens: Lens, items: Sequence[Item], max_bytes: int) -> Body:
     """Join the pieces of items that the lens shows, as many as fit into `max_bytes`, and at least one."""
     pieces: list[bytes] = []
+    shapes: set[Shape] = set()
     size = 0
     last = items[0]
     for item in items:
@@ -74,8 +76,10 @@ def join(lens: Lens, items: Sequence[Item], max_bytes: int) -> Body:
         if pieces and size > max_bytes:
             break
         pieces.append(made)
+        shapes.add(shape)
         last = item
-    return Body(b"".join(pieces), len(pieces), last)
+    scopes = frozenset(scope for shape in shapes for scope in shape.used_of(lens.scopes))
+    return Body(b"".join(pieces), len(pieces), last, scopes)
 
 
 def frame(cursor: bytes, body: bytes) -> bytes:

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from hub.clock import Clock
-from hub.control import lifecycle
 from hub.control.registry import Registry
 from hub.delivery.cursor import CursorSeal
 from hub.delivery.feed import Batch, Feed
 from hub.delivery.frames import Interest, frame
-from hub.delivery.views import Look, Narrowing, View
+from hub.delivery.views import Look, Narrowing, View, piece
 from hub.errors import CursorExpired, HubError, SubscriptionNotFound, SubscriptionTakenOver
-from hub.model import Caller
+from hub.model import Caller, Entry
+
+MAX_NOTICES = 20
+"""Test events wait in line only while fewer notices than this do."""
 
 SLOW_WRITE = 1.0
 """Seconds: a write that takes longer halves the next frame."""
@@ -100,7 +102,7 @@ class Surroundings:
 
     def view(self, integration_id: str) -> View:
         """What an integration may see now; made anew when its record or its installations have changed."""
-        held, installed = self.registry.integration(integration_id), self.registry.installed(integration_id)
+        held, installed = self.registry.integration(integration_id), self.registry.installations.agreed(integration_id)
         known = self._views.get(integration_id)
         if known is None or known[0] is not held or known[1] is not installed:
             known = self._views[integration_id] = (held, installed, View(held.record, installed))
@@ -128,6 +130,7 @@ class Stream:
         self.on_stall: Callable[[], None] = lambda: None
         self._around = around
         self._pace = asked.batch
+        self._used: frozenset[int] = frozenset()
         self._notices: list[bytes] = []
         self._ending: HubError | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -185,6 +188,8 @@ class Stream:
         if isinstance(batch, Batch):
             self.position = batch.through
             self._reached = batch.time or self._reached
+            if not batch.scopes <= self._used:
+                self._used |= batch.scopes
             return self._frame(batch.data, batch.time) if batch.events else asyncio.sleep(0)
         if self._silent_for() >= self._patience:
             return self._frame(self._around.notices.heartbeat(self, self.lag, caught_up=batch is None), 0)
@@ -210,6 +215,20 @@ class Stream:
             self._ending = ending
             self._notices = [farewell] if farewell is not None else []
             self.wake()
+
+    def send_test(self, entry: Entry) -> bool:
+        """Show a sample on the stream, if its view shows it and not too many wait already; tells whether it does."""
+        shape = self._interest.lens.shape(entry)
+        if shape is None or self._ending is not None or len(self._notices) >= MAX_NOTICES:
+            return False
+        self._notices.append(piece(entry, shape))
+        self.wake()
+        return True
+
+    def take_used(self) -> frozenset[int]:
+        """The scopes that delivered something since this was last asked."""
+        used, self._used = self._used, frozenset()
+        return used
 
     def wake(self) -> None:
         """Let it look again, if it sleeps."""
@@ -240,7 +259,7 @@ class Stream:
         """
         registry, caller = self._around.registry, self.caller
         registry.require_live(caller.key_id)
-        lifecycle.require_open(registry.integration(caller.integration_id).record)
+        registry.require_open(caller.integration_id)
         claim = registry.claims.get(f"{caller.integration_id}/{self.asked.subscription_id}")
         if claim is None:
             raise SubscriptionNotFound("the subscription was deleted")

@@ -15,7 +15,6 @@ import msgspec
 from hub import scopes as table
 from hub.clock import Clock
 from hub.config import Settings
-from hub.control import lifecycle
 from hub.control.registry import Registry
 from hub.delivery.cursor import CursorSeal
 from hub.delivery.feed import Feed
@@ -73,6 +72,7 @@ class Streams:
                 stream.begin()
                 yield stream
             finally:
+                self.around.registry.usage.note_stream(caller.integration_id, stream.take_used())
                 stream.close()
                 self._open[caller.integration_id].discard(stream)
 
@@ -86,6 +86,17 @@ class Streams:
         for integration_id in integration_ids:
             for stream in list(self._open.get(integration_id, ())):
                 stream.refresh()
+
+    def send_test(self, integration_id: str, entry: Entry) -> int:
+        """Show a sample on the open streams of an integration that may see it; returns how many show it."""
+        return sum(stream.send_test(entry) for stream in list(self._open.get(integration_id, ())))
+
+    def note_usage(self) -> None:
+        """Note which integrations have a stream, and by which scopes something was delivered to it."""
+        for integration_id, streams in self._open.items():
+            if streams:
+                used = frozenset[int]().union(*(stream.take_used() for stream in streams))
+                self.around.registry.usage.note_stream(integration_id, used)
 
     async def watch(self) -> None:
         """Drop streams whose reader takes nothing, for as long as the hub runs."""
@@ -111,8 +122,7 @@ class Streams:
 
     def _require_permission(self, caller: Caller, asked: Subscription) -> None:
         self._require_service()
-        record = self.around.registry.integration(caller.integration_id).record
-        lifecycle.require_open(record)
+        record = self.around.registry.require_open(caller.integration_id)
         missing = asked.narrowing.scopes - {grant.scope for grant in record.grants}
         if missing:
             names = table.names_of(missing)

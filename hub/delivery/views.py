@@ -36,6 +36,12 @@ class Shape(NamedTuple):
     event_type: int
     withheld: frozenset[str]
 
+    def used_of(self, scopes: frozenset[int]) -> frozenset[int]:
+        """Which of these scopes deliver something of such an event: the event itself, or a field of it."""
+        payload = table.PAYLOADS[self.event_type]
+        shown = {scope for name, scope in payload.requires.items() if name not in self.withheld}
+        return scopes & (payload.delivered_to | shown)
+
 
 Installed = Mapping[int, Mapping[int, int]]
 """For each guild that installed an integration: the scopes it agreed to, and the position from which each counts."""
@@ -74,13 +80,15 @@ class Lens:
         if self.shard is not None and (guild >> 22) % self.shard[1] != self.shard[0]:
             return None
         if self.installed is not None:
-            return self._agreed_shape(entry, self.installed)
+            return shapes_of(self.counting(entry)).get(entry.event_type)
         return shape
 
-    def _agreed_shape(self, entry: Entry, installed: Installed) -> Shape | None:
-        agreed = installed.get(entry.guild_id, {})
-        counting = frozenset(s for s in self.scopes if agreed.get(s, math.inf) < entry.position)
-        return shapes_of(counting).get(entry.event_type)
+    def counting(self, entry: Entry) -> frozenset[int]:
+        """The scopes that count for an event: all of the lens, or those that its guild had agreed to by then."""
+        if self.installed is None:
+            return self.scopes
+        agreed = self.installed.get(entry.guild_id, {})
+        return frozenset(scope for scope in self.scopes if agreed.get(scope, math.inf) < entry.position)
 
 
 @cache
@@ -130,8 +138,19 @@ class View:
         return lens
 
 
+def shown(entry: Entry, shape: Shape) -> event_pb2.Event:
+    """An event as `shape` shows it."""
+    return event_pb2.Event.FromString(shown_bytes(entry, shape))
+
+
 def piece(entry: Entry, shape: Shape) -> bytes:
-    """One event as a ready-made field of a frame, showing what `shape` shows.
+    """One event as a ready-made field of a frame, showing what `shape` shows."""
+    data = shown_bytes(entry, shape)
+    return bytes((_EVENTS_TAG,)) + varint(len(data)) + data
+
+
+def shown_bytes(entry: Entry, shape: Shape) -> bytes:
+    """An event on the wire, as `shape` shows it.
 
     The fields of a serialised message may come in any order (protobuf encoding), so the accept time is put behind what
     is stored; only an event with something to withhold is taken apart.
@@ -144,10 +163,10 @@ def piece(entry: Entry, shape: Shape) -> bytes:
             payload.ClearField(name)
         body = event.SerializeToString()
     time = _timestamp(entry.time)
-    shown = body + bytes((_ACCEPT_TAG, len(time))) + time
+    data = body + bytes((_ACCEPT_TAG, len(time))) + time
     if not _has_occur_time(body):
-        shown += bytes((_OCCUR_TAG, len(time))) + time
-    return bytes((_EVENTS_TAG,)) + varint(len(shown)) + shown
+        data += bytes((_OCCUR_TAG, len(time))) + time
+    return data
 
 
 def _has_occur_time(body: bytes) -> bool:

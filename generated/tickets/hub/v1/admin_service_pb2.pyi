@@ -10,6 +10,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tickets.hub.v1 import event_service_pb2 as _event_service_pb2
 from tickets.hub.v1 import integration_pb2 as _integration_pb2
 from tickets.hub.v1 import permissions_pb2 as _permissions_pb2
@@ -797,22 +798,46 @@ class ListAuditEntriesRequest(_message.Message):
     INTEGRATION_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ACTOR_KEY_ID_FIELD_NUMBER: _builtins.int
+    ACTING_USER_ID_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     integration_id: _builtins.str
     """Only changes of this integration; empty = every change."""
     page_size: _builtins.int
     """How many to list: up to 200, 50 unless given."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the same filter."""
+    actor_key_id: _builtins.str
+    """Only changes made with this key."""
+    acting_user_id: _builtins.str
+    """Only changes that the bot made for this Discord user."""
+    method: _builtins.str
+    """Only changes by this method: "AdminService/SetScopes", or "SetScopes"."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only changes at this time or later."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only changes before this time."""
+
     def __init__(
         self,
         *,
         integration_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        actor_key_id: _builtins.str = ...,
+        acting_user_id: _builtins.str = ...,
+        method: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration_id", b"integration_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_user_id", b"acting_user_id", "actor_key_id", b"actor_key_id", "end_time", b"end_time", "integration_id", b"integration_id", "method", b"method", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -957,3 +982,511 @@ class FieldChange(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FieldChange: _TypeAlias = FieldChange  # noqa: Y015
+
+@_typing.final
+class ApproveIntegrationRequest(_message.Message):
+    """Which integration, which of the scopes that it asked for, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    integration_id: _builtins.str
+    """Which integration."""
+    reason: _builtins.str
+    """Why: up to 500 characters."""
+    etag: _builtins.str
+    """The etag that was read; empty = change it whatever happened in between."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_permissions_pb2.Scope.ValueType]:
+        """Which of the scopes asked for; empty = all of them."""
+
+    def __init__(
+        self,
+        *,
+        integration_id: _builtins.str = ...,
+        scopes: _abc.Iterable[_permissions_pb2.Scope.ValueType] | None = ...,
+        reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "integration_id", b"integration_id", "reason", b"reason", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveIntegrationRequest: _TypeAlias = ApproveIntegrationRequest  # noqa: Y015
+
+@_typing.final
+class ApproveIntegrationResponse(_message.Message):
+    """The integration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def integration(self) -> _integration_pb2.Integration:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        integration: _integration_pb2.Integration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveIntegrationResponse: _TypeAlias = ApproveIntegrationResponse  # noqa: Y015
+
+@_typing.final
+class RejectIntegrationRequest(_message.Message):
+    """Which integration, which of the scopes that it asked for, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    integration_id: _builtins.str
+    """Which integration."""
+    reason: _builtins.str
+    """Why: 1-500 characters. The integration's developer is told."""
+    etag: _builtins.str
+    """The etag that was read; empty = change it whatever happened in between."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_permissions_pb2.Scope.ValueType]:
+        """Which of the scopes asked for; empty = all of them."""
+
+    def __init__(
+        self,
+        *,
+        integration_id: _builtins.str = ...,
+        scopes: _abc.Iterable[_permissions_pb2.Scope.ValueType] | None = ...,
+        reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "integration_id", b"integration_id", "reason", b"reason", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectIntegrationRequest: _TypeAlias = RejectIntegrationRequest  # noqa: Y015
+
+@_typing.final
+class RejectIntegrationResponse(_message.Message):
+    """The integration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def integration(self) -> _integration_pb2.Integration:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        integration: _integration_pb2.Integration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectIntegrationResponse: _TypeAlias = RejectIntegrationResponse  # noqa: Y015
+
+@_typing.final
+class BlockDeveloperRequest(_message.Message):
+    """Who is blocked, on whose word, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The Discord user."""
+    source: _builtins.str
+    """Who says so: "CyberShield"."""
+    reason: _builtins.str
+    """Why: 1-500 characters. The integration's developer is told."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "source", b"source", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockDeveloperRequest: _TypeAlias = BlockDeveloperRequest  # noqa: Y015
+
+@_typing.final
+class BlockDeveloperResponse(_message.Message):
+    """The block."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVELOPER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def developer(self) -> Global___BlockedDeveloper:
+        """Who is blocked."""
+
+    def __init__(
+        self,
+        *,
+        developer: Global___BlockedDeveloper | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["developer", b"developer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["developer", b"developer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockDeveloperResponse: _TypeAlias = BlockDeveloperResponse  # noqa: Y015
+
+@_typing.final
+class BatchBlockDevelopersRequest(_message.Message):
+    """Who is blocked; somebody who is blocked already gets the newer source and reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockDeveloperRequest]:
+        """1-1,000, each user once."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___BlockDeveloperRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchBlockDevelopersRequest: _TypeAlias = BatchBlockDevelopersRequest  # noqa: Y015
+
+@_typing.final
+class BatchBlockDevelopersResponse(_message.Message):
+    """The blocks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVELOPERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def developers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockedDeveloper]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        developers: _abc.Iterable[Global___BlockedDeveloper] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["developers", b"developers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchBlockDevelopersResponse: _TypeAlias = BatchBlockDevelopersResponse  # noqa: Y015
+
+@_typing.final
+class UnblockDeveloperRequest(_message.Message):
+    """Whose block ends, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The Discord user."""
+    reason: _builtins.str
+    """Why: up to 500 characters."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnblockDeveloperRequest: _TypeAlias = UnblockDeveloperRequest  # noqa: Y015
+
+@_typing.final
+class UnblockDeveloperResponse(_message.Message):
+    """It has ended, or there was none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnblockDeveloperResponse: _TypeAlias = UnblockDeveloperResponse  # noqa: Y015
+
+@_typing.final
+class ListBlockedDevelopersRequest(_message.Message):
+    """A page of the blocklist."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many to list: up to 200, 50 unless given."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, with the same filter."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBlockedDevelopersRequest: _TypeAlias = ListBlockedDevelopersRequest  # noqa: Y015
+
+@_typing.final
+class ListBlockedDevelopersResponse(_message.Message):
+    """Who is blocked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVELOPERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Ask with it for the next page; empty = this was the last."""
+    @_builtins.property
+    def developers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockedDeveloper]:
+        """By user id."""
+
+    def __init__(
+        self,
+        *,
+        developers: _abc.Iterable[Global___BlockedDeveloper] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["developers", b"developers", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBlockedDevelopersResponse: _TypeAlias = ListBlockedDevelopersResponse  # noqa: Y015
+
+@_typing.final
+class BlockedDeveloper(_message.Message):
+    """Somebody whose integrations are closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BLOCK_TIME_FIELD_NUMBER: _builtins.int
+    INTEGRATION_IDS_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The Discord user."""
+    source: _builtins.str
+    """Who says so."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def block_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    @_builtins.property
+    def integration_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What they own."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        block_time: _timestamp_pb2.Timestamp | None = ...,
+        integration_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block_time", b"block_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_time", b"block_time", "integration_ids", b"integration_ids", "reason", b"reason", "source", b"source", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockedDeveloper: _TypeAlias = BlockedDeveloper  # noqa: Y015
+
+@_typing.final
+class GetPrivilegeReportRequest(_message.Message):
+    """A page of the report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    integration_id: _builtins.str
+    """Only what concerns this integration; empty = everything."""
+    page_size: _builtins.int
+    """How many to list: up to 200, 50 unless given."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, with the same filter."""
+    def __init__(
+        self,
+        *,
+        integration_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration_id", b"integration_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPrivilegeReportRequest: _TypeAlias = GetPrivilegeReportRequest  # noqa: Y015
+
+@_typing.final
+class GetPrivilegeReportResponse(_message.Message):
+    """What is granted and not needed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Ask with it for the next page; empty = this was the last."""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrivilegeFinding]:
+        """By integration."""
+
+    def __init__(
+        self,
+        *,
+        findings: _abc.Iterable[Global___PrivilegeFinding] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPrivilegeReportResponse: _TypeAlias = GetPrivilegeReportResponse  # noqa: Y015
+
+@_typing.final
+class PrivilegeFinding(_message.Message):
+    """One thing that is granted and not needed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PrivilegeFinding._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: PrivilegeFinding._Kind.ValueType  # 0
+        """Not set."""
+        KIND_GRANT_NEVER_USED: PrivilegeFinding._Kind.ValueType  # 1
+        """A grant that never delivered anything to a stream."""
+        KIND_GRANT_UNUSED: PrivilegeFinding._Kind.ValueType  # 2
+        """A grant that delivered nothing for 30 days."""
+        KIND_KEY_UNUSED: PrivilegeFinding._Kind.ValueType  # 3
+        """A key that never opened the hub, made over 30 days ago, or that did not for 30 days."""
+        KIND_KEY_OLD: PrivilegeFinding._Kind.ValueType  # 4
+        """A key that is older than a year."""
+        KIND_NO_STREAM: PrivilegeFinding._Kind.ValueType  # 5
+        """An ACTIVE integration without a stream for 30 days."""
+        KIND_CONSENT_OUTDATED: PrivilegeFinding._Kind.ValueType  # 6
+        """A guild that agreed to less than is granted now."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What it is."""
+
+    KIND_UNSPECIFIED: PrivilegeFinding.Kind.ValueType  # 0
+    """Not set."""
+    KIND_GRANT_NEVER_USED: PrivilegeFinding.Kind.ValueType  # 1
+    """A grant that never delivered anything to a stream."""
+    KIND_GRANT_UNUSED: PrivilegeFinding.Kind.ValueType  # 2
+    """A grant that delivered nothing for 30 days."""
+    KIND_KEY_UNUSED: PrivilegeFinding.Kind.ValueType  # 3
+    """A key that never opened the hub, made over 30 days ago, or that did not for 30 days."""
+    KIND_KEY_OLD: PrivilegeFinding.Kind.ValueType  # 4
+    """A key that is older than a year."""
+    KIND_NO_STREAM: PrivilegeFinding.Kind.ValueType  # 5
+    """An ACTIVE integration without a stream for 30 days."""
+    KIND_CONSENT_OUTDATED: PrivilegeFinding.Kind.ValueType  # 6
+    """A guild that agreed to less than is granted now."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    GUILD_ID_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    kind: Global___PrivilegeFinding.Kind.ValueType
+    """What it is."""
+    integration_id: _builtins.str
+    """Whose; empty for service keys."""
+    key_id: _builtins.str
+    """Which key, for keys."""
+    guild_id: _builtins.str
+    """Which guild, for consent."""
+    advice: _builtins.str
+    """What to do about it."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_permissions_pb2.Scope.ValueType]:
+        """Which scopes, for grants and consent."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when: of the last use, or of the beginning where there was none."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___PrivilegeFinding.Kind.ValueType = ...,
+        integration_id: _builtins.str = ...,
+        scopes: _abc.Iterable[_permissions_pb2.Scope.ValueType] | None = ...,
+        key_id: _builtins.str = ...,
+        guild_id: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        advice: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "guild_id", b"guild_id", "integration_id", b"integration_id", "key_id", b"key_id", "kind", b"kind", "scopes", b"scopes", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrivilegeFinding: _TypeAlias = PrivilegeFinding  # noqa: Y015

@@ -61,6 +61,16 @@ class AdminServiceStub:
                 request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.UpdateIntegrationRequest.SerializeToString,
                 response_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.UpdateIntegrationResponse.FromString,
                 _registered_method=True)
+        self.ApproveIntegration = channel.unary_unary(
+                '/tickets.hub.v1.AdminService/ApproveIntegration',
+                request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ApproveIntegrationRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ApproveIntegrationResponse.FromString,
+                _registered_method=True)
+        self.RejectIntegration = channel.unary_unary(
+                '/tickets.hub.v1.AdminService/RejectIntegration',
+                request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.RejectIntegrationRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.RejectIntegrationResponse.FromString,
+                _registered_method=True)
         self.SuspendIntegration = channel.unary_unary(
                 '/tickets.hub.v1.AdminService/SuspendIntegration',
                 request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.SuspendIntegrationRequest.SerializeToString,
@@ -100,6 +110,31 @@ class AdminServiceStub:
                 '/tickets.hub.v1.AdminService/CreateServiceKey',
                 request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyRequest.SerializeToString,
                 response_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyResponse.FromString,
+                _registered_method=True)
+        self.BlockDeveloper = channel.unary_unary(
+                '/tickets.hub.v1.AdminService/BlockDeveloper',
+                request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.BlockDeveloperRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.BlockDeveloperResponse.FromString,
+                _registered_method=True)
+        self.BatchBlockDevelopers = channel.unary_unary(
+                '/tickets.hub.v1.AdminService/BatchBlockDevelopers',
+                request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.BatchBlockDevelopersRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.BatchBlockDevelopersResponse.FromString,
+                _registered_method=True)
+        self.UnblockDeveloper = channel.unary_unary(
+                '/tickets.hub.v1.AdminService/UnblockDeveloper',
+                request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.UnblockDeveloperRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.UnblockDeveloperResponse.FromString,
+                _registered_method=True)
+        self.ListBlockedDevelopers = channel.unary_unary(
+                '/tickets.hub.v1.AdminService/ListBlockedDevelopers',
+                request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListBlockedDevelopersRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListBlockedDevelopersResponse.FromString,
+                _registered_method=True)
+        self.GetPrivilegeReport = channel.unary_unary(
+                '/tickets.hub.v1.AdminService/GetPrivilegeReport',
+                request_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.GetPrivilegeReportRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.GetPrivilegeReportResponse.FromString,
                 _registered_method=True)
         self.ListSubscriptions = channel.unary_unary(
                 '/tickets.hub.v1.AdminService/ListSubscriptions',
@@ -146,6 +181,21 @@ class AdminServiceServicer:
 
     def UpdateIntegration(self, request, context):
         """Changes what an integration says of itself, or its guild access; only the fields in the mask (AIP-134).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveIntegration(self, request, context):
+        """Decides for an application, or for more scopes asked for: of a PENDING integration makes an ACTIVE one; of an ACTIVE
+        one it decides requested_scopes only. FAILED_PRECONDITION (STATE_FORBIDS) where nothing is to be decided.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectIntegration(self, request, context):
+        """Decides against an application (it is REJECTED then), or against more scopes asked for by an ACTIVE integration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,6 +260,42 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BlockDeveloper(self, request, context):
+        """Closes and unlists all that a Discord user owns, at once, and refuses their applications, until UnblockDeveloper.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchBlockDevelopers(self, request, context):
+        """Blocks up to 1,000 users in one call, all or none: the import of a blocklist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnblockDeveloper(self, request, context):
+        """Ends a block: all that the user owns is as it was before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBlockedDevelopers(self, request, context):
+        """Lists who is blocked, by user id, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPrivilegeReport(self, request, context):
+        """Tells what is granted and not needed, each with what to do: grants and keys without use, keys that are old, integrations
+        that nobody reads with, guilds that agreed to less than is granted now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSubscriptions(self, request, context):
         """Lists subscriptions: who is connected to this replica, by which key, since when, and how far behind.
         """
@@ -246,6 +332,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.UpdateIntegration,
                     request_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.UpdateIntegrationRequest.FromString,
                     response_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.UpdateIntegrationResponse.SerializeToString,
+            ),
+            'ApproveIntegration': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveIntegration,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ApproveIntegrationRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ApproveIntegrationResponse.SerializeToString,
+            ),
+            'RejectIntegration': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectIntegration,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.RejectIntegrationRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.RejectIntegrationResponse.SerializeToString,
             ),
             'SuspendIntegration': grpc.unary_unary_rpc_method_handler(
                     servicer.SuspendIntegration,
@@ -286,6 +382,31 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CreateServiceKey,
                     request_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyRequest.FromString,
                     response_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyResponse.SerializeToString,
+            ),
+            'BlockDeveloper': grpc.unary_unary_rpc_method_handler(
+                    servicer.BlockDeveloper,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.BlockDeveloperRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.BlockDeveloperResponse.SerializeToString,
+            ),
+            'BatchBlockDevelopers': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchBlockDevelopers,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.BatchBlockDevelopersRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.BatchBlockDevelopersResponse.SerializeToString,
+            ),
+            'UnblockDeveloper': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnblockDeveloper,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.UnblockDeveloperRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.UnblockDeveloperResponse.SerializeToString,
+            ),
+            'ListBlockedDevelopers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBlockedDevelopers,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListBlockedDevelopersRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListBlockedDevelopersResponse.SerializeToString,
+            ),
+            'GetPrivilegeReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPrivilegeReport,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.GetPrivilegeReportRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_admin__service__pb2.GetPrivilegeReportResponse.SerializeToString,
             ),
             'ListSubscriptions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSubscriptions,
@@ -413,6 +534,60 @@ class AdminService:
             '/tickets.hub.v1.AdminService/UpdateIntegration',
             tickets_dot_hub_dot_v1_dot_admin__service__pb2.UpdateIntegrationRequest.SerializeToString,
             tickets_dot_hub_dot_v1_dot_admin__service__pb2.UpdateIntegrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveIntegration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.AdminService/ApproveIntegration',
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.ApproveIntegrationRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.ApproveIntegrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectIntegration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.AdminService/RejectIntegration',
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.RejectIntegrationRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.RejectIntegrationResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -629,6 +804,141 @@ class AdminService:
             '/tickets.hub.v1.AdminService/CreateServiceKey',
             tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyRequest.SerializeToString,
             tickets_dot_hub_dot_v1_dot_admin__service__pb2.CreateServiceKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BlockDeveloper(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.AdminService/BlockDeveloper',
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.BlockDeveloperRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.BlockDeveloperResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchBlockDevelopers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.AdminService/BatchBlockDevelopers',
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.BatchBlockDevelopersRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.BatchBlockDevelopersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnblockDeveloper(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.AdminService/UnblockDeveloper',
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.UnblockDeveloperRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.UnblockDeveloperResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBlockedDevelopers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.AdminService/ListBlockedDevelopers',
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListBlockedDevelopersRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.ListBlockedDevelopersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPrivilegeReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.AdminService/GetPrivilegeReport',
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.GetPrivilegeReportRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_admin__service__pb2.GetPrivilegeReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

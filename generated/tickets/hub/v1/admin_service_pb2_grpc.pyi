@@ -48,6 +48,12 @@ class AdminServiceStub:
     """Lists integrations by their time of creation, a page at a time (AIP-158)."""
     UpdateIntegration: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateIntegrationRequest, _admin_service_pb2.UpdateIntegrationResponse]
     """Changes what an integration says of itself, or its guild access; only the fields in the mask (AIP-134)."""
+    ApproveIntegration: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ApproveIntegrationRequest, _admin_service_pb2.ApproveIntegrationResponse]
+    """Decides for an application, or for more scopes asked for: of a PENDING integration makes an ACTIVE one; of an ACTIVE
+    one it decides requested_scopes only. FAILED_PRECONDITION (STATE_FORBIDS) where nothing is to be decided.
+    """
+    RejectIntegration: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RejectIntegrationRequest, _admin_service_pb2.RejectIntegrationResponse]
+    """Decides against an application (it is REJECTED then), or against more scopes asked for by an ACTIVE integration."""
     SuspendIntegration: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SuspendIntegrationRequest, _admin_service_pb2.SuspendIntegrationResponse]
     """Closes an ACTIVE integration for now: its streams end. What happens meanwhile is delivered after ResumeIntegration."""
     ResumeIntegration: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeIntegrationRequest, _admin_service_pb2.ResumeIntegrationResponse]
@@ -70,6 +76,18 @@ class AdminServiceStub:
     """Lists the keys of an integration, or the service keys; never a secret."""
     CreateServiceKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateServiceKeyRequest, _admin_service_pb2.CreateServiceKeyResponse]
     """Makes a key for a bot or an admin; its secret is in this reply alone."""
+    BlockDeveloper: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.BlockDeveloperRequest, _admin_service_pb2.BlockDeveloperResponse]
+    """Closes and unlists all that a Discord user owns, at once, and refuses their applications, until UnblockDeveloper."""
+    BatchBlockDevelopers: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.BatchBlockDevelopersRequest, _admin_service_pb2.BatchBlockDevelopersResponse]
+    """Blocks up to 1,000 users in one call, all or none: the import of a blocklist."""
+    UnblockDeveloper: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UnblockDeveloperRequest, _admin_service_pb2.UnblockDeveloperResponse]
+    """Ends a block: all that the user owns is as it was before."""
+    ListBlockedDevelopers: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListBlockedDevelopersRequest, _admin_service_pb2.ListBlockedDevelopersResponse]
+    """Lists who is blocked, by user id, a page at a time."""
+    GetPrivilegeReport: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetPrivilegeReportRequest, _admin_service_pb2.GetPrivilegeReportResponse]
+    """Tells what is granted and not needed, each with what to do: grants and keys without use, keys that are old, integrations
+    that nobody reads with, guilds that agreed to less than is granted now.
+    """
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListSubscriptionsRequest, _admin_service_pb2.ListSubscriptionsResponse]
     """Lists subscriptions: who is connected to this replica, by which key, since when, and how far behind."""
     ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListAuditEntriesRequest, _admin_service_pb2.ListAuditEntriesResponse]
@@ -95,6 +113,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Lists integrations by their time of creation, a page at a time (AIP-158)."""
     UpdateIntegration: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateIntegrationRequest, _admin_service_pb2.UpdateIntegrationResponse]  # type: ignore[assignment]
     """Changes what an integration says of itself, or its guild access; only the fields in the mask (AIP-134)."""
+    ApproveIntegration: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ApproveIntegrationRequest, _admin_service_pb2.ApproveIntegrationResponse]  # type: ignore[assignment]
+    """Decides for an application, or for more scopes asked for: of a PENDING integration makes an ACTIVE one; of an ACTIVE
+    one it decides requested_scopes only. FAILED_PRECONDITION (STATE_FORBIDS) where nothing is to be decided.
+    """
+    RejectIntegration: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RejectIntegrationRequest, _admin_service_pb2.RejectIntegrationResponse]  # type: ignore[assignment]
+    """Decides against an application (it is REJECTED then), or against more scopes asked for by an ACTIVE integration."""
     SuspendIntegration: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SuspendIntegrationRequest, _admin_service_pb2.SuspendIntegrationResponse]  # type: ignore[assignment]
     """Closes an ACTIVE integration for now: its streams end. What happens meanwhile is delivered after ResumeIntegration."""
     ResumeIntegration: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeIntegrationRequest, _admin_service_pb2.ResumeIntegrationResponse]  # type: ignore[assignment]
@@ -117,6 +141,18 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Lists the keys of an integration, or the service keys; never a secret."""
     CreateServiceKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateServiceKeyRequest, _admin_service_pb2.CreateServiceKeyResponse]  # type: ignore[assignment]
     """Makes a key for a bot or an admin; its secret is in this reply alone."""
+    BlockDeveloper: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.BlockDeveloperRequest, _admin_service_pb2.BlockDeveloperResponse]  # type: ignore[assignment]
+    """Closes and unlists all that a Discord user owns, at once, and refuses their applications, until UnblockDeveloper."""
+    BatchBlockDevelopers: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.BatchBlockDevelopersRequest, _admin_service_pb2.BatchBlockDevelopersResponse]  # type: ignore[assignment]
+    """Blocks up to 1,000 users in one call, all or none: the import of a blocklist."""
+    UnblockDeveloper: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UnblockDeveloperRequest, _admin_service_pb2.UnblockDeveloperResponse]  # type: ignore[assignment]
+    """Ends a block: all that the user owns is as it was before."""
+    ListBlockedDevelopers: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListBlockedDevelopersRequest, _admin_service_pb2.ListBlockedDevelopersResponse]  # type: ignore[assignment]
+    """Lists who is blocked, by user id, a page at a time."""
+    GetPrivilegeReport: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetPrivilegeReportRequest, _admin_service_pb2.GetPrivilegeReportResponse]  # type: ignore[assignment]
+    """Tells what is granted and not needed, each with what to do: grants and keys without use, keys that are old, integrations
+    that nobody reads with, guilds that agreed to less than is granted now.
+    """
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListSubscriptionsRequest, _admin_service_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
     """Lists subscriptions: who is connected to this replica, by which key, since when, and how far behind."""
     ListAuditEntries: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListAuditEntriesRequest, _admin_service_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
@@ -163,6 +199,24 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.UpdateIntegrationResponse, _abc.Awaitable[_admin_service_pb2.UpdateIntegrationResponse]]:
         """Changes what an integration says of itself, or its guild access; only the fields in the mask (AIP-134)."""
+
+    @_abc_1.abstractmethod
+    def ApproveIntegration(
+        self,
+        request: _admin_service_pb2.ApproveIntegrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ApproveIntegrationResponse, _abc.Awaitable[_admin_service_pb2.ApproveIntegrationResponse]]:
+        """Decides for an application, or for more scopes asked for: of a PENDING integration makes an ACTIVE one; of an ACTIVE
+        one it decides requested_scopes only. FAILED_PRECONDITION (STATE_FORBIDS) where nothing is to be decided.
+        """
+
+    @_abc_1.abstractmethod
+    def RejectIntegration(
+        self,
+        request: _admin_service_pb2.RejectIntegrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RejectIntegrationResponse, _abc.Awaitable[_admin_service_pb2.RejectIntegrationResponse]]:
+        """Decides against an application (it is REJECTED then), or against more scopes asked for by an ACTIVE integration."""
 
     @_abc_1.abstractmethod
     def SuspendIntegration(
@@ -233,6 +287,48 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.CreateServiceKeyResponse, _abc.Awaitable[_admin_service_pb2.CreateServiceKeyResponse]]:
         """Makes a key for a bot or an admin; its secret is in this reply alone."""
+
+    @_abc_1.abstractmethod
+    def BlockDeveloper(
+        self,
+        request: _admin_service_pb2.BlockDeveloperRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.BlockDeveloperResponse, _abc.Awaitable[_admin_service_pb2.BlockDeveloperResponse]]:
+        """Closes and unlists all that a Discord user owns, at once, and refuses their applications, until UnblockDeveloper."""
+
+    @_abc_1.abstractmethod
+    def BatchBlockDevelopers(
+        self,
+        request: _admin_service_pb2.BatchBlockDevelopersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.BatchBlockDevelopersResponse, _abc.Awaitable[_admin_service_pb2.BatchBlockDevelopersResponse]]:
+        """Blocks up to 1,000 users in one call, all or none: the import of a blocklist."""
+
+    @_abc_1.abstractmethod
+    def UnblockDeveloper(
+        self,
+        request: _admin_service_pb2.UnblockDeveloperRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.UnblockDeveloperResponse, _abc.Awaitable[_admin_service_pb2.UnblockDeveloperResponse]]:
+        """Ends a block: all that the user owns is as it was before."""
+
+    @_abc_1.abstractmethod
+    def ListBlockedDevelopers(
+        self,
+        request: _admin_service_pb2.ListBlockedDevelopersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListBlockedDevelopersResponse, _abc.Awaitable[_admin_service_pb2.ListBlockedDevelopersResponse]]:
+        """Lists who is blocked, by user id, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def GetPrivilegeReport(
+        self,
+        request: _admin_service_pb2.GetPrivilegeReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetPrivilegeReportResponse, _abc.Awaitable[_admin_service_pb2.GetPrivilegeReportResponse]]:
+        """Tells what is granted and not needed, each with what to do: grants and keys without use, keys that are old, integrations
+        that nobody reads with, guilds that agreed to less than is granted now.
+        """
 
     @_abc_1.abstractmethod
     def ListSubscriptions(

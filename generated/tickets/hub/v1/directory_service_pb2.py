@@ -22,24 +22,108 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tickets.hub.v1 import integration_pb2 as tickets_dot_hub_dot_v1_dot_integration__pb2
 from tickets.hub.v1 import permissions_pb2 as tickets_dot_hub_dot_v1_dot_permissions__pb2
+from tickets.hub.v1 import rules_pb2 as tickets_dot_hub_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tickets/hub/v1/directory_service.proto\x12\x0etickets.hub.v1\x1a tickets/hub/v1/permissions.proto\"\x13\n\x11ListScopesRequest\"F\n\x12ListScopesResponse\x12\x30\n\x06scopes\x18\x01 \x03(\x0b\x32 .tickets.hub.v1.ScopeDescription\"\xab\x01\n\x10ScopeDescription\x12$\n\x05scope\x18\x01 \x01(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x05level\x18\x03 \x01(\x0e\x32 .tickets.hub.v1.SensitivityLevel\x12\r\n\x05title\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x0e\n\x06\x66ields\x18\x06 \x03(\t2u\n\x10\x44irectoryService\x12\x61\n\nListScopes\x12!.tickets.hub.v1.ListScopesRequest\x1a\".tickets.hub.v1.ListScopesResponse\"\x0c\x90\x02\x01\xca\xf3\x18\x05\n\x03\x01\x02\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tickets/hub/v1/directory_service.proto\x12\x0etickets.hub.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tickets/hub/v1/integration.proto\x1a tickets/hub/v1/permissions.proto\x1a\x1atickets/hub/v1/rules.proto\"\x13\n\x11ListScopesRequest\"F\n\x12ListScopesResponse\x12\x30\n\x06scopes\x18\x01 \x03(\x0b\x32 .tickets.hub.v1.ScopeDescription\"\xab\x01\n\x10ScopeDescription\x12$\n\x05scope\x18\x01 \x01(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x05level\x18\x03 \x01(\x0e\x32 .tickets.hub.v1.SensitivityLevel\x12\r\n\x05title\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x0e\n\x06\x66ields\x18\x06 \x03(\t\"\xa7\x01\n\x17\x46indIntegrationsRequest\x12\x16\n\x05query\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12:\n\x06scopes\x18\x04 \x03(\x0e\x32\x15.tickets.hub.v1.ScopeB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\"i\n\x18\x46indIntegrationsResponse\x12\x34\n\x0cintegrations\x18\x01 \x03(\x0b\x32\x1e.tickets.hub.v1.DirectoryEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa4\x03\n\x0e\x44irectoryEntry\x12\x16\n\x0eintegration_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x19\n\x11\x64ocumentation_url\x18\x04 \x01(\t\x12\x13\n\x0bsupport_url\x18\x05 \x01(\t\x12%\n\x06scopes\x18\x06 \x03(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x37\n\rhighest_level\x18\x07 \x01(\x0e\x32 .tickets.hub.v1.SensitivityLevel\x12\x0e\n\x06\x66ields\x18\x08 \x03(\t\x12/\n\x0b\x61\x63tive_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12scopes_change_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bguild_count\x18\x0b \x01(\x05\x12\x31\n\x0cguild_access\x18\x0c \x01(\x0e\x32\x1b.tickets.hub.v1.GuildAccess\"\xff\x02\n\x18SubmitApplicationRequest\x12#\n\x0c\x64isplay_name\x18\x01 \x01(\tB\r\xbaH\nr\x08\x10\x01\x18P\xf0\xf3\x18\x01\x12#\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x0e\xbaH\x0br\t\x10\x01\x18\xe8\x07\xf0\xf3\x18\x01\x12 \n\rowner_user_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01\x12$\n\x11\x64ocumentation_url\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xd8\xf3\x18\x01\x12\x1e\n\x0bsupport_url\x18\x05 \x01(\tB\t\xbaH\x06r\x04\xd8\xf3\x18\x01\x12\"\n\x0c\x65ndpoint_url\x18\x06 \x01(\tB\x0c\xbaH\tr\x04\xd8\xf3\x18\x01\xd8\x01\x01\x12;\n\x0cguild_access\x18\x07 \x01(\x0e\x32\x1b.tickets.hub.v1.GuildAccessB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x38\n\x06scopes\x18\x08 \x03(\x0b\x32\x1c.tickets.hub.v1.ScopeRequestB\n\xbaH\x07\x92\x01\x04\x08\x01\x10@\x12\x16\n\x0erules_accepted\x18\t \x01(\x08\"M\n\x19SubmitApplicationResponse\x12\x30\n\x0bintegration\x18\x01 \x01(\x0b\x32\x1b.tickets.hub.v1.Integration\"\xc1\x01\n\x19InstallIntegrationRequest\x12!\n\x0eintegration_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xf3\x18\x01\x12\x1b\n\x08guild_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01\x12!\n\x0e\x61\x63ting_user_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01\x12\x41\n\ragreed_scopes\x18\x04 \x03(\x0e\x32\x15.tickets.hub.v1.ScopeB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\"P\n\x1aInstallIntegrationResponse\x12\x32\n\x0cinstallation\x18\x01 \x01(\x0b\x32\x1c.tickets.hub.v1.Installation\"\x80\x01\n\x1bUninstallIntegrationRequest\x12!\n\x0eintegration_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xf3\x18\x01\x12\x1b\n\x08guild_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01\x12!\n\x0e\x61\x63ting_user_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01\"\x1e\n\x1cUninstallIntegrationResponse\"\x9a\x01\n\x18ListInstallationsRequest\x12$\n\x0eintegration_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xe0\xf3\x18\x01\xd8\x01\x01\x12\x1e\n\x08guild_id\x18\x02 \x01(\tB\x0c\xbaH\tr\x04\xc8\xf3\x18\x01\xd8\x01\x01\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"i\n\x19ListInstallationsResponse\x12\x33\n\rinstallations\x18\x01 \x03(\x0b\x32\x1c.tickets.hub.v1.Installation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe0\x01\n\x0cInstallation\x12\x16\n\x0eintegration_id\x18\x01 \x01(\t\x12\x10\n\x08guild_id\x18\x02 \x01(\t\x12,\n\ragreed_scopes\x18\x03 \x03(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x16\n\x0e\x61\x63ting_user_id\x18\x04 \x01(\t\x12\x30\n\x0cinstall_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nagree_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xc6\x05\n\x10\x44irectoryService\x12\x61\n\nListScopes\x12!.tickets.hub.v1.ListScopesRequest\x1a\".tickets.hub.v1.ListScopesResponse\"\x0c\x90\x02\x01\xca\xf3\x18\x05\n\x03\x01\x02\x03\x12s\n\x10\x46indIntegrations\x12\'.tickets.hub.v1.FindIntegrationsRequest\x1a(.tickets.hub.v1.FindIntegrationsResponse\"\x0c\x90\x02\x01\xca\xf3\x18\x05\n\x03\x01\x02\x03\x12r\n\x11SubmitApplication\x12(.tickets.hub.v1.SubmitApplicationRequest\x1a).tickets.hub.v1.SubmitApplicationResponse\"\x08\xca\xf3\x18\x04\n\x02\x01\x03\x12t\n\x12InstallIntegration\x12).tickets.hub.v1.InstallIntegrationRequest\x1a*.tickets.hub.v1.InstallIntegrationResponse\"\x07\xca\xf3\x18\x03\n\x01\x01\x12z\n\x14UninstallIntegration\x12+.tickets.hub.v1.UninstallIntegrationRequest\x1a,.tickets.hub.v1.UninstallIntegrationResponse\"\x07\xca\xf3\x18\x03\n\x01\x01\x12t\n\x11ListInstallations\x12(.tickets.hub.v1.ListInstallationsRequest\x1a).tickets.hub.v1.ListInstallationsResponse\"\n\x90\x02\x01\xca\xf3\x18\x03\n\x01\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tickets.hub.v1.directory_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_FINDINTEGRATIONSREQUEST'].fields_by_name['query']._loaded_options = None
+  _globals['_FINDINTEGRATIONSREQUEST'].fields_by_name['query']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_FINDINTEGRATIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_FINDINTEGRATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_FINDINTEGRATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_FINDINTEGRATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004'
+  _globals['_FINDINTEGRATIONSREQUEST'].fields_by_name['scopes']._loaded_options = None
+  _globals['_FINDINTEGRATIONSREQUEST'].fields_by_name['scopes']._serialized_options = b'\272H\020\222\001\r\020@\030\001\"\007\202\001\004\020\001 \000'
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['display_name']._loaded_options = None
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['display_name']._serialized_options = b'\272H\nr\010\020\001\030P\360\363\030\001'
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['description']._loaded_options = None
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['description']._serialized_options = b'\272H\013r\t\020\001\030\350\007\360\363\030\001'
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['owner_user_id']._loaded_options = None
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['owner_user_id']._serialized_options = b'\272H\006r\004\310\363\030\001'
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['documentation_url']._loaded_options = None
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['documentation_url']._serialized_options = b'\272H\006r\004\330\363\030\001'
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['support_url']._loaded_options = None
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['support_url']._serialized_options = b'\272H\006r\004\330\363\030\001'
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['endpoint_url']._loaded_options = None
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['endpoint_url']._serialized_options = b'\272H\tr\004\330\363\030\001\330\001\001'
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['guild_access']._loaded_options = None
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['guild_access']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['scopes']._loaded_options = None
+  _globals['_SUBMITAPPLICATIONREQUEST'].fields_by_name['scopes']._serialized_options = b'\272H\007\222\001\004\010\001\020@'
+  _globals['_INSTALLINTEGRATIONREQUEST'].fields_by_name['integration_id']._loaded_options = None
+  _globals['_INSTALLINTEGRATIONREQUEST'].fields_by_name['integration_id']._serialized_options = b'\272H\006r\004\340\363\030\001'
+  _globals['_INSTALLINTEGRATIONREQUEST'].fields_by_name['guild_id']._loaded_options = None
+  _globals['_INSTALLINTEGRATIONREQUEST'].fields_by_name['guild_id']._serialized_options = b'\272H\006r\004\310\363\030\001'
+  _globals['_INSTALLINTEGRATIONREQUEST'].fields_by_name['acting_user_id']._loaded_options = None
+  _globals['_INSTALLINTEGRATIONREQUEST'].fields_by_name['acting_user_id']._serialized_options = b'\272H\006r\004\310\363\030\001'
+  _globals['_INSTALLINTEGRATIONREQUEST'].fields_by_name['agreed_scopes']._loaded_options = None
+  _globals['_INSTALLINTEGRATIONREQUEST'].fields_by_name['agreed_scopes']._serialized_options = b'\272H\020\222\001\r\020@\030\001\"\007\202\001\004\020\001 \000'
+  _globals['_UNINSTALLINTEGRATIONREQUEST'].fields_by_name['integration_id']._loaded_options = None
+  _globals['_UNINSTALLINTEGRATIONREQUEST'].fields_by_name['integration_id']._serialized_options = b'\272H\006r\004\340\363\030\001'
+  _globals['_UNINSTALLINTEGRATIONREQUEST'].fields_by_name['guild_id']._loaded_options = None
+  _globals['_UNINSTALLINTEGRATIONREQUEST'].fields_by_name['guild_id']._serialized_options = b'\272H\006r\004\310\363\030\001'
+  _globals['_UNINSTALLINTEGRATIONREQUEST'].fields_by_name['acting_user_id']._loaded_options = None
+  _globals['_UNINSTALLINTEGRATIONREQUEST'].fields_by_name['acting_user_id']._serialized_options = b'\272H\006r\004\310\363\030\001'
+  _globals['_LISTINSTALLATIONSREQUEST'].fields_by_name['integration_id']._loaded_options = None
+  _globals['_LISTINSTALLATIONSREQUEST'].fields_by_name['integration_id']._serialized_options = b'\272H\tr\004\340\363\030\001\330\001\001'
+  _globals['_LISTINSTALLATIONSREQUEST'].fields_by_name['guild_id']._loaded_options = None
+  _globals['_LISTINSTALLATIONSREQUEST'].fields_by_name['guild_id']._serialized_options = b'\272H\tr\004\310\363\030\001\330\001\001'
+  _globals['_LISTINSTALLATIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTINSTALLATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTINSTALLATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTINSTALLATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_DIRECTORYSERVICE'].methods_by_name['ListScopes']._loaded_options = None
   _globals['_DIRECTORYSERVICE'].methods_by_name['ListScopes']._serialized_options = b'\220\002\001\312\363\030\005\n\003\001\002\003'
-  _globals['_LISTSCOPESREQUEST']._serialized_start=92
-  _globals['_LISTSCOPESREQUEST']._serialized_end=111
-  _globals['_LISTSCOPESRESPONSE']._serialized_start=113
-  _globals['_LISTSCOPESRESPONSE']._serialized_end=183
-  _globals['_SCOPEDESCRIPTION']._serialized_start=186
-  _globals['_SCOPEDESCRIPTION']._serialized_end=357
-  _globals['_DIRECTORYSERVICE']._serialized_start=359
-  _globals['_DIRECTORYSERVICE']._serialized_end=476
+  _globals['_DIRECTORYSERVICE'].methods_by_name['FindIntegrations']._loaded_options = None
+  _globals['_DIRECTORYSERVICE'].methods_by_name['FindIntegrations']._serialized_options = b'\220\002\001\312\363\030\005\n\003\001\002\003'
+  _globals['_DIRECTORYSERVICE'].methods_by_name['SubmitApplication']._loaded_options = None
+  _globals['_DIRECTORYSERVICE'].methods_by_name['SubmitApplication']._serialized_options = b'\312\363\030\004\n\002\001\003'
+  _globals['_DIRECTORYSERVICE'].methods_by_name['InstallIntegration']._loaded_options = None
+  _globals['_DIRECTORYSERVICE'].methods_by_name['InstallIntegration']._serialized_options = b'\312\363\030\003\n\001\001'
+  _globals['_DIRECTORYSERVICE'].methods_by_name['UninstallIntegration']._loaded_options = None
+  _globals['_DIRECTORYSERVICE'].methods_by_name['UninstallIntegration']._serialized_options = b'\312\363\030\003\n\001\001'
+  _globals['_DIRECTORYSERVICE'].methods_by_name['ListInstallations']._loaded_options = None
+  _globals['_DIRECTORYSERVICE'].methods_by_name['ListInstallations']._serialized_options = b'\220\002\001\312\363\030\003\n\001\001'
+  _globals['_LISTSCOPESREQUEST']._serialized_start=216
+  _globals['_LISTSCOPESREQUEST']._serialized_end=235
+  _globals['_LISTSCOPESRESPONSE']._serialized_start=237
+  _globals['_LISTSCOPESRESPONSE']._serialized_end=307
+  _globals['_SCOPEDESCRIPTION']._serialized_start=310
+  _globals['_SCOPEDESCRIPTION']._serialized_end=481
+  _globals['_FINDINTEGRATIONSREQUEST']._serialized_start=484
+  _globals['_FINDINTEGRATIONSREQUEST']._serialized_end=651
+  _globals['_FINDINTEGRATIONSRESPONSE']._serialized_start=653
+  _globals['_FINDINTEGRATIONSRESPONSE']._serialized_end=758
+  _globals['_DIRECTORYENTRY']._serialized_start=761
+  _globals['_DIRECTORYENTRY']._serialized_end=1181
+  _globals['_SUBMITAPPLICATIONREQUEST']._serialized_start=1184
+  _globals['_SUBMITAPPLICATIONREQUEST']._serialized_end=1567
+  _globals['_SUBMITAPPLICATIONRESPONSE']._serialized_start=1569
+  _globals['_SUBMITAPPLICATIONRESPONSE']._serialized_end=1646
+  _globals['_INSTALLINTEGRATIONREQUEST']._serialized_start=1649
+  _globals['_INSTALLINTEGRATIONREQUEST']._serialized_end=1842
+  _globals['_INSTALLINTEGRATIONRESPONSE']._serialized_start=1844
+  _globals['_INSTALLINTEGRATIONRESPONSE']._serialized_end=1924
+  _globals['_UNINSTALLINTEGRATIONREQUEST']._serialized_start=1927
+  _globals['_UNINSTALLINTEGRATIONREQUEST']._serialized_end=2055
+  _globals['_UNINSTALLINTEGRATIONRESPONSE']._serialized_start=2057
+  _globals['_UNINSTALLINTEGRATIONRESPONSE']._serialized_end=2087
+  _globals['_LISTINSTALLATIONSREQUEST']._serialized_start=2090
+  _globals['_LISTINSTALLATIONSREQUEST']._serialized_end=2244
+  _globals['_LISTINSTALLATIONSRESPONSE']._serialized_start=2246
+  _globals['_LISTINSTALLATIONSRESPONSE']._serialized_end=2351
+  _globals['_INSTALLATION']._serialized_start=2354
+  _globals['_INSTALLATION']._serialized_end=2578
+  _globals['_DIRECTORYSERVICE']._serialized_start=2581
+  _globals['_DIRECTORYSERVICE']._serialized_end=3291
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class DirectoryServiceStub:
-    """Tells what integrations may be granted.
+    """Where the people of Discord servers find and install integrations, through the bot, and where developers apply.
+
+    Any method may also fail with UNAUTHENTICATED (KEY_*), PERMISSION_DENIED (ROLE_NOT_ALLOWED), INVALID_ARGUMENT
+    (INVALID_REQUEST), RESOURCE_EXHAUSTED (AUTH_THROTTLED, STORAGE_FULL), UNAVAILABLE (DRAINING, STORAGE_UNAVAILABLE) and
+    INTERNAL.
     """
 
     def __init__(self, channel):
@@ -40,14 +44,81 @@ class DirectoryServiceStub:
                 request_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListScopesRequest.SerializeToString,
                 response_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListScopesResponse.FromString,
                 _registered_method=True)
+        self.FindIntegrations = channel.unary_unary(
+                '/tickets.hub.v1.DirectoryService/FindIntegrations',
+                request_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.FindIntegrationsRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.FindIntegrationsResponse.FromString,
+                _registered_method=True)
+        self.SubmitApplication = channel.unary_unary(
+                '/tickets.hub.v1.DirectoryService/SubmitApplication',
+                request_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.SubmitApplicationRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.SubmitApplicationResponse.FromString,
+                _registered_method=True)
+        self.InstallIntegration = channel.unary_unary(
+                '/tickets.hub.v1.DirectoryService/InstallIntegration',
+                request_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.InstallIntegrationRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.InstallIntegrationResponse.FromString,
+                _registered_method=True)
+        self.UninstallIntegration = channel.unary_unary(
+                '/tickets.hub.v1.DirectoryService/UninstallIntegration',
+                request_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.UninstallIntegrationRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.UninstallIntegrationResponse.FromString,
+                _registered_method=True)
+        self.ListInstallations = channel.unary_unary(
+                '/tickets.hub.v1.DirectoryService/ListInstallations',
+                request_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListInstallationsRequest.SerializeToString,
+                response_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListInstallationsResponse.FromString,
+                _registered_method=True)
 
 
 class DirectoryServiceServicer:
-    """Tells what integrations may be granted.
+    """Where the people of Discord servers find and install integrations, through the bot, and where developers apply.
+
+    Any method may also fail with UNAUTHENTICATED (KEY_*), PERMISSION_DENIED (ROLE_NOT_ALLOWED), INVALID_ARGUMENT
+    (INVALID_REQUEST), RESOURCE_EXHAUSTED (AUTH_THROTTLED, STORAGE_FULL), UNAVAILABLE (DRAINING, STORAGE_UNAVAILABLE) and
+    INTERNAL.
     """
 
     def ListScopes(self, request, context):
         """The permission table, by scope: anyone with a key may read it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindIntegrations(self, request, context):
+        """Searches the integrations that are open, documented and not blocked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitApplication(self, request, context):
+        """Applies for an integration, for a Discord user: PENDING until an admin decides; no key exists before that.
+        FAILED_PRECONDITION (RULES_NOT_MET), PERMISSION_DENIED (DEVELOPER_BLOCKED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InstallIntegration(self, request, context):
+        """Switches an integration on for a guild, for one of its admins, and keeps what was agreed to. Again: agrees anew; a scope
+        that stays keeps its place. NOT_FOUND (INTEGRATION_NOT_FOUND), PERMISSION_DENIED (SCOPE_NOT_GRANTED, INTEGRATION_*,
+        DEVELOPER_BLOCKED), RESOURCE_EXHAUSTED (TOO_MANY_INSTALLATIONS).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UninstallIntegration(self, request, context):
+        """Switches an integration off for a guild; what is off stays off. NOT_FOUND (INTEGRATION_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInstallations(self, request, context):
+        """Lists who installed what, a page at a time: of a guild, of an integration, or both.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +132,31 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     request_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListScopesRequest.FromString,
                     response_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListScopesResponse.SerializeToString,
             ),
+            'FindIntegrations': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindIntegrations,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.FindIntegrationsRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.FindIntegrationsResponse.SerializeToString,
+            ),
+            'SubmitApplication': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitApplication,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.SubmitApplicationRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.SubmitApplicationResponse.SerializeToString,
+            ),
+            'InstallIntegration': grpc.unary_unary_rpc_method_handler(
+                    servicer.InstallIntegration,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.InstallIntegrationRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.InstallIntegrationResponse.SerializeToString,
+            ),
+            'UninstallIntegration': grpc.unary_unary_rpc_method_handler(
+                    servicer.UninstallIntegration,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.UninstallIntegrationRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.UninstallIntegrationResponse.SerializeToString,
+            ),
+            'ListInstallations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInstallations,
+                    request_deserializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListInstallationsRequest.FromString,
+                    response_serializer=tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListInstallationsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tickets.hub.v1.DirectoryService', rpc_method_handlers)
@@ -70,7 +166,11 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DirectoryService:
-    """Tells what integrations may be granted.
+    """Where the people of Discord servers find and install integrations, through the bot, and where developers apply.
+
+    Any method may also fail with UNAUTHENTICATED (KEY_*), PERMISSION_DENIED (ROLE_NOT_ALLOWED), INVALID_ARGUMENT
+    (INVALID_REQUEST), RESOURCE_EXHAUSTED (AUTH_THROTTLED, STORAGE_FULL), UNAVAILABLE (DRAINING, STORAGE_UNAVAILABLE) and
+    INTERNAL.
     """
 
     @staticmethod
@@ -90,6 +190,141 @@ class DirectoryService:
             '/tickets.hub.v1.DirectoryService/ListScopes',
             tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListScopesRequest.SerializeToString,
             tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListScopesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindIntegrations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.DirectoryService/FindIntegrations',
+            tickets_dot_hub_dot_v1_dot_directory__service__pb2.FindIntegrationsRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_directory__service__pb2.FindIntegrationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitApplication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.DirectoryService/SubmitApplication',
+            tickets_dot_hub_dot_v1_dot_directory__service__pb2.SubmitApplicationRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_directory__service__pb2.SubmitApplicationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InstallIntegration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.DirectoryService/InstallIntegration',
+            tickets_dot_hub_dot_v1_dot_directory__service__pb2.InstallIntegrationRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_directory__service__pb2.InstallIntegrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UninstallIntegration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.DirectoryService/UninstallIntegration',
+            tickets_dot_hub_dot_v1_dot_directory__service__pb2.UninstallIntegrationRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_directory__service__pb2.UninstallIntegrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInstallations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tickets.hub.v1.DirectoryService/ListInstallations',
+            tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListInstallationsRequest.SerializeToString,
+            tickets_dot_hub_dot_v1_dot_directory__service__pb2.ListInstallationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

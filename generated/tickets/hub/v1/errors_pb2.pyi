@@ -58,6 +58,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED. The integration's application was rejected."""
     ERROR_REASON_INTEGRATION_DELETED: _ErrorReason.ValueType  # 25
     """PERMISSION_DENIED. The integration was deleted."""
+    ERROR_REASON_DEVELOPER_BLOCKED: _ErrorReason.ValueType  # 26
+    """PERMISSION_DENIED. The developer is on the blocklist: all that they own is closed, and nothing new is taken from them."""
+    ERROR_REASON_NOT_OWNER: _ErrorReason.ValueType  # 27
+    """PERMISSION_DENIED. The Discord user for whom the bot speaks does not own the integration."""
     ERROR_REASON_INTEGRATION_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND. No integration has this id, or it is not the caller's own."""
     ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 31
@@ -94,6 +98,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. More events wait to be stored than the hub takes; google.rpc.RetryInfo says when to try again."""
     ERROR_REASON_AUTH_THROTTLED: _ErrorReason.ValueType  # 83
     """RESOURCE_EXHAUSTED. Too many failed authentications from this address; RetryInfo says when to try again."""
+    ERROR_REASON_TOO_MANY_INSTALLATIONS: _ErrorReason.ValueType  # 85
+    """RESOURCE_EXHAUSTED. As many guilds have installed the integration as may."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 84
     """RESOURCE_EXHAUSTED. The disk is full; nothing of this request was stored."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 90
@@ -142,6 +148,10 @@ ERROR_REASON_INTEGRATION_REJECTED: ErrorReason.ValueType  # 24
 """PERMISSION_DENIED. The integration's application was rejected."""
 ERROR_REASON_INTEGRATION_DELETED: ErrorReason.ValueType  # 25
 """PERMISSION_DENIED. The integration was deleted."""
+ERROR_REASON_DEVELOPER_BLOCKED: ErrorReason.ValueType  # 26
+"""PERMISSION_DENIED. The developer is on the blocklist: all that they own is closed, and nothing new is taken from them."""
+ERROR_REASON_NOT_OWNER: ErrorReason.ValueType  # 27
+"""PERMISSION_DENIED. The Discord user for whom the bot speaks does not own the integration."""
 ERROR_REASON_INTEGRATION_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND. No integration has this id, or it is not the caller's own."""
 ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 31
@@ -178,6 +188,8 @@ ERROR_REASON_EMIT_BACKLOG_FULL: ErrorReason.ValueType  # 82
 """RESOURCE_EXHAUSTED. More events wait to be stored than the hub takes; google.rpc.RetryInfo says when to try again."""
 ERROR_REASON_AUTH_THROTTLED: ErrorReason.ValueType  # 83
 """RESOURCE_EXHAUSTED. Too many failed authentications from this address; RetryInfo says when to try again."""
+ERROR_REASON_TOO_MANY_INSTALLATIONS: ErrorReason.ValueType  # 85
+"""RESOURCE_EXHAUSTED. As many guilds have installed the integration as may."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 84
 """RESOURCE_EXHAUSTED. The disk is full; nothing of this request was stored."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 90

@@ -28,7 +28,7 @@ from tickets.hub.v1 import permissions_pb2 as tickets_dot_hub_dot_v1_dot_permiss
 from tickets.hub.v1 import rules_pb2 as tickets_dot_hub_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atickets/hub/v1/event.proto\x12\x0etickets.hub.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tickets/hub/v1/permissions.proto\x1a\x1atickets/hub/v1/rules.proto\"\xd2\x03\n\x05\x45vent\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xd0\xf3\x18\x01\xd8\x01\x01\x12.\n\noccur_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x08guild_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01\x12\x37\n\x0eticket_created\x18\n \x01(\x0b\x32\x1d.tickets.hub.v1.TicketCreatedH\x00\x12?\n\x12transcript_created\x18\x0b \x01(\x0b\x32!.tickets.hub.v1.TranscriptCreatedH\x00\x12\x33\n\x0c\x64rop_claimed\x18\x0c \x01(\x0b\x32\x1b.tickets.hub.v1.DropClaimedH\x00\x12\x39\n\x0fmember_verified\x18\r \x01(\x0b\x32\x1e.tickets.hub.v1.MemberVerifiedH\x00\x12\x35\n\rticket_closed\x18\x0e \x01(\x0b\x32\x1c.tickets.hub.v1.TicketClosedH\x00\x42\x10\n\x07payload\x12\x05\xbaH\x02\x08\x01\":\n\rTicketCreated\x12\"\n\x0f\x63reator_user_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01:\x05\xca\xf3\x18\x01\x01\">\n\x11TranscriptCreated\x12\"\n\x0f\x63reator_user_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01:\x05\xca\xf3\x18\x01\x02\"M\n\x0b\x44ropClaimed\x12\x1a\n\txp_amount\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1b\n\nunb_amount\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x05\xca\xf3\x18\x01\x03\"I\n\x0eMemberVerified\x12#\n\x07user_id\x18\x01 \x01(\tB\r\xbaH\x06r\x04\xc8\xf3\x18\x01\xc8\xf3\x18\x06H\x00\x88\x01\x01:\x06\xca\xf3\x18\x02\x04\x06\x42\n\n\x08_user_id\"5\n\x0cTicketClosed\x12\x1e\n\rmessage_count\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00:\x05\xca\xf3\x18\x01\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atickets/hub/v1/event.proto\x12\x0etickets.hub.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tickets/hub/v1/permissions.proto\x1a\x1atickets/hub/v1/rules.proto\"\xe0\x03\n\x05\x45vent\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xd0\xf3\x18\x01\xd8\x01\x01\x12.\n\noccur_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x08guild_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01\x12\x0c\n\x04test\x18\x05 \x01(\x08\x12\x37\n\x0eticket_created\x18\n \x01(\x0b\x32\x1d.tickets.hub.v1.TicketCreatedH\x00\x12?\n\x12transcript_created\x18\x0b \x01(\x0b\x32!.tickets.hub.v1.TranscriptCreatedH\x00\x12\x33\n\x0c\x64rop_claimed\x18\x0c \x01(\x0b\x32\x1b.tickets.hub.v1.DropClaimedH\x00\x12\x39\n\x0fmember_verified\x18\r \x01(\x0b\x32\x1e.tickets.hub.v1.MemberVerifiedH\x00\x12\x35\n\rticket_closed\x18\x0e \x01(\x0b\x32\x1c.tickets.hub.v1.TicketClosedH\x00\x42\x10\n\x07payload\x12\x05\xbaH\x02\x08\x01\":\n\rTicketCreated\x12\"\n\x0f\x63reator_user_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01:\x05\xca\xf3\x18\x01\x01\">\n\x11TranscriptCreated\x12\"\n\x0f\x63reator_user_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01:\x05\xca\xf3\x18\x01\x02\"M\n\x0b\x44ropClaimed\x12\x1a\n\txp_amount\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1b\n\nunb_amount\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x05\xca\xf3\x18\x01\x03\"I\n\x0eMemberVerified\x12#\n\x07user_id\x18\x01 \x01(\tB\r\xbaH\x06r\x04\xc8\xf3\x18\x01\xc8\xf3\x18\x06H\x00\x88\x01\x01:\x06\xca\xf3\x18\x02\x04\x06\x42\n\n\x08_user_id\"5\n\x0cTicketClosed\x12\x1e\n\rmessage_count\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00:\x05\xca\xf3\x18\x01\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -64,15 +64,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TICKETCLOSED']._loaded_options = None
   _globals['_TICKETCLOSED']._serialized_options = b'\312\363\030\001\005'
   _globals['_EVENT']._serialized_start=171
-  _globals['_EVENT']._serialized_end=637
-  _globals['_TICKETCREATED']._serialized_start=639
-  _globals['_TICKETCREATED']._serialized_end=697
-  _globals['_TRANSCRIPTCREATED']._serialized_start=699
-  _globals['_TRANSCRIPTCREATED']._serialized_end=761
-  _globals['_DROPCLAIMED']._serialized_start=763
-  _globals['_DROPCLAIMED']._serialized_end=840
-  _globals['_MEMBERVERIFIED']._serialized_start=842
-  _globals['_MEMBERVERIFIED']._serialized_end=915
-  _globals['_TICKETCLOSED']._serialized_start=917
-  _globals['_TICKETCLOSED']._serialized_end=970
+  _globals['_EVENT']._serialized_end=651
+  _globals['_TICKETCREATED']._serialized_start=653
+  _globals['_TICKETCREATED']._serialized_end=711
+  _globals['_TRANSCRIPTCREATED']._serialized_start=713
+  _globals['_TRANSCRIPTCREATED']._serialized_end=775
+  _globals['_DROPCLAIMED']._serialized_start=777
+  _globals['_DROPCLAIMED']._serialized_end=854
+  _globals['_MEMBERVERIFIED']._serialized_start=856
+  _globals['_MEMBERVERIFIED']._serialized_end=929
+  _globals['_TICKETCLOSED']._serialized_start=931
+  _globals['_TICKETCLOSED']._serialized_end=984
 # @@protoc_insertion_point(module_scope)

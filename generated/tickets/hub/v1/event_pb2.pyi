@@ -27,6 +27,7 @@ class Event(_message.Message):
     OCCUR_TIME_FIELD_NUMBER: _builtins.int
     ACCEPT_TIME_FIELD_NUMBER: _builtins.int
     GUILD_ID_FIELD_NUMBER: _builtins.int
+    TEST_FIELD_NUMBER: _builtins.int
     TICKET_CREATED_FIELD_NUMBER: _builtins.int
     TRANSCRIPT_CREATED_FIELD_NUMBER: _builtins.int
     DROP_CLAIMED_FIELD_NUMBER: _builtins.int
@@ -38,6 +39,10 @@ class Event(_message.Message):
     """
     guild_id: _builtins.str
     """The Discord server that it happened in."""
+    test: _builtins.bool
+    """Made by SendTestEvent, for the integration's own streams: nothing has happened. Set by the hub; what an emitter writes
+    here is ignored.
+    """
     @_builtins.property
     def occur_time(self) -> _timestamp_pb2.Timestamp:
         """When it happened, by the bot's clock; the accept time unless given."""
@@ -73,6 +78,7 @@ class Event(_message.Message):
         occur_time: _timestamp_pb2.Timestamp | None = ...,
         accept_time: _timestamp_pb2.Timestamp | None = ...,
         guild_id: _builtins.str = ...,
+        test: _builtins.bool = ...,
         ticket_created: Global___TicketCreated | None = ...,
         transcript_created: Global___TranscriptCreated | None = ...,
         drop_claimed: Global___DropClaimed | None = ...,
@@ -81,7 +87,7 @@ class Event(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "drop_claimed", b"drop_claimed", "member_verified", b"member_verified", "occur_time", b"occur_time", "payload", b"payload", "ticket_closed", b"ticket_closed", "ticket_created", b"ticket_created", "transcript_created", b"transcript_created"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "drop_claimed", b"drop_claimed", "guild_id", b"guild_id", "id", b"id", "member_verified", b"member_verified", "occur_time", b"occur_time", "payload", b"payload", "ticket_closed", b"ticket_closed", "ticket_created", b"ticket_created", "transcript_created", b"transcript_created"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "drop_claimed", b"drop_claimed", "guild_id", b"guild_id", "id", b"id", "member_verified", b"member_verified", "occur_time", b"occur_time", "payload", b"payload", "test", b"test", "ticket_closed", b"ticket_closed", "ticket_created", b"ticket_created", "transcript_created", b"transcript_created"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["ticket_created", "transcript_created", "drop_claimed", "member_verified", "ticket_closed"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015

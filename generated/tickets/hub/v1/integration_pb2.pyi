@@ -130,6 +130,10 @@ class Integration(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     STATE_REASON_FIELD_NUMBER: _builtins.int
+    DEVELOPER_BLOCKED_FIELD_NUMBER: _builtins.int
+    RULES_VERSION_FIELD_NUMBER: _builtins.int
+    ACTIVE_TIME_FIELD_NUMBER: _builtins.int
+    SCOPES_CHANGE_TIME_FIELD_NUMBER: _builtins.int
     integration_id: _builtins.str
     """Given by the hub."""
     display_name: _builtins.str
@@ -152,6 +156,10 @@ class Integration(_message.Message):
     """Changes with every change but key use and installations: send it back to be told of a change in between."""
     state_reason: _builtins.str
     """Why it is in its state, where somebody said so."""
+    developer_blocked: _builtins.bool
+    """Whether its owner is on the blocklist: then it is closed, whatever its state."""
+    rules_version: _builtins.str
+    """Which version of the rules its developer accepted; empty where an admin registered it."""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]:
         """The scopes it has."""
@@ -167,6 +175,14 @@ class Integration(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
+
+    @_builtins.property
+    def active_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it may subscribe."""
+
+    @_builtins.property
+    def scopes_change_time(self) -> _timestamp_pb2.Timestamp:
+        """When its scopes were last changed."""
 
     def __init__(
         self,
@@ -186,10 +202,14 @@ class Integration(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         state_reason: _builtins.str = ...,
+        developer_blocked: _builtins.bool = ...,
+        rules_version: _builtins.str = ...,
+        active_time: _timestamp_pb2.Timestamp | None = ...,
+        scopes_change_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active_time", b"active_time", "create_time", b"create_time", "scopes_change_time", b"scopes_change_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "display_name", b"display_name", "documentation_url", b"documentation_url", "endpoint_url", b"endpoint_url", "etag", b"etag", "grants", b"grants", "guild_access", b"guild_access", "integration_id", b"integration_id", "owner_user_id", b"owner_user_id", "requested_scopes", b"requested_scopes", "state", b"state", "state_reason", b"state_reason", "support_url", b"support_url", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_time", b"active_time", "create_time", b"create_time", "description", b"description", "developer_blocked", b"developer_blocked", "display_name", b"display_name", "documentation_url", b"documentation_url", "endpoint_url", b"endpoint_url", "etag", b"etag", "grants", b"grants", "guild_access", b"guild_access", "integration_id", b"integration_id", "owner_user_id", b"owner_user_id", "requested_scopes", b"requested_scopes", "rules_version", b"rules_version", "scopes_change_time", b"scopes_change_time", "state", b"state", "state_reason", b"state_reason", "support_url", b"support_url", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,177 @@
+"""What admins and developers both do to an integration: create, change, rotate, revoke. Requests in, held records out.
+
+Lives here: what is alike whoever asks. Must not know who may ask (``access.py``, ``developer.py``).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from msgspec.structs import replace
+from tickets.hub.v1 import integration_pb2
+
+from hub.api import convert
+from hub.api.access import check
+from hub.clock import Clock
+from hub.config import Settings
+from hub.control import keys, lifecycle
+from hub.control.changes import Changes
+from hub.control.registry import Held, Registry
+from hub.errors import InvalidRequest
+from hub.model import Caller, IntegrationRecord, KeyRecord, Role, State
+
+PROFILE = ("display_name", "description", "documentation_url", "support_url", "endpoint_url")
+"""What a developer may change."""
+
+UPDATABLE = (*PROFILE, "owner_user_id", "guild_access")
+"""What an admin may change."""
+
+Decide = Callable[[IntegrationRecord], IntegrationRecord]
+
+
+class Profile(Protocol):
+    """What RegisterIntegration and SubmitApplication say of an integration."""
+
+    display_name: str
+    description: str
+    owner_user_id: str
+    documentation_url: str
+    support_url: str
+    endpoint_url: str
+    guild_access: integration_pb2.GuildAccess.ValueType
+
+
+class NewKey(NamedTuple):
+    """A key that was just made: its text is shown once; `held` is the integration with it."""
+
+    text: str
+    record: KeyRecord
+    held: Held[IntegrationRecord]
+
+
+class Commands:
+    """Changes integrations."""
+
+    def __init__(self, registry: Registry, changes: Changes, settings: Settings, clock: Clock) -> None:
+        self._registry = registry
+        self._changes = changes
+        self._settings = settings
+        self._clock = clock
+
+    def record(self, asked: Profile, state: State) -> IntegrationRecord:
+        """A new record of what somebody says of an integration, without scopes and keys."""
+        now = self._clock.now()
+        return IntegrationRecord(
+            integration_id=keys.random_text(keys.ID_LENGTH),
+            display_name=asked.display_name,
+            description=asked.description,
+            owner_user_id=asked.owner_user_id,
+            documentation_url=asked.documentation_url,
+            support_url=asked.support_url,
+            endpoint_url=asked.endpoint_url,
+            guild_access=convert.guild_access(asked.guild_access, self._settings.guild_access),
+            create_time=now,
+            update_time=now,
+            state=state,
+        )
+
+    async def create(self, by: Caller, record: IntegrationRecord) -> Held[IntegrationRecord]:
+        """Add an integration.
+
+        Raises:
+            DeveloperBlocked: its owner is on the blocklist.
+        """
+        self._registry.require_unblocked(record.owner_user_id)
+        return await self._changes.new_integration(by, record)
+
+    async def change(
+        self, by: Caller, integration_id: str, decide: Decide, reason: str = "", etag: str = ""
+    ) -> integration_pb2.Integration:
+        """Change an integration by a decision; returns it as it is now."""
+        held = await self._changes.integration(by, integration_id, decide, reason=reason, expected_etag=etag)
+        return convert.integration(held, self._registry)
+
+    def update(self, new: integration_pb2.Integration, mask: FieldMask, allowed: Sequence[str]) -> Decide:
+        """The decision to take over the fields of a mask.
+
+        Raises:
+            InvalidRequest: the mask names a field that cannot be updated; later, that the result breaks a rule.
+        """
+        names = masked(new, mask, allowed)
+
+        def decide(record: IntegrationRecord) -> IntegrationRecord:
+            lifecycle.require("update", record)
+            merged = convert.integration(Held(record, 0), self._registry)
+            for name in names:
+                setattr(merged, name, getattr(new, name))
+            check(merged, "integration")
+            fields = {name: getattr(merged, name) for name in UPDATABLE}
+            fields["guild_access"] = convert.guild_access(merged.guild_access, self._settings.guild_access)
+            return replace(record, **fields)
+
+        return decide
+
+    async def rotate(
+        self, by: Caller, integration_id: str, overlap: Duration | None, reason: str = "", etag: str = ""
+    ) -> NewKey:
+        """Make a new key; the earlier ones end after the overlap (None: the default)."""
+        minted = keys.mint(Role.INTEGRATION, self._registry.pepper, self._clock.now())
+        seconds = self._settings.key_overlap if overlap is None else convert.seconds(overlap)
+
+        def decide(record: IntegrationRecord) -> IntegrationRecord:
+            lifecycle.require("rotate_key", record)
+            rotated = keys.rotate(
+                record.keys,
+                minted.record,
+                round(seconds * convert.MICROS),
+                self._clock.now(),
+                is_live=self._registry.is_live,
+                was_used=self._registry.was_used,
+                max_live=self._settings.max_live_keys,
+            )
+            return replace(record, keys=rotated)
+
+        held = await self._changes.integration(by, integration_id, decide, reason=reason, expected_etag=etag)
+        return NewKey(minted.text, minted.record, held)
+
+    async def revoke(
+        self, by: Caller, integration_id: str, key_id: str, reason: str = "", etag: str = ""
+    ) -> integration_pb2.Key:
+        """End a key at once."""
+        held = await self._changes.integration(
+            by,
+            integration_id,
+            lambda record: replace(record, keys=self.without(record.keys, key_id)),
+            reason=reason,
+            expected_etag=etag,
+        )
+        return self.key(next(key for key in held.record.keys if key.key_id == key_id))
+
+    def without(self, held: tuple[KeyRecord, ...], key_id: str) -> tuple[KeyRecord, ...]:
+        """Some keys, of which one has ended."""
+        return keys.revoke(held, key_id, self._clock.now(), is_live=self._registry.is_live)
+
+    def key(self, record: KeyRecord, text: str = "") -> integration_pb2.Key:
+        """A key for a reply; with its text only in the one that made it."""
+        return convert.key(record, self._registry, text)
+
+    def previous(self, new: NewKey) -> list[integration_pb2.Key]:
+        """The keys of an integration but its newest."""
+        return [self.key(key) for key in new.held.record.keys if key.key_id != new.record.key_id]
+
+
+def masked(new: integration_pb2.Integration, mask: FieldMask, allowed: Sequence[str]) -> list[str]:
+    """The fields that an update is to change (AIP-134): those of the mask; with none those that are set; "*": all.
+
+    Raises:
+        InvalidRequest: the mask names a field that cannot be updated.
+    """
+    if list(mask.paths) == ["*"]:
+        return list(allowed)
+    if not mask.paths:
+        return [name for name in allowed if getattr(new, name)]
+    for path in mask.paths:
+        if path not in allowed:
+            raise InvalidRequest.field("update_mask", f"cannot change '{path}': name some of {', '.join(allowed)}")
+    return list(mask.paths)

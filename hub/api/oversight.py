@@ -1,0 +1,182 @@
+"""The part of AdminService that looks: the audit trail, who reads, the blocklist, what is granted and not needed."""
+
+import msgspec
+from tickets.hub.v1 import admin_service_pb2, admin_service_pb2_grpc
+
+from hub.api import convert
+from hub.api.access import caller
+from hub.api.failures import Context
+from hub.api.listing import SubscriptionList
+from hub.api.paging import Pages
+from hub.clock import Clock
+from hub.control import reports
+from hub.control.changes import Changes
+from hub.control.registry import Registry
+from hub.errors import InvalidRequest
+from hub.model import BlockRecord, Change, Entry
+from hub.storage import Log
+
+LOOK = 2_000
+"""Entries of the audit trail that one call looks through at most; then the page is short, and says where to go on."""
+
+_change = msgspec.json.Decoder(Change)
+
+
+class Oversight(admin_service_pb2_grpc.AdminServiceServicer):
+    """What admins look at, and whom they block."""
+
+    def __init__(  # noqa: PLR0913  the parts that it puts together
+        self, log: Log, registry: Registry, changes: Changes, shown: SubscriptionList, pages: Pages, clock: Clock
+    ) -> None:
+        self._log = log
+        self._registry = registry
+        self._changes = changes
+        self._shown = shown
+        self._pages = pages
+        self._clock = clock
+
+    async def BlockDeveloper(  # noqa: N802  the contract's names
+        self, request: admin_service_pb2.BlockDeveloperRequest, context: Context
+    ) -> admin_service_pb2.BlockDeveloperResponse:
+        """All that a developer owns is closed."""
+        del context
+        await self._changes.block(caller(), [self._block(request)])
+        return admin_service_pb2.BlockDeveloperResponse(developer=self._blocked(request.user_id))
+
+    async def BatchBlockDevelopers(  # noqa: N802
+        self, request: admin_service_pb2.BatchBlockDevelopersRequest, context: Context
+    ) -> admin_service_pb2.BatchBlockDevelopersResponse:
+        """The import of a blocklist."""
+        del context
+        named: set[str] = set()
+        for index, block in enumerate(request.requests):
+            if block.user_id in named:
+                raise InvalidRequest.field(f"requests[{index}].user_id", "is named twice: name each user once")
+            named.add(block.user_id)
+        await self._changes.block(caller(), [self._block(block) for block in request.requests])
+        return admin_service_pb2.BatchBlockDevelopersResponse(
+            developers=[self._blocked(block.user_id) for block in request.requests]
+        )
+
+    async def UnblockDeveloper(  # noqa: N802
+        self, request: admin_service_pb2.UnblockDeveloperRequest, context: Context
+    ) -> admin_service_pb2.UnblockDeveloperResponse:
+        """All is as it was before the block."""
+        del context
+        held = self._registry.blocks.get(request.user_id)
+        if held is not None and held.record.blocked:
+            ended = msgspec.structs.replace(held.record, blocked=False, reason=request.reason)
+            await self._changes.block(caller(), [ended])
+        return admin_service_pb2.UnblockDeveloperResponse()
+
+    async def ListBlockedDevelopers(  # noqa: N802
+        self, request: admin_service_pb2.ListBlockedDevelopersRequest, context: Context
+    ) -> admin_service_pb2.ListBlockedDevelopersResponse:
+        """Who is blocked."""
+        del context
+        size = self._pages.size(request.page_size)
+        after = self._pages.after(request.page_token, "blocked")
+        users = sorted(user for user in self._registry.blocks if self._registry.is_blocked(user))
+        rest = [user for user in users if not after or user > str(after[0])]
+        token = self._pages.token([rest[size - 1]], "blocked") if len(rest) > size else ""
+        return admin_service_pb2.ListBlockedDevelopersResponse(
+            developers=[self._blocked(user) for user in rest[:size]], next_page_token=token
+        )
+
+    async def GetPrivilegeReport(  # noqa: N802
+        self, request: admin_service_pb2.GetPrivilegeReportRequest, context: Context
+    ) -> admin_service_pb2.GetPrivilegeReportResponse:
+        """What is granted and not needed."""
+        del context
+        if request.integration_id:
+            self._registry.integration(request.integration_id)
+        size = self._pages.size(request.page_size)
+        after = self._pages.after(request.page_token, "report", request.integration_id)
+        start = int(after[0]) if after else 0
+        findings = reports.privileges(self._registry, self._clock.now(), request.integration_id)
+        token = (
+            self._pages.token([start + size], "report", request.integration_id) if len(findings) > start + size else ""
+        )
+        return admin_service_pb2.GetPrivilegeReportResponse(
+            findings=[convert.finding(finding) for finding in findings[start : start + size]], next_page_token=token
+        )
+
+    async def ListSubscriptions(  # noqa: N802
+        self, request: admin_service_pb2.ListSubscriptionsRequest, context: Context
+    ) -> admin_service_pb2.ListSubscriptionsResponse:
+        """Who reads, and how far behind."""
+        del context
+        if request.integration_id:
+            self._registry.integration(request.integration_id)
+            return admin_service_pb2.ListSubscriptionsResponse(
+                subscriptions=self._shown.of_integration(request.integration_id)
+            )
+        size = self._pages.size(request.page_size)
+        after = self._pages.after(request.page_token, "subscriptions")
+        found = self._shown.after((str(after[0]), str(after[1])) if after else ("", ""), size + 1)
+        page = found[:size]
+        more = len(found) > size
+        last = (page[-1].integration_id, page[-1].subscription_id) if more else ()
+        return admin_service_pb2.ListSubscriptionsResponse(
+            subscriptions=page, next_page_token=self._pages.token(last, "subscriptions") if more else ""
+        )
+
+    async def ListAuditEntries(  # noqa: N802
+        self, request: admin_service_pb2.ListAuditEntriesRequest, context: Context
+    ) -> admin_service_pb2.ListAuditEntriesResponse:
+        """Who changed what, the newest first."""
+        del context
+        test = AuditTest(request)
+        after = self._pages.after(request.page_token, "audit", test.text)
+        before = int(after[0]) if after else self._registry.through + 1
+        size, looked = self._pages.size(request.page_size), 0
+        found: list[admin_service_pb2.AuditEntry] = []
+        while before and len(found) < size and looked < LOOK:
+            page = await self._log.history(before, size - len(found))
+            looked += size
+            before = page.through
+            kept = ((entry, _change.decode(entry.body)) for entry in page.entries)
+            found += [convert.audit_entry(entry, change) for entry, change in kept if test.passes(entry, change)]
+            if page.entries and page.entries[-1].time < test.start:
+                before = 0
+        token = self._pages.token([before], "audit", test.text) if before else ""
+        return admin_service_pb2.ListAuditEntriesResponse(entries=found, next_page_token=token)
+
+    def _block(self, request: admin_service_pb2.BlockDeveloperRequest) -> BlockRecord:
+        return BlockRecord(request.user_id, request.source, request.reason, self._clock.now())
+
+    def _blocked(self, user_id: str) -> admin_service_pb2.BlockedDeveloper:
+        record = self._registry.blocks[user_id].record
+        return admin_service_pb2.BlockedDeveloper(
+            user_id=record.user_id,
+            source=record.source,
+            reason=record.reason,
+            block_time=convert.timestamp(record.block_time),
+            integration_ids=self._registry.owned_by(user_id),
+        )
+
+
+class AuditTest:
+    """What a request for audit entries asks for. `text`: its filter, for page tokens; `start`: microseconds."""
+
+    def __init__(self, request: admin_service_pb2.ListAuditEntriesRequest) -> None:
+        self._asked = request
+        self.start = convert.micros(request.start_time, "start_time") if request.HasField("start_time") else 0
+        self._end = convert.micros(request.end_time, "end_time") if request.HasField("end_time") else 0
+        copy = admin_service_pb2.ListAuditEntriesRequest()
+        copy.CopyFrom(request)
+        copy.ClearField("page_size")
+        copy.ClearField("page_token")
+        self.text = copy.SerializeToString(deterministic=True).hex()
+
+    def passes(self, entry: Entry, change: Change) -> bool:
+        """Whether a change is one of those that were asked for."""
+        asked = self._asked
+        return (
+            asked.integration_id in ("", convert.integration_of(entry))
+            and asked.actor_key_id in ("", change.actor.key_id)
+            and asked.acting_user_id in ("", change.actor.user_id)
+            and asked.method in ("", change.method, change.method.partition("/")[2])
+            and self.start <= entry.time
+            and (not self._end or entry.time < self._end)
+        )

@@ -1,0 +1,104 @@
+"""What is granted and not needed: least privilege, read off the state and the time, and nothing else.
+
+The numbers of `FindingKind` are those of ``PrivilegeFinding.Kind`` in the contract.
+"""
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+from hub.control.registry import Registry
+from hub.model import IntegrationRecord, KeyRecord, State
+from hub.scopes import names_of
+
+DAY = 24 * 3_600 * 1_000_000
+UNUSED_AFTER = 30 * DAY
+OLD_AFTER = 365 * DAY
+
+
+class FindingKind(IntEnum):
+    """What was found."""
+
+    GRANT_NEVER_USED = 1
+    GRANT_UNUSED = 2
+    KEY_UNUSED = 3
+    KEY_OLD = 4
+    NO_STREAM = 5
+    CONSENT_OUTDATED = 6
+
+
+class Finding(NamedTuple):
+    """One thing that is granted and not needed; `since` in microseconds."""
+
+    kind: FindingKind
+    integration_id: str
+    since: int
+    advice: str
+    scopes: tuple[int, ...] = ()
+    key_id: str = ""
+    guild_id: int = 0
+
+
+def privileges(registry: Registry, now: int, integration_id: str = "") -> list[Finding]:
+    """All findings, or those of one integration, in a stable order."""
+    chosen = [integration_id] if integration_id else sorted(registry.integrations)
+    records = [registry.integration(one).record for one in chosen]
+    active = [record for record in records if record.state is State.ACTIVE]
+    found = [finding for record in active for finding in _of_integration(registry, record, now)]
+    if not integration_id:
+        found += _keys(registry, "", registry.service.record.keys, now)
+    return found
+
+
+def _of_integration(registry: Registry, record: IntegrationRecord, now: int) -> Iterator[Finding]:
+    yield from _grants(registry, record, now)
+    yield from _keys(registry, record.integration_id, record.keys, now)
+    last = registry.usage.streams.get(record.integration_id, record.active_time or record.create_time)
+    if now - last > UNUSED_AFTER:
+        advice = "it has had no stream for 30 days: ask its developer; suspend or delete it if nobody answers"
+        yield Finding(FindingKind.NO_STREAM, record.integration_id, last, advice)
+    yield from _consent(registry, record)
+
+
+def _grants(registry: Registry, record: IntegrationRecord, now: int) -> Iterator[Finding]:
+    used = registry.usage.scopes.get(record.integration_id, {})
+    for grant in record.grants:
+        last = used.get(grant.scope, 0)
+        if last < grant.grant_time:
+            advice = "nothing was delivered by it yet: take it away with SetScopes if it is not needed"
+            yield Finding(FindingKind.GRANT_NEVER_USED, record.integration_id, grant.grant_time, advice, (grant.scope,))
+        elif now - last > UNUSED_AFTER:
+            advice = "nothing was delivered by it for 30 days: take it away with SetScopes if it is not needed"
+            yield Finding(FindingKind.GRANT_UNUSED, record.integration_id, last, advice, (grant.scope,))
+
+
+def _keys(registry: Registry, integration_id: str, keys: tuple[KeyRecord, ...], now: int) -> Iterator[Finding]:
+    for key in keys:
+        if not registry.is_live(key):
+            continue
+        last = registry.usage.keys.get(key.key_id, key.create_time)
+        if now - last > UNUSED_AFTER:
+            advice = "it opened nothing for 30 days: revoke it with RevokeKey"
+            yield Finding(FindingKind.KEY_UNUSED, integration_id, last, advice, key_id=key.key_id)
+        elif now - key.create_time > OLD_AFTER:
+            advice = "it is older than a year: " + (
+                "rotate it with RotateKey" if integration_id else "create another with CreateServiceKey, then revoke it"
+            )
+            yield Finding(FindingKind.KEY_OLD, integration_id, key.create_time, advice, key_id=key.key_id)
+
+
+def _consent(registry: Registry, record: IntegrationRecord) -> Iterator[Finding]:
+    granted = {grant.scope: grant for grant in record.grants}
+    for guild_id, installation in sorted(registry.installations.records.get(record.integration_id, {}).items()):
+        missing = tuple(sorted(granted.keys() - {agreed.scope for agreed in installation.agreed}))
+        if missing:
+            names = names_of(frozenset(missing))
+            advice = f"the guild has not agreed to {names}: ask its admins to install the integration again"
+            yield Finding(
+                FindingKind.CONSENT_OUTDATED,
+                record.integration_id,
+                installation.agree_time,
+                advice,
+                missing,
+                guild_id=guild_id,
+            )
