@@ -58,7 +58,8 @@ class Streams:
             IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted: nor for this holder.
         """
         self._require_permission(caller, asked)
-        require_room(self.around.registry, self._settings, caller.integration_id, asked.subscription_id)
+        names = set(self.around.registry.subscriptions(caller.integration_id)) | set(self._slots[caller.integration_id])
+        require_room(names, asked.subscription_id, self._settings.max_subscriptions)
         with self._slot(caller.integration_id, asked.subscription_id):
             name = f"{caller.integration_id}/{asked.subscription_id}"
             start = await self._place(asked.start, name)

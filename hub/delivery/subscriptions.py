@@ -35,17 +35,16 @@ class _Desk:
         self.writer: asyncio.Task[None] | None = None
 
 
-def require_room(registry: Registry, settings: Settings, integration_id: str, subscription_id: str) -> None:
-    """Check that an integration may have this subscription.
+def require_room(names: set[str], subscription_id: str, limit: int) -> None:
+    """Check that an integration with these subscriptions may have this one.
 
     Raises:
         TooManySubscriptions: it has as many others as it may.
     """
-    names = registry.subscriptions(integration_id)
-    if subscription_id not in names and len(names) >= settings.max_subscriptions:
+    if subscription_id not in names and len(names) >= limit:
         raise TooManySubscriptions(
             f"the integration has {len(names)} subscriptions already: use one of them, or DeleteSubscription",
-            metadata={"limit": str(settings.max_subscriptions), "subscriptions": ",".join(names)},
+            metadata={"limit": str(limit), "subscriptions": ",".join(sorted(names))},
         )
 
 
@@ -76,8 +75,10 @@ class Subscriptions:
             raise CursorExpired(
                 "this cursor is of before the hub was restored from a backup", metadata={"cause": "RESTORE"}
             )
-        require_room(self._registry, self._settings, integration_id, subscription_id)
         name = f"{integration_id}/{subscription_id}"
+        being_made = {key.partition("/")[2] for key in self._desks if key.startswith(f"{integration_id}/")}
+        names = being_made | set(self._registry.subscriptions(integration_id))
+        require_room(names, subscription_id, self._settings.max_subscriptions)
         record = CursorRecord(cursor.epoch, cursor.position, cursor.time, self._clock.now())
         if force or self._is_ahead(name, record):
             await self._write(name, Commit(record, force))
