@@ -83,7 +83,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 async def wide_hub(start_hub: StartHub, clock: FakeClock) -> RunningHub:
     """A hub that lets one integration open a stream for each row."""
-    return await start_hub(clock, max_streams_per_integration=len(MATRIX))
+    return await start_hub(clock, max_streams_per_integration=len(MATRIX), max_subscriptions=len(MATRIX))
 
 
 async def registered(hub: RunningHub, letters: str) -> tuple[str, Caller]:

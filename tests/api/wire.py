@@ -87,7 +87,9 @@ async def settle(hub: RunningHub, clock: FakeClock, streams: Sequence[RawStream]
     reading = asyncio.gather(*(stream.until_caught_up(seal, last) for stream in streams))
     while not reading.done():
         clock.monotonic_offset += SILENCE
-        hub.hub._streams.refresh({stream.integration_id for stream in streams})
+        for holder in {stream.integration_id for stream in streams}:
+            for one in hub.hub._streams._open[holder]:
+                one.wake()
         await asyncio.wait({reading}, timeout=0.02)  # a stream that has just written is not silent yet: once more
     await reading
 
