@@ -56,10 +56,10 @@ async def faults(log: SqliteLog, flag: Path, file: str) -> None:
     """Before, while and after syncing fails."""
     say(await outcome(log, "before"))
     await log.erase([])  # the writer comes to it when it is done with all that went before, checkpoints too
-    flag.write_text(file)  # noqa: ASYNC240  nothing else runs meanwhile
+    flag.write_text(file)
     say(await outcome(log, "while"))
     say(await outcome(log, "then"))
-    flag.unlink()  # noqa: ASYNC240  nothing else runs meanwhile
+    flag.unlink()
     say(await outcome(log, "after"))
     page = await log.read(0, 10)
     say("read " + ",".join(e.id for e in page.entries))

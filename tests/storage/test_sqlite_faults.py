@@ -55,6 +55,22 @@ async def test_a_full_disk_refuses_the_whole_group_and_mends_by_itself(log: Sqli
     assert [e.id for e in await read_all(log)] == ["before", "0", "0+"]
 
 
+async def test_wherever_the_disk_becomes_full_nothing_of_the_request_is_stored(log: SqliteLog) -> None:
+    """Room for one page more each time: among the entries, among the ids, at the end, it is all or nothing."""
+    refused = 0
+    for pages in range(1, 25):
+        await set_page_limit(log, pages)
+        before = (await log.bounds()).last
+        try:
+            await log.append([event(f"{pages}-{n}".ljust(64, "."), bytes(300)) for n in range(100)])
+        except StorageFull:
+            refused += 1
+            await set_page_limit(log, 0)
+            assert len(await read_all(log)) == before
+            assert not (await log.append([event(f"{pages}-0".ljust(64, "."), b"other")]))[0].duplicate
+    assert 3 < refused < 24
+
+
 async def test_a_full_disk_refuses_trim_and_says_so(log: SqliteLog) -> None:
     """Also what is no append meets the full disk with the same word."""
     await log.append([event(f"{n}", bytes(1_000)) for n in range(100)])
