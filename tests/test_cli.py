@@ -1,0 +1,170 @@
+"""The command line, as processes of their own: what is printed when, and how a hub ends."""
+
+import asyncio
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from tickets.hub.v1 import admin_service_pb2, directory_service_pb2
+
+from tests.conftest import REGISTRATION, Subscriber, asked, reason_of
+from tests.processes import COMMAND, Serving, run, run_hub, serving
+
+KEY = re.compile(r"tkt_(admin|bot)_[0-9A-Za-z]{12}_[0-9A-Za-z]{34}")
+
+
+async def works(hub: Serving, key: str) -> bool:
+    """Whether a key opens the hub."""
+    try:
+        await hub.caller(key).call("DirectoryService/ListScopes", directory_service_pb2.ListScopesRequest())
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return False
+        raise
+    return True
+
+
+async def subscribed(hub: Serving, admin_key: str) -> Subscriber:
+    """A stream of a new integration, open."""
+    fields: dict[str, Any] = REGISTRATION | {"scopes": asked("TICKET_CREATED")}
+    request = admin_service_pb2.RegisterIntegrationRequest(**fields)
+    reply = await hub.caller(admin_key).call("AdminService/RegisterIntegration", request)
+    return await hub.caller(reply.key.secret).subscribe()
+
+
+async def test_the_first_keys_are_printed_once(tmp_path: Path) -> None:
+    """The first start prints two keys that open the hub, each alone on its line; the second start prints nothing."""
+    async with serving(cwd=tmp_path) as hub:
+        keys = await hub.first_keys()
+        assert list(keys) == ["HUB_ADMIN_KEY", "HUB_BOT_KEY"]
+        assert [KEY.fullmatch(key).group(1) for key in keys.values() if KEY.fullmatch(key)] == ["admin", "bot"]  # type: ignore[union-attr]  # it matched
+        assert [await works(hub, key) for key in keys.values()] == [True, True]
+        assert (await hub.stop()).out == ""
+    async with serving(cwd=tmp_path) as again:
+        assert [await works(again, key) for key in keys.values()] == [True, True]
+        assert (await again.stop()).out == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    """Told to stop, it says goodbye on every stream, ends it with DRAINING, and exits with code 0 and no traceback."""
+    async with serving(cwd=tmp_path) as hub:
+        stream = await subscribed(hub, (await hub.first_keys())["HUB_ADMIN_KEY"])
+        ended, ending = await asyncio.gather(hub.stop(number), stream.ending())
+        assert (ended.code, ended.out) == (0, "")
+        assert "Traceback" not in ended.err
+        assert stream.frames[-1].goodbye.reconnect
+        assert (ending.code(), reason_of(ending)) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+
+
+async def test_a_signal_during_the_start_is_obeyed(tmp_path: Path) -> None:
+    """A hub that is told to stop the moment it serves, before anybody called, ends with code 0."""
+    async with serving(cwd=tmp_path) as hub:
+        ended = await hub.stop()
+        assert (ended.code, "Traceback" in ended.err) == (0, False)
+
+
+async def test_init_makes_the_keys_and_serves_nothing(tmp_path: Path) -> None:
+    """`hub init` prints the first keys and ends; the hub started after it prints none and takes them."""
+    keys = (await run_hub("init", cwd=tmp_path)).keys
+    assert list(keys) == ["HUB_ADMIN_KEY", "HUB_BOT_KEY"]
+    async with serving(cwd=tmp_path) as hub:
+        assert [await works(hub, key) for key in keys.values()] == [True, True]
+        assert (await hub.stop()).out == ""
+
+
+async def test_init_again_changes_nothing(tmp_path: Path) -> None:
+    """On a store that has its keys `hub init` makes none, and says what would."""
+    keys = (await run_hub("init", cwd=tmp_path)).keys
+    again = await run_hub("init", cwd=tmp_path)
+    assert (again.code, again.out) == (0, "")
+    assert "hub create-key" in again.err
+    async with serving(cwd=tmp_path) as hub:
+        assert await works(hub, keys["HUB_ADMIN_KEY"])
+
+
+@pytest.mark.parametrize("role", ["admin", "bot"])
+async def test_create_key_makes_a_key_while_the_hub_is_stopped(tmp_path: Path, role: str) -> None:
+    """A lost key is replaced offline: the new one opens the hub, the earlier ones go on, and it is audited."""
+    keys = (await run_hub("init", cwd=tmp_path)).keys
+    made = (await run_hub("create-key", "--role", role, "--name", "the spare one", cwd=tmp_path)).keys
+    assert list(made) == [f"HUB_{role.upper()}_KEY"]
+    [key] = made.values()
+    assert key.startswith(f"tkt_{role}_")
+    async with serving(cwd=tmp_path) as hub:
+        assert [await works(hub, one) for one in (key, *keys.values())] == [True] * 3
+        admin = hub.caller(keys["HUB_ADMIN_KEY"])
+        held = await admin.call("AdminService/ListKeys", admin_service_pb2.ListKeysRequest())
+        assert [one.display_name for one in held.keys] == ["the spare one", "first admin key", "first bot key"]
+        audit = await admin.call(
+            "AdminService/ListAuditEntries", admin_service_pb2.ListAuditEntriesRequest(page_size=1)
+        )
+        assert [(one.reason, one.actor.role) for one in audit.entries] == [("hub create-key", 0)]
+
+
+async def test_create_key_is_refused_while_the_hub_runs(tmp_path: Path) -> None:
+    """Beside a running hub `hub create-key` refuses, names the process that holds the store, and harms nothing."""
+    async with serving(cwd=tmp_path) as hub:
+        keys = await hub.first_keys()
+        refused = (await run_hub("create-key", "--role", "admin", cwd=tmp_path)).complaint
+        assert f"pid {hub.process.pid} " in refused
+        assert await works(hub, keys["HUB_ADMIN_KEY"])
+
+
+async def test_create_key_needs_a_store(tmp_path: Path) -> None:
+    """On an empty store there is nothing to add a key to: it says so, and the first keys are still to be made."""
+    assert "hub init" in (await run_hub("create-key", "--role", "admin", cwd=tmp_path)).complaint
+    assert list((await run_hub("init", cwd=tmp_path)).keys) == ["HUB_ADMIN_KEY", "HUB_BOT_KEY"]
+
+
+@pytest.mark.parametrize(
+    "words", [["create-key"], ["create-key", "--role", "integration"], ["serve", "--nonsense"], ["no"]]
+)
+async def test_a_wrong_command_line_is_refused(tmp_path: Path, words: list[str]) -> None:
+    """A flag or command that there is not is named, with status 2 and no traceback, and nothing is made."""
+    ended = await run_hub(*words, cwd=tmp_path)
+    assert (ended.code, ended.out, "Traceback" in ended.err) == (2, "", False)
+    assert "\nError: " in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_help_tells_every_setting(tmp_path: Path) -> None:
+    """`hub serve --help` lists the flags, and none for the secret, which everyone who lists processes would see."""
+    ended = await run_hub("serve", "--help", cwd=tmp_path)
+    assert ended.code == 0
+    assert {"--listen", "--data-dir", "--retention", "--insecure"} <= set(ended.out.split())
+    assert "--secret" not in ended.out
+
+
+async def test_flags_outdo_variables_outdo_the_file_outdo_defaults(tmp_path: Path) -> None:
+    """The same setting said in four places: the nearest to the command line holds."""
+    file = tmp_path / "hub.toml"
+    file.write_text('data_dir = "from-file"\n')
+    flag, config = ("--data-dir", "from-flag"), ("--config", str(file))
+    cases = {
+        "from-flag": run_hub("init", *config, *flag, cwd=tmp_path, HUB_DATA_DIR="from-variable"),
+        "from-variable": run_hub("init", *config, cwd=tmp_path, HUB_DATA_DIR="from-variable"),
+        "from-file": run_hub("init", *config, cwd=tmp_path),
+        "data": run_hub("init", cwd=tmp_path),
+    }
+    for made, running in cases.items():
+        there = {path.name for path in tmp_path.iterdir()}
+        assert list((await running).keys) == ["HUB_ADMIN_KEY", "HUB_BOT_KEY"]
+        assert {path.name for path in tmp_path.iterdir()} - there == {made}
+
+
+async def test_the_settings_file_can_be_named_by_a_variable(tmp_path: Path) -> None:
+    """HUB_CONFIG names the file where no flag does."""
+    (tmp_path / "hub.toml").write_text('data_dir = "elsewhere"\n')
+    assert (await run_hub("init", cwd=tmp_path, HUB_CONFIG="hub.toml")).code == 0
+    assert (tmp_path / "elsewhere" / "hub.db").is_file()
+
+
+async def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
+    """What callers export, and what Kubernetes sets for a service named "hub", is no setting and no mistake."""
+    others = {"HUB_ADMIN_KEY": "x", "HUB_BOT_KEY": "x", "HUB_KEY": "x", "HUB_PORT": "tcp://10.0.0.1:50051"}
+    kubernetes = {"HUB_SERVICE_HOST": "10.0.0.1", "HUB_SERVICE_PORT": "50051", "HUB_PORT_50051_TCP_ADDR": "10.0.0.1"}
+    assert list((await run([*COMMAND, "init"], tmp_path, others | kubernetes)).keys) == ["HUB_ADMIN_KEY", "HUB_BOT_KEY"]
