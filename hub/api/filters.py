@@ -34,6 +34,8 @@ def parse(text: str) -> Test:
         word = match["bare"] if match["quoted"] is None else match["quoted"]
         if match["field"] is None and match["bare"] == "AND":
             continue
+        if match["field"] is None and match["bare"] in ("OR", "NOT"):
+            raise _complaint(f"knows no {match['bare']}: terms are joined by AND; put it in quotes to look for the word")
         tests.append(_test(match["field"], match["operator"], word))
     return lambda record: all(test(record) for test in tests)
 
