@@ -4,9 +4,11 @@ Lives here: the one way by which anything but an event gets into the log, with w
 the decisions are (``lifecycle.py``, ``keys.py``).
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -29,7 +31,7 @@ from hub.model import (
 from hub.storage import Log
 
 ATTEMPTS = 10
-"""How often a change is decided anew when others keep being faster."""
+"""How often a change is decided anew when other replicas keep being faster."""
 
 COMMAND_LINE = Caller(Role.SYSTEM, "", "", "hub", "")
 """Who made what the hub itself, or its command line, has made."""
@@ -42,6 +44,7 @@ class Changes:
         self._log = log
         self._registry = registry
         self._clock = clock
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def integration(
         self,
@@ -100,17 +103,18 @@ class Changes:
         self, by: Caller, key: str, decide: Callable[[], tuple[InstallationRecord | None, InstallationRecord | None]]
     ) -> None:
         """Change an installation; `decide` gives the record before and after and may run more than once."""
-        for _ in range(ATTEMPTS):
-            expected = self._registry.installations.positions.get(key, 0)
-            before, after = decide()
-            if after is None:
-                return
-            try:
-                await self._append([self._entry(by, key, before, after, "")], {key: expected})
-            except Conflict:
-                await self._registry.applied((await self._log.bounds()).last)
-            else:
-                return
+        async with self._turn(key):
+            for _ in range(ATTEMPTS):
+                expected = self._registry.installations.positions.get(key, 0)
+                before, after = decide()
+                if after is None:
+                    return
+                try:
+                    await self._append([self._entry(by, key, before, after, "")], {key: expected})
+                except Conflict:
+                    await self._registry.applied((await self._log.bounds()).last)
+                else:
+                    return
         raise StorageUnavailable
 
     async def save_usage(self) -> None:
@@ -122,18 +126,26 @@ class Changes:
     async def _change(
         self, by: Caller, key: str, current: Callable[[], Held[Record]], decide: Callable[[Record], Record], reason: str
     ) -> None:
-        for _ in range(ATTEMPTS):
-            held = current()
-            record = decide(held.record)
-            if record == held.record:
-                return
-            try:
-                await self._append([self._entry(by, key, held.record, record, reason)], {key: held.position})
-            except Conflict:
-                await self._registry.applied((await self._log.bounds()).last)
-            else:
-                return
+        async with self._turn(key):
+            for _ in range(ATTEMPTS):
+                held = current()
+                record = decide(held.record)
+                if record == held.record:
+                    return
+                try:
+                    await self._append([self._entry(by, key, held.record, record, reason)], {key: held.position})
+                except Conflict:
+                    await self._registry.applied((await self._log.bounds()).last)
+                else:
+                    return
         raise StorageUnavailable
+
+    def _turn(self, key: str) -> asyncio.Lock:
+        """Changes of one key take turns: many at once would only make each other decide anew, until some give up."""
+        turn = self._turns.get(key)
+        if turn is None:
+            turn = self._turns[key] = asyncio.Lock()
+        return turn
 
     async def _append(self, entries: Sequence[Entry], expect: dict[str, int]) -> None:
         appended = await self._log.append(entries, expect)
