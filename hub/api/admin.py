@@ -46,7 +46,7 @@ class AdminService(Oversight):
         by, now = caller(), self._clock.now()
         minted = keys.mint(Role.INTEGRATION, self._registry.pepper, now)
         record = replace(
-            self._commands.record(request, State.ACTIVE),
+            self._commands.record(request, State.ACTIVE, now),
             grants=lifecycle.grants(convert.scope_requests(request.scopes), now, by.key_id),
             keys=(minted.record,),
             active_time=now,

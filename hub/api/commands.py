@@ -59,9 +59,8 @@ class Commands:
         self._settings = settings
         self._clock = clock
 
-    def record(self, asked: Profile, state: State) -> IntegrationRecord:
+    def record(self, asked: Profile, state: State, now: int) -> IntegrationRecord:
         """A new record of what somebody says of an integration, without scopes and keys."""
-        now = self._clock.now()
         return IntegrationRecord(
             integration_id=keys.random_text(keys.ID_LENGTH),
             display_name=asked.display_name,

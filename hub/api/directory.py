@@ -93,7 +93,7 @@ class DirectoryService(directory_service_pb2_grpc.DirectoryServiceServicer):
         wanted = convert.scope_requests(request.scopes)
         lifecycle.grants(wanted, 0, "")
         record = replace(
-            self._commands.record(request, State.PENDING),
+            self._commands.record(request, State.PENDING, self._clock.now()),
             requested_scopes=wanted,
             rules_version=self._settings.rules_version,
         )
