@@ -182,6 +182,8 @@ def _shown(record: msgspec.Struct | None) -> dict[str, Any]:
     fields.pop("check", None)
     for key in fields.get("keys", ()):
         del key["digest"]
+    for grant in fields.get("grants", ()):
+        grant.pop("position", None)  # internal, and not known yet when a grant is new
     return fields
 
 
