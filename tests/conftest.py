@@ -12,6 +12,7 @@ from grpc_status import rpc_status
 from tickets.hub.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
+    developer_service_pb2_grpc,
     directory_service_pb2_grpc,
     event_pb2,
     event_service_pb2,
@@ -103,6 +104,7 @@ class Caller:
         self._stubs: dict[str, Any] = {
             "EventService": event_service_pb2_grpc.EventServiceStub(channel),
             "AdminService": admin_service_pb2_grpc.AdminServiceStub(channel),
+            "DeveloperService": developer_service_pb2_grpc.DeveloperServiceStub(channel),
             "DirectoryService": directory_service_pb2_grpc.DirectoryServiceStub(channel),
         }
 

@@ -1,0 +1,17 @@
+"""A hub whose time the tests of governance hold in their hands."""
+
+import pytest
+
+from tests.conftest import FakeClock, RunningHub, StartHub
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The hub's clock."""
+    return FakeClock()
+
+
+@pytest.fixture
+async def timed_hub(start_hub: StartHub, clock: FakeClock) -> RunningHub:
+    """A hub by that clock."""
+    return await start_hub(clock)
