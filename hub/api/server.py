@@ -5,7 +5,7 @@ Must not decide anything about events, keys or requests.
 
 import asyncio
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -46,7 +46,7 @@ from hub.delivery.feed import Feed
 from hub.delivery.retention import Retention
 from hub.delivery.streams import Streams
 from hub.delivery.subscriptions import Subscriptions
-from hub.errors import StartError
+from hub.errors import HubError, StartError
 from hub.model import Role
 from hub.scopes import roles_allowed
 from hub.storage import Log, open_storage
@@ -123,8 +123,9 @@ class Hub:
         self._spawn(feed.pump())
         await self._until_failure(registry.applied((await self._log.bounds()).last))
         self._spawn(self._streams.watch())
-        self._spawn(self._save_usage())
-        self._spawn(Retention(self._log, feed, settings, clock).run())
+        retention = Retention(self._log, feed, settings, clock)
+        self._spawn(every(retention.period, retention.look))
+        self._spawn(every(1, self._save_usage))
         self._add_services(server, registry, feed, seal, Pages(secret, settings))
         await self._serve(server)
 
@@ -185,7 +186,8 @@ class Hub:
                 await asyncio.wait_for(self._health.enter_graceful_shutdown(), patience / 10 + 0.1)
             await self._streams.drain(patience * 0.8)
             await self._server.stop(patience * 0.2)
-            await self._changes.save_usage()
+            with suppress(HubError):
+                await self._save_usage()
             self._server = None
             log.info("stopped")
         for task in self._tasks:
@@ -194,10 +196,8 @@ class Hub:
         await self._log.close()
 
     async def _save_usage(self) -> None:
-        while True:
-            await asyncio.sleep(1)
-            self._streams.note_usage()
-            await self._changes.save_usage()
+        self._streams.note_usage()
+        await self._changes.save_usage()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something for as long as the hub runs; its failure is the hub's."""
@@ -218,6 +218,16 @@ class Hub:
             waiting.cancel()
             self.failed.result()
         await waiting
+
+
+async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do some housekeeping again and again; a store that refuses it for now (a full disk) must not end the hub."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except HubError as error:
+            log.warning("put off", work=work.__name__, reason=error.reason())
 
 
 def transport_options(settings: Settings) -> list[tuple[str, int]]:

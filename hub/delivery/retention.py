@@ -22,22 +22,20 @@ log = structlog.get_logger()
 
 
 class Retention:
-    """Removes what is too old, unless the clock by which it is too old has just jumped."""
+    """Removes what is too old, unless the clock by which it is too old has just jumped.
+
+    Attributes:
+        period: seconds until the next look.
+    """
 
     def __init__(self, store: Log, feed: Feed, settings: Settings, clock: Clock) -> None:
         self._store = store
         self._feed = feed
         self._keep = round(settings.retention * 1_000_000)
-        self._period = min(PERIOD, settings.retention / 10)
+        self.period = min(PERIOD, settings.retention / 10)
         self._clock = clock
         self._wall, self._steady = clock.now(), clock.monotonic()
         self._paused_until = 0.0
-
-    async def run(self) -> None:
-        """Look again and again, for as long as the hub runs."""
-        while True:
-            await asyncio.sleep(self._period)
-            await self.look()
 
     async def look(self) -> None:
         """Remove what is too old now, a step at a time."""
