@@ -113,10 +113,7 @@ def run(client: Client, happenings: Iterator[tuple[float, Event]], rate: float) 
     while due := list(itertools.islice(happenings, max(1, int((time.monotonic() - started) * rate) - sent))):
         for _, event in due:
             event.occur_time.GetCurrentTime()
-        if len(due) == 1:
-            client.emit(due[0][1])
-        else:
-            client.emit_batch(event for _, event in due)
+        client.emit(due[0][1]) if len(due) == 1 else client.emit_batch(event for _, event in due)
         sent += len(due)
         yield due
         time.sleep(max(0, started + sent / rate - time.monotonic()))

@@ -3,7 +3,7 @@
     export HUB_KEY=tkt_integration_...          # an admin gets it from RegisterIntegration
     python examples/integration.py              # from now on
     python examples/integration.py --start earliest --scope member_verified
-    python examples/integration.py --start <cursor>   # go on where the last run stopped
+    python examples/integration.py --remember   # the hub keeps the place; the next run goes on there
 
 What to look at: ``for event in client.subscribe(...)`` is all. The client reconnects by itself and goes on after the
 last event; it raises only what a developer has to mend. ``on_notice`` hears what else there is to know.
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from tickets.hub.v1.event_pb2 import Event
-from tickets.hub.v1.event_service_pb2 import Goodbye, GrantsChanged, Heartbeat, Ready
+from tickets.hub.v1.event_service_pb2 import Gap, Goodbye, GrantsChanged, Heartbeat, Ready
 from tickets.hub.v1.permissions_pb2 import Scope
 
 from hub.client import Client, HubCallError, Notice, Reconnecting, Start
@@ -44,6 +44,8 @@ def tell(notice: Notice) -> None:
                 say(f"this key ends at {notice.key_expire_time.ToJsonString()}: rotate it in time", YELLOW)
         case GrantsChanged():
             say(f"granted: {names(notice.added)}; taken away: {names(notice.removed)} ({notice.reason})", YELLOW)
+        case Gap():
+            say(f"what was accepted before {notice.to_time.ToJsonString()} is not kept any more", YELLOW)
         case Goodbye():
             say(f"the hub says goodbye: {notice.reason}", GREY)
         case Reconnecting():
@@ -64,7 +66,7 @@ def say(text: str, colour: str) -> None:
 
 def start_of(text: str) -> Start:
     """What the --start flag means."""
-    forms = {"latest": Start.latest(), "earliest": Start.earliest()}
+    forms = {"latest": Start.latest(), "earliest": Start.earliest(), "committed": Start.committed()}
     return forms.get(text) or Start.cursor(text)
 
 
@@ -73,7 +75,8 @@ def main() -> None:
     flags = argparse.ArgumentParser(description="Show what an integration gets.")
     flags.add_argument("--address", default="127.0.0.1:50051", help="where the hub listens (%(default)s)")
     flags.add_argument("--key", default=os.environ.get("HUB_KEY", ""), help="the integration's key; else HUB_KEY")
-    flags.add_argument("--start", type=start_of, help="latest, earliest, or a cursor of an earlier run")
+    flags.add_argument("--start", type=start_of, help="latest, earliest, committed, or the cursor of a frame")
+    flags.add_argument("--remember", action="store_true", help="commit: the next run goes on where this one stopped")
     flags.add_argument("--subscription", default="", help="a name for this reader; one stream each")
     flags.add_argument("--scope", action="append", default=[], help="act as if only these were granted")
     flags.add_argument("--guild", action="append", default=[], help="only events of these servers")
@@ -86,13 +89,14 @@ def main() -> None:
             scopes=args.scope,
             guild_ids=args.guild,
             on_notice=tell,
+            auto_commit=args.remember,
         ) as subscription,
     ):
         try:
             for event in subscription:
                 show(event)
         finally:
-            if subscription.cursor:
+            if subscription.cursor and not args.remember:
                 say(f"to go on from here: --start {subscription.cursor}", GREY)
 
 

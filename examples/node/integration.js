@@ -72,6 +72,7 @@ function tell(frame) {
   if (frame.notice === 'grants_changed') {
     say(`granted: ${notice.added.join(', ') || '-'}; taken away: ${notice.removed.join(', ') || '-'} (${notice.reason})`);
   }
+  if (frame.notice === 'gap') say('some history is not kept any more: fetch what matters by other means');
   if (frame.notice === 'goodbye') say(`the hub says goodbye: ${notice.reason}`);
 }
 
