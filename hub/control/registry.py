@@ -8,6 +8,7 @@ import asyncio
 import math
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
@@ -206,7 +207,10 @@ class Registry:
         if holder is None or holder.key.revoke_time:
             raise KeyRevoked("this key was revoked: use a newer one", metadata={"key_id": key_id})
         if not self.is_live(holder.key):
-            raise KeyExpired("this key's time is over: use a newer one", metadata={"key_id": key_id})
+            ended = datetime.fromtimestamp(holder.key.expire_time / 1_000_000, UTC).isoformat().replace("+00:00", "Z")
+            raise KeyExpired(
+                "this key's time is over: use a newer one", metadata={"key_id": key_id, "expire_time": ended}
+            )
         return holder.key
 
     def is_live(self, key: KeyRecord) -> bool:
