@@ -102,6 +102,7 @@ def rotate(  # noqa: PLR0913  a rotation has this many sides
     now: int,
     *,
     is_live: Callable[[KeyRecord], bool],
+    seconds_left: Callable[[KeyRecord], float],
     was_used: Callable[[str], bool],
     max_live: int,
 ) -> tuple[KeyRecord, ...]:
@@ -113,6 +114,7 @@ def rotate(  # noqa: PLR0913  a rotation has this many sides
         overlap: microseconds that the earlier keys live on; 0 ends them at once. It never lengthens a key's life.
         now: microseconds.
         is_live: whether a key opens the hub.
+        seconds_left: how long a live key lives on; asked instead of comparing times, which a stepped clock would spoil.
         was_used: whether a key, by its id, ever opened the hub.
         max_live: how many keys may live side by side.
 
@@ -131,8 +133,9 @@ def rotate(  # noqa: PLR0913  a rotation has this many sides
             metadata={"live_keys": ",".join(live)},
         )
     overlapping = set(live) - ended
+    shortened = {key.key_id for key in keys if key.key_id in overlapping and seconds_left(key) * 1e6 > overlap}
     kept = (_ended(key, ended, now) for key in keys)
-    kept = (_expiring(key, overlapping, now + overlap) for key in kept)
+    kept = (_expiring(key, shortened, now + overlap) for key in kept)
     return _remembered([new, *kept], {new.key_id} | overlapping)
 
 
@@ -140,8 +143,8 @@ def _ended(key: KeyRecord, ended: set[str], now: int) -> KeyRecord:
     return replace(key, revoke_time=now) if key.key_id in ended else key
 
 
-def _expiring(key: KeyRecord, overlapping: set[str], at: int) -> KeyRecord:
-    return replace(key, expire_time=min(key.expire_time or at, at)) if key.key_id in overlapping else key
+def _expiring(key: KeyRecord, shortened: set[str], at: int) -> KeyRecord:
+    return replace(key, expire_time=at) if key.key_id in shortened else key
 
 
 def _remembered(keys: Sequence[KeyRecord], live: set[str]) -> tuple[KeyRecord, ...]:
