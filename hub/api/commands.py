@@ -126,6 +126,7 @@ class Commands:
                 round(seconds * convert.MICROS),
                 self._clock.now(),
                 is_live=self._registry.is_live,
+                seconds_left=self._registry.seconds_left,
                 was_used=self._registry.was_used,
                 max_live=self._settings.max_live_keys,
             )
