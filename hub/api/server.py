@@ -61,6 +61,9 @@ HEALTH = "grpc.health.v1.Health"
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 """Both versions have the same messages; the library knows the older name only."""
 
+STORE_PERIOD = 0.5
+"""Seconds between two looks at whether the store has failed."""
+
 SLACK = 1 * MIB
 """What the transport takes beyond the largest request, so that the hub itself can say what is too large."""
 
@@ -174,8 +177,8 @@ class Hub:
     async def _serve(self, server: grpc.aio.Server) -> None:
         await server.start()
         self._server = server
-        for name in ("", *(service.full_name for service in SERVICES)):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+        self._spawn(self._watch_store())
         log.info("serving", address=self._settings.listen, port=self.port)
 
     async def stop(self) -> None:
@@ -194,6 +197,17 @@ class Hub:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._log.close()
+
+    async def _watch_store(self) -> None:
+        """Say in health that nothing can be stored any more; open streams go on until somebody restarts the hub."""
+        while not self._log.failed:  # noqa: ASYNC110  the seam has a mark to look at, and nothing to wait for
+            await asyncio.sleep(STORE_PERIOD)
+        log.error("the store has failed: not serving until a restart")
+        await self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def _tell_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        for name in ("", *(service.full_name for service in SERVICES)):
+            await self._health.set(name, status)
 
     async def _save_usage(self) -> None:
         self._streams.note_usage()

@@ -289,6 +289,8 @@ class Registry:
             self._subscriptions.setdefault(integration_id, set()).add(subscription_id)
         else:
             self.cursors.pop(name, None)
+            if name not in self.claims:  # a place can be kept without a stream ever opened
+                self._subscriptions.get(integration_id, set()).discard(subscription_id)
         return ()
 
     def _index_keys(self, integration_id: str, before: Iterable[KeyRecord], after: Iterable[KeyRecord]) -> None:

@@ -115,6 +115,9 @@ class Feed:
     async def open(self) -> None:
         """Learn the log's extent; call it before anything else."""
         self.epoch, first, _ = msgspec.structs.astuple(await self._log.bounds())
+        await self._learn_first(first)
+
+    async def _learn_first(self, first: int) -> None:
         page = await self._log.read(first - 1, 1)
         self.trimmed(first, page.entries[0].time if page.entries else self._clock.now())
 
@@ -155,6 +158,7 @@ class Feed:
             cut += 1
         self._window_after = self._window[cut - 1].position
         del self._window[:cut]
+        self._index.forget(self._window_after)  # a stream whose reader stands still does not do it itself
 
     def join(self, lens: Lens) -> Interest:
         """Follow a lens live; `leave` ends it."""
@@ -182,6 +186,15 @@ class Feed:
         if after >= self._window_after:
             return self._from_window(lens, after, until, limit)
         return self._from_page(lens, after, until, limit)
+
+    def oldest(self, interest: Interest, lens: Lens, after: int) -> int | None:
+        """When the oldest event after a position that a lens shows was accepted; None: there is none, 0: not known."""
+        if after >= self.through:
+            return None
+        if lens is not interest.lens or after < interest.since:
+            return 0
+        start = index_after(interest.matches, after)
+        return interest.matches[start].entry.time if start < len(interest.matches) else None
 
     def _from_interest(self, interest: Interest, after: int, limit: int) -> Batch:
         start = index_after(interest.matches, after)
@@ -244,6 +257,9 @@ class Feed:
         start, end = number * PAGE, (number + 1) * PAGE
         read = await self._log.read(start, PAGE, EVENTS_ONLY)
         items = [Item(entry) for entry in read.entries if entry.position <= end]
+        first = (await self._log.bounds()).first
+        if first > self.first:  # another replica removed what this page should hold
+            await self._learn_first(first)
         self._keep(number, _Page(items, min(read.through, end)))
 
     def _keep(self, number: int, page: _Page) -> None:

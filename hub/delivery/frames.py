@@ -171,6 +171,11 @@ class InterestIndex:
             self._shard_counts[lens.shard[1]] -= 1
             self._shard_counts += Counter()  # drops zeros
 
+    def forget(self, through: int) -> None:
+        """Let every lens drop its matches up to a position."""
+        for interest in self._interests.values():
+            interest.forget(through)
+
     def publish(self, item: Item) -> Iterator[Interest]:
         """Give an event to every lens that shows it, and tell which those are."""
         for key in self._candidates(item.entry):

@@ -7,6 +7,7 @@ import structlog
 from hub.clock import Clock
 from hub.config import Settings
 from hub.delivery.feed import Feed
+from hub.model import Kind
 from hub.storage import Log
 
 PERIOD = 10.0
@@ -14,6 +15,8 @@ PERIOD = 10.0
 
 STEP = 1_000
 """Events removed in one transaction."""
+
+REMOVED = frozenset({Kind.EVENT, Kind.ERASED})
 
 JUMP = 3_600.0
 """Seconds: a wall clock that moves this much more, or less, than time has passed is not believed for a while."""
@@ -36,21 +39,32 @@ class Retention:
         self._clock = clock
         self._wall, self._steady = clock.now(), clock.monotonic()
         self._paused_until = 0.0
+        self._looked = 0
 
     async def look(self) -> None:
         """Remove what is too old now, a step at a time."""
         if self._clock_jumped():
             return
         cutoff = self._clock.now() - self._keep
-        before = await self._store.position_at(cutoff) + 1
-        first = self._feed.first
-        while first < before:
-            reached = await self._store.trim(before, STEP)
-            self._feed.trimmed(reached, cutoff)
-            if reached <= first:
-                return
-            first = reached
+        end = await self._store.position_at(cutoff)
+        while last := await self._next_step(end):
+            self._feed.trimmed(last + 1, cutoff)  # said first, then done: nobody takes the hole for all there was
+            await self._store.trim(last + 1, STEP)
             await asyncio.sleep(0)
+
+    async def _next_step(self, end: int) -> int:
+        """The last of the next events up to a position, STEP at most; 0 = there are none.
+
+        Only what is really removed moves the log's beginning: a log without events expires nobody's cursor.
+        """
+        self._looked = max(self._looked, self._feed.first - 1)
+        while self._looked < end:
+            page = await self._store.read(self._looked, STEP, REMOVED)
+            old = [entry.position for entry in page.entries if entry.position <= end]
+            if old:
+                return old[-1]
+            self._looked = min(end, page.through)
+        return 0
 
     def _clock_jumped(self) -> bool:
         """Whether the wall clock is not to be believed: for an hour after it jumped by more than one."""

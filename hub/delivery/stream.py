@@ -41,11 +41,11 @@ class Start(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A place in the log, reached at `time` (microseconds); `restored`: it was one of the log before a restore."""
+    """A place in the log of `epoch`, reached at `time` (microseconds); another epoch's is of before a restore."""
 
     position: int
     time: int
-    restored: bool = False
+    epoch: int
 
 
 class Subscription(NamedTuple):
@@ -135,7 +135,7 @@ class Stream:
         self._ending: HubError | None = None
         self._wake: asyncio.Future[None] | None = None
         self._reached = place.time
-        self._restored = place.restored
+        self._epoch = place.epoch
         self._last_frame = around.clock.monotonic()
         self._silence_timer: asyncio.TimerHandle | None = None
         self._key_timer: asyncio.TimerHandle | None = None
@@ -149,7 +149,7 @@ class Stream:
             CursorExpired: history is gone where it is to start, and it does not want to go on after a gap.
         """
         self._notices.append(self._around.notices.ready(self))
-        self._mind_history()
+        self._require_history()  # where it goes on after a Gap, Ready's cursor still stands before that
         self._watch_key()
         self._watch_silence()
 
@@ -187,7 +187,7 @@ class Stream:
         batch = self._around.feed.take(self._interest, self._lens, self.position, self._until, self._pace)
         if isinstance(batch, Batch):
             self.position = batch.through
-            self._reached = batch.time or self._reached
+            self._reached = batch.time or self._time
             if not batch.scopes <= self._used:
                 self._used |= batch.scopes
             return self._frame(batch.data, batch.time) if batch.events else asyncio.sleep(0)
@@ -198,9 +198,18 @@ class Stream:
     @property
     def lag(self) -> float:
         """Seconds: at most this old is the oldest event that it may see and was not handed out; 0 = there is none."""
-        if self.position >= self._around.feed.through:
+        feed = self._around.feed
+        oldest = feed.oldest(self._interest, self._lens, self.position)
+        if oldest is None:
             return 0.0
-        return max(0, self._around.clock.now() - self._reached) / 1_000_000
+        since = oldest or max(self._reached, feed.first_time)
+        return max(0, self._around.clock.now() - since) / 1_000_000
+
+    @property
+    def _time(self) -> int:
+        """When its place was reached, or some time before: at the end of the log that is now."""
+        at_end = self.position >= self._around.feed.through and not self._is_restored
+        return self._around.clock.now() if at_end else self._reached
 
     def wrote(self, seconds: float) -> None:
         """Tell how long a write took: a slow reader gets smaller frames, a quick one full ones again."""
@@ -237,6 +246,8 @@ class Stream:
 
     def refresh(self) -> None:
         """Take in what has changed: key, state, claim, grants. Frames from here on are by the new view."""
+        if self._ending is not None:
+            return  # its last notice is chosen
         try:
             self.require()
         except HubError as ending:
@@ -277,25 +288,43 @@ class Stream:
             left.sleepers.discard(self.wake)
             self._around.feed.leave(left)
 
-    def _mind_history(self) -> None:
-        """Go on after a Gap where what the stream still had to see is gone, or end; never go on silently."""
-        feed = self._around.feed
-        if not self._restored and self.position + 1 >= feed.first:
-            return
+    @property
+    def _is_restored(self) -> bool:
+        """Whether its place is one of the log before a restore."""
+        return self._epoch != self._around.feed.epoch
+
+    def _require_history(self) -> bool:
+        """Tell whether what follows its place is all there.
+
+        Raises:
+            CursorExpired: it is not, and the stream does not want to go on after a gap.
+        """
+        if not self._is_restored and self.position + 1 >= self._around.feed.first:
+            return True
         if not self.asked.gaps:
             raise CursorExpired(
                 "what follows this cursor is not all there any more: start from earliest or from another place, "
                 "or set on_expired_cursor to EARLIEST",
-                metadata={"cause": "RESTORE" if self._restored else "RETENTION"},
+                metadata={"cause": "RESTORE" if self._is_restored else "RETENTION"},
             )
-        self._notices.append(self._around.notices.gap(self._reached, feed.first_time, restored=self._restored))
-        self.position, self._reached, self._restored = feed.first - 1, feed.first_time, False
+        return False
+
+    def _mind_history(self) -> None:
+        """Go on after a Gap where what the stream still had to see is gone, or end; never go on silently.
+
+        The Gap is the very next frame: a cursor after it is nowhere to be had before it.
+        """
+        if self._require_history():
+            return
+        feed = self._around.feed
+        self._notices.append(self._around.notices.gap(self._reached, feed.first_time, restored=self._is_restored))
+        self.position, self._reached, self._epoch = feed.first - 1, feed.first_time, feed.epoch
         self._move_lens()
 
     def _frame(self, data: bytes, time: int) -> bytes:
         self._last_frame = self._around.clock.monotonic()
-        at = time or self._around.clock.now()
-        return frame(self._around.seal.seal(self._around.feed.epoch, self.position, at), data)
+        self._reached = time or self._time
+        return frame(self._around.seal.seal(self._epoch, self.position, self._reached), data)
 
     def _sleep(self) -> asyncio.Future[None]:
         """What ends with the next event of the lens, a change, or the time for a heartbeat."""

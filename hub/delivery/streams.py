@@ -65,7 +65,8 @@ class Streams:
             start = await self._place(asked.start, name)
             stream_id = secrets.token_hex(8)
             claimed = await self._claim(name, stream_id)
-            stream = Stream(self.around, caller, asked, stream_id, start or Place(claimed, self.around.clock.now()))
+            now = Place(claimed, self.around.clock.now(), self.around.feed.epoch)
+            stream = Stream(self.around, caller, asked, stream_id, start or now)
             self._open[caller.integration_id].add(stream)
             try:
                 self._require_service()
@@ -160,19 +161,18 @@ class Streams:
         """The place that a start names; None = where the claim will stand, which is what "now" means in the log."""
         feed = self.around.feed
         if start.kind == "earliest":
-            return Place(feed.first - 1, feed.first_time)
+            return Place(feed.first - 1, feed.first_time, feed.epoch)
         if start.kind == "since":
-            gone = feed.first > 1 and start.since < feed.first_time
-            return Place(0 if gone else await self._log.position_at(start.since), start.since)
+            return Place(await self._log.position_at(start.since), start.since, feed.epoch)
         if start.kind == "cursor":
             cursor = self.around.seal.open(start.cursor)
-            return Place(cursor.position, cursor.time, restored=cursor.epoch != feed.epoch)
+            return Place(cursor.position, cursor.time, cursor.epoch)
         return self._committed(start, name) if start.kind != "latest" else None
 
     def _committed(self, start: Start, name: str) -> Place | None:
         held = self.around.registry.cursors.get(name)
         if held is not None:
-            return Place(held.record.position, held.record.time, restored=held.record.epoch != self.around.feed.epoch)
+            return Place(held.record.position, held.record.time, held.record.epoch)
         if start.kind == "committed":
             raise SubscriptionNotFound("nothing was committed for this subscription yet: start from latest or earliest")
         return None

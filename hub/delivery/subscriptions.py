@@ -69,6 +69,7 @@ class Subscriptions:
             CursorInvalid: it cannot be opened.
             CursorExpired: it is of the log before a restore.
             TooManySubscriptions: there is no room for one more.
+            SubscriptionNotFound: it was deleted meanwhile.
         """
         cursor = self._seal.open(text)
         if cursor.epoch != self._feed.epoch:
@@ -82,8 +83,10 @@ class Subscriptions:
         record = CursorRecord(cursor.epoch, cursor.position, cursor.time, self._clock.now())
         if force or self._is_ahead(name, record):
             await self._write(name, Commit(record, force))
-        kept = self._registry.cursors[name].record
-        return self.cursor(kept), kept.position == cursor.position
+        held = self._registry.cursors.get(name)
+        if held is None:
+            raise SubscriptionNotFound("the subscription was deleted meanwhile")
+        return self.cursor(held.record), held.record.position == cursor.position
 
     def cursor(self, record: CursorRecord) -> str:
         """A fresh cursor for a committed place."""

@@ -22,6 +22,11 @@ class Log(Protocol):
         StorageUnavailable: the store does not answer, or has failed and waits for a restart.
     """
 
+    @property
+    def failed(self) -> bool:
+        """Whether it has failed for good: nothing is written any more until a restart, reads go on if they can."""
+        ...
+
     async def append(self, entries: Sequence[Entry], expect: Expect | None = None) -> list[Appended]:
         """Add entries at the end, in order, all or none; when it returns they survive power loss.
 
@@ -80,8 +85,9 @@ class Log(Protocol):
     async def trim(self, before: int, limit: int) -> int:
         """Remove up to `limit` EVENT and ERASED entries at positions below `before`, the oldest first; STATE stays.
 
-        Returns the new `first`: `before`, at most ``last + 1``, once there is nothing left to remove. It never goes
-        back, and positions are not given anew.
+        Returns the new `first`: the position after the newest event that was ever removed, so that where only state
+        is old nothing counts as gone. It never goes back, and positions are not given anew. Of STATE only those
+        entries go that have no body: what is forgotten under EPHEMERAL_PREFIXES.
         """
         ...
 
