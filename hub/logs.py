@@ -37,8 +37,8 @@ def configure(level: str, style: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             add_caller,
             structlog.processors.format_exc_info,
-            hide_keys,
             last,
+            hide_keys,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
@@ -59,10 +59,7 @@ def add_caller(logger: object, name: str, event: Event) -> Event:
     return event
 
 
-def hide_keys(logger: object, name: str, event: Event) -> Event:
-    """Cut the secret part from anything that looks like a key, should one ever get into a line."""
+def hide_keys(logger: object, name: str, line: str) -> str:
+    """Cut the secret part from anything that looks like a key, should one ever get into a line, however deep."""
     del logger, name
-    for field, value in event.items():
-        if isinstance(value, str) and "tkt_" in value:
-            event[field] = _KEY.sub(r"\1…", value)
-    return event
+    return _KEY.sub(r"\1…", line)
