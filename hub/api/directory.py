@@ -1,5 +1,9 @@
 """DirectoryService: what there is to be granted, found and installed, and how developers apply."""
 
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from msgspec.structs import replace
 from tickets.hub.v1 import directory_service_pb2, directory_service_pb2_grpc, permissions_pb2
 
@@ -36,6 +40,7 @@ class DirectoryService(directory_service_pb2_grpc.DirectoryServiceServicer):
         self._pages = pages
         self._settings = settings
         self._clock = clock
+        self._installing: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
     async def ListScopes(  # noqa: N802  the contract's names
         self, request: directory_service_pb2.ListScopesRequest, context: Context
@@ -61,10 +66,10 @@ class DirectoryService(directory_service_pb2_grpc.DirectoryServiceServicer):
     ) -> directory_service_pb2.FindIntegrationsResponse:
         """The open ones that hold every word of the query."""
         del context
-        words, scopes = request.query.lower().split(), frozenset(request.scopes)
+        words, scopes = request.query.casefold().split(), frozenset(request.scopes)
 
         def test(record: IntegrationRecord) -> bool:
-            text = f"{record.display_name}\n{record.description}".lower()
+            text = f"{record.display_name}\n{record.description}".casefold()
             return (
                 self._is_listed(record)
                 and all(word in text for word in words)
@@ -111,7 +116,7 @@ class DirectoryService(directory_service_pb2_grpc.DirectoryServiceServicer):
             record = self._registry.require_open(request.integration_id)
             before = self._registry.installations.record(request.integration_id, guild_id)
             if before is None:
-                self._require_room(request.integration_id)
+                self._require_room(request.integration_id, guild_id)
             held = {scope.scope: scope for scope in before.agreed} if before else {}
             chosen = chosen_scopes(record, frozenset(request.agreed_scopes))
             after = InstallationRecord(
@@ -124,9 +129,10 @@ class DirectoryService(directory_service_pb2_grpc.DirectoryServiceServicer):
             )
             return before, after
 
-        await self._changes.installation(
-            acting(caller(), request.acting_user_id), f"installation/{request.integration_id}/{guild_id}", decide
-        )
+        with self._being_installed(request.integration_id, guild_id):
+            await self._changes.installation(
+                acting(caller(), request.acting_user_id), f"installation/{request.integration_id}/{guild_id}", decide
+            )
         record = self._registry.installations.record(request.integration_id, guild_id)
         return directory_service_pb2.InstallIntegrationResponse(
             installation=convert.installation(record) if record is not None else None
@@ -179,9 +185,25 @@ class DirectoryService(directory_service_pb2_grpc.DirectoryServiceServicer):
             and not self._registry.is_blocked(record.owner_user_id)
         )
 
-    def _require_room(self, integration_id: str) -> None:
-        limit = self._settings.max_installations
-        if self._registry.installations.count(integration_id) >= limit:
+    @contextmanager
+    def _being_installed(self, integration_id: str, guild_id: int) -> Iterator[None]:
+        """Count a guild that is being added: many at once do not slip past the limit."""
+        guilds = self._installing[integration_id]
+        guilds[guild_id] += 1
+        try:
+            yield
+        finally:
+            guilds[guild_id] -= 1
+            if not guilds[guild_id]:
+                del guilds[guild_id]
+            if not guilds:
+                self._installing.pop(integration_id, None)
+
+    def _require_room(self, integration_id: str, guild_id: int) -> None:
+        limit, installed = self._settings.max_installations, self._registry.installations
+        others = (guild for guild in self._installing[integration_id] if guild != guild_id)
+        adding = sum(installed.record(integration_id, guild) is None for guild in others)
+        if installed.count(integration_id) + adding >= limit:
             raise TooManyInstallations(
                 f"{limit} guilds have installed this integration: no more may", metadata={"limit": str(limit)}
             )

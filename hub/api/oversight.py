@@ -143,7 +143,10 @@ class Oversight(admin_service_pb2_grpc.AdminServiceServicer):
         return admin_service_pb2.ListAuditEntriesResponse(entries=found, next_page_token=token)
 
     def _block(self, request: admin_service_pb2.BlockDeveloperRequest) -> BlockRecord:
-        return BlockRecord(request.user_id, request.source, request.reason, self._clock.now())
+        """The block asked for; somebody who is blocked already stays so since the first time."""
+        held = self._registry.blocks.get(request.user_id)
+        since = held.record.block_time if held is not None and held.record.blocked else self._clock.now()
+        return BlockRecord(request.user_id, request.source, request.reason, since)
 
     def _blocked(self, user_id: str) -> admin_service_pb2.BlockedDeveloper:
         record = self._registry.blocks[user_id].record

@@ -90,14 +90,16 @@ class Changes:
         return self._registry.service
 
     async def block(self, by: Caller, blocks: Sequence[BlockRecord]) -> None:
-        """Put developers on the blocklist, or off it, all or none."""
+        """Put developers on the blocklist, or off it, all or none; what is there already is not written again."""
         known = self._registry.blocks
         entries = [
             self._entry(by, f"block/{block.user_id}", held.record if held else None, block, block.reason)
             for block in blocks
             for held in (known.get(block.user_id),)
+            if held is None or held.record != block
         ]
-        await self._append(entries, {})
+        if entries:
+            await self._append(entries, {})
 
     async def installation(
         self, by: Caller, key: str, decide: Callable[[], tuple[InstallationRecord | None, InstallationRecord | None]]
