@@ -38,7 +38,7 @@ def configure(level: str, style: str) -> None:
             add_caller,
             structlog.processors.format_exc_info,
             last,
-            hide_keys,
+            hide_keys,  # type: ignore[list-item]  # structlog's types know no processor of finished lines
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
