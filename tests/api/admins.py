@@ -16,13 +16,13 @@ INVALID = (Code.INVALID_ARGUMENT, "INVALID_REQUEST")
 HOUR = 3600
 
 
-async def ask(caller: Caller, method: str, **fields: Any) -> Any:  # noqa: ANN401  any request's fields, its reply
+async def ask(caller: Caller, method: str, /, **fields: Any) -> Any:  # noqa: ANN401  any request's fields, its reply
     """Call a method of AdminService: `ask(hub.admin, "GetIntegration", integration_id="x")`."""
     request = getattr(admin_service_pb2, f"{method}Request")(**fields)
     return await caller.call(f"AdminService/{method}", request)
 
 
-async def change(caller: Caller, method: str, **fields: Any) -> Any:  # noqa: ANN401  the same
+async def change(caller: Caller, method: str, /, **fields: Any) -> Any:  # noqa: ANN401  the same
     """The integration that a change results in."""
     return (await ask(caller, method, **fields)).integration
 

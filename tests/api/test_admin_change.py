@@ -172,7 +172,8 @@ async def test_changes_at_once_lose_nothing(hub: RunningHub) -> None:
     scopes = [asked("TICKET_CREATED", "TICKET_STATS"), asked("DROP_CLAIMED", "TICKET_CREATED")]
     calls = [ask(hub.admin, "SetScopes", **one, scopes=scopes[n % 2], reason=f"s{n}") for n in range(20)]
     for name in ("display_name", "description"):
-        new = [Integration(**one, **{name: f"{name} {n}"}) for n in range(20)]
+        named: list[dict[str, Any]] = [{name: f"{name} {n}"} for n in range(20)]
+        new = [Integration(**one, **fields) for fields in named]
         calls += [
             ask(hub.admin, "UpdateIntegration", integration=each, reason=f"{name} {n}") for n, each in enumerate(new)
         ]

@@ -1,0 +1,175 @@
+"""AdminService over the wire: the audit trail; and the permission table that everyone may read."""
+
+import json
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from tickets.hub.v1 import directory_service_pb2
+from tickets.hub.v1.integration_pb2 import Integration
+from tickets.hub.v1.permissions_pb2 import (
+    ROLE_ADMIN,
+    ROLE_BOT,
+    ROLE_UNSPECIFIED,
+    SCOPE_MEMBER_VERIFIED_IDENTITY,
+    SCOPE_TICKET_STATS,
+    Scope,
+)
+
+from tests.api.admins import Code, ask, refusal, violations
+from tests.conftest import RunningHub, asked
+
+
+async def trail(hub: RunningHub, **request: Any) -> list[Any]:  # noqa: ANN401  fields of it; the entries
+    """The audit trail, the newest first."""
+    return list((await ask(hub.admin, "ListAuditEntries", **request)).entries)
+
+
+def told(entry: Any) -> dict[str, tuple[Any, Any]]:  # noqa: ANN401  an AuditEntry; what stood before and after
+    """What an entry says has changed, out of its JSON; None = it was not there."""
+    return {one.field: (json.loads(one.before or "null"), json.loads(one.after or "null")) for one in entry.changes}
+
+
+async def test_a_change_is_told_whole(hub: RunningHub) -> None:
+    """An entry says when, who, by which method, for whom, why, in which call, and each field before and after."""
+    integration, _ = await hub.register("TICKET_CREATED")
+    heir = (await ask(hub.admin, "CreateServiceKey", role=ROLE_ADMIN, display_name="another admin")).key
+    new = Integration(integration_id=integration.integration_id, display_name="New", endpoint_url="https://n.example")
+    changed = await ask(hub.caller(heir.secret), "UpdateIntegration", integration=new, reason="it moved")
+    [entry] = await trail(hub, page_size=1)
+    assert (entry.actor.role, entry.actor.key_id, entry.actor.user_id) == (ROLE_ADMIN, heir.key_id, "")
+    assert (entry.method, entry.reason) == ("AdminService/UpdateIntegration", "it moved")
+    assert entry.integration_id == integration.integration_id
+    assert told(entry) == {"display_name": ("Statistics", "New"), "endpoint_url": (None, "https://n.example")}
+    assert entry.time.ToNanoseconds() >= changed.integration.update_time.ToNanoseconds()
+    assert entry.request_id
+    assert len({one.request_id for one in (await trail(hub))[:3]}) == 3
+
+
+async def test_every_change_leaves_an_entry(hub: RunningHub) -> None:
+    """Each method that changes something leaves one entry under its name, in order, and says what became of it."""
+    integration, _ = await hub.register("TICKET_CREATED")
+    one = {"integration_id": integration.integration_id}
+    await ask(hub.admin, "SetScopes", **one, scopes=asked("TICKET_STATS"), reason="wrong one")
+    key = (await ask(hub.admin, "RotateKey", **one, reason="routine")).key
+    await ask(hub.admin, "RevokeKey", **one, key_id=key.key_id, reason="leaked")
+    await ask(hub.admin, "SuspendIntegration", **one, reason="sends too much")
+    await ask(hub.admin, "ResumeIntegration", **one, reason="mended")
+    await ask(hub.admin, "DeleteIntegration", **one, reason="closed down")
+    entries = (await trail(hub, **one))[::-1]
+    assert [(entry.method.removeprefix("AdminService/"), entry.reason) for entry in entries] == [
+        ("RegisterIntegration", ""),
+        ("SetScopes", "wrong one"),
+        ("RotateKey", "routine"),
+        ("RevokeKey", "leaked"),
+        ("SuspendIntegration", "sends too much"),
+        ("ResumeIntegration", "mended"),
+        ("DeleteIntegration", "closed down"),
+    ]
+    before, after = told(entries[1])["grants"]
+    assert ([grant["scope"] for grant in before], [grant["scope"] for grant in after]) == ([1], [SCOPE_TICKET_STATS])
+    assert told(entries[3]).keys() == {"keys"}
+    assert [told(entry)["state"] for entry in entries[4:]] == [
+        ("ACTIVE", "SUSPENDED"),
+        ("SUSPENDED", "ACTIVE"),
+        ("ACTIVE", "DELETED"),
+    ]
+
+
+async def test_what_did_not_happen_leaves_no_entry(hub: RunningHub) -> None:
+    """A refused change and a read leave the trail as it was."""
+    integration, _ = await hub.register("TICKET_CREATED")
+    before = await trail(hub)
+    one = {"integration_id": integration.integration_id}
+    forbidden = (Code.FAILED_PRECONDITION, "STATE_FORBIDS")
+    assert await refusal(ask(hub.admin, "ResumeIntegration", **one)) == forbidden
+    assert await violations(ask(hub.admin, "SuspendIntegration", **one)) == ["reason"]
+    assert await refusal(ask(hub.bot, "DeleteIntegration", **one)) == (Code.PERMISSION_DENIED, "ROLE_NOT_ALLOWED")
+    await ask(hub.admin, "ListKeys", **one)
+    assert await trail(hub) == before
+
+
+async def test_the_trail_holds_no_secret(hub: RunningHub) -> None:
+    """Keys stand in the trail by their ids: neither their text nor what is kept to check them."""
+    reply = await ask(hub.admin, "CreateServiceKey", role=ROLE_BOT, display_name="spare")
+    _, reader = await hub.register("TICKET_CREATED")
+    held = [key.digest for key in hub.hub._changes._registry.service.record.keys]
+    text = str(await trail(hub))
+    assert reply.key.key_id in text
+    secrets = [key.split("_")[3][:28] for key in (reply.key.secret, reader.key, *hub.keys.values())]
+    assert [secret for secret in (*secrets, *held) if secret in text] == []
+
+
+async def test_the_first_start_is_in_the_trail(hub: RunningHub) -> None:
+    """What the hub made by itself is told as such: no key, no role."""
+    entries = await trail(hub)
+    assert {(entry.actor.role, entry.actor.key_id, entry.reason) for entry in entries} == {
+        (ROLE_UNSPECIFIED, "", "first start")
+    }
+
+
+async def test_the_trail_is_paged(hub: RunningHub) -> None:
+    """Page by page the trail is the same as at once, the newest first, though changes are made meanwhile."""
+    mine, _ = await hub.register("TICKET_CREATED")
+    one = {"integration_id": mine.integration_id}
+    for number in range(7):
+        scopes = asked("TICKET_CREATED", *(["DROP_CLAIMED"] if number % 2 else []), "TICKET_STATS")[: 1 + number % 3]
+        await ask(hub.admin, "SetScopes", **one, scopes=scopes, reason=f"change {number}")
+        await hub.register("TICKET_CREATED")
+    whole = await trail(hub, **one)
+    assert [entry.time.ToNanoseconds() for entry in whole] == sorted(
+        (entry.time.ToNanoseconds() for entry in whole), reverse=True
+    )
+    paged, token = list[Any](), ""
+    while token or not paged:
+        page = await ask(hub.admin, "ListAuditEntries", **one, page_size=2, page_token=token)
+        assert len(page.entries) <= 2
+        paged += page.entries
+        token = page.next_page_token
+        await ask(hub.admin, "RotateKey", **one)
+    assert paged == whole
+
+
+async def test_the_trail_of_one_integration(hub: RunningHub) -> None:
+    """With an id only its changes are listed, not those of ids that begin alike; a token holds for that list alone."""
+    mine, _ = await hub.register("TICKET_CREATED")
+    other, _ = await hub.register("TICKET_CREATED")
+    await ask(hub.admin, "RotateKey", integration_id=mine.integration_id)
+    assert {entry.integration_id for entry in await trail(hub)} == {"", mine.integration_id, other.integration_id}
+    entries = await trail(hub, integration_id=mine.integration_id)
+    assert [entry.integration_id for entry in entries] == [mine.integration_id] * 2
+    assert await trail(hub, integration_id=mine.integration_id[:-1]) == []
+    page = await ask(hub.admin, "ListAuditEntries", integration_id=mine.integration_id, page_size=1)
+    stolen = {"integration_id": other.integration_id, "page_token": page.next_page_token}
+    assert await violations(ask(hub.admin, "ListAuditEntries", **stolen)) == ["page_token"]
+
+
+async def test_the_trail_by_key_method_and_time(hub: RunningHub) -> None:
+    """Each further term of the request leaves the entries that fit it."""
+    mine, _ = await hub.register("TICKET_CREATED")
+    heir = (await ask(hub.admin, "CreateServiceKey", role=ROLE_ADMIN, display_name="another admin")).key
+    await ask(hub.caller(heir.secret), "RotateKey", integration_id=mine.integration_id)
+    newest, *older = await trail(hub)
+    assert await trail(hub, actor_key_id=heir.key_id) == [newest]
+    assert await trail(hub, method="RotateKey") == await trail(hub, method="AdminService/RotateKey") == [newest]
+    assert await trail(hub, start_time=newest.time) == [newest]
+    assert await trail(hub, end_time=newest.time) == older
+    assert await trail(hub, end_time=older[-1].time) == []
+    assert await violations(ask(hub.admin, "ListAuditEntries", start_time=Timestamp(seconds=-1))) == ["start_time"]
+
+
+@pytest.mark.parametrize("who", ["admin", "bot", "integration", "nobody"])
+async def test_everyone_with_a_key_reads_the_scopes(hub: RunningHub, who: str) -> None:
+    """ListScopes tells each role the whole permission table, and strangers nothing."""
+    _, reader = await hub.register("TICKET_CREATED")
+    caller = {"admin": hub.admin, "bot": hub.bot, "integration": reader, "nobody": hub.caller("")}[who]
+    call = caller.call("DirectoryService/ListScopes", directory_service_pb2.ListScopesRequest())
+    if who == "nobody":
+        assert await refusal(call) == (Code.UNAUTHENTICATED, "KEY_MISSING")
+        return
+    scopes = (await call).scopes
+    assert [one.scope for one in scopes] == [number for number in Scope.values() if number]
+    assert all(one.title and one.description and one.level for one in scopes)
+    told_of = {one.scope: (one.name, one.level, list(one.fields)) for one in scopes}
+    assert told_of[SCOPE_TICKET_STATS] == ("ticket_stats", 2, ["ticket_closed.message_count"])
+    assert told_of[SCOPE_MEMBER_VERIFIED_IDENTITY][2] == ["member_verified.user_id"]
