@@ -153,7 +153,11 @@ class ScopeRequestRecord(msgspec.Struct, frozen=True):
 
 
 class IntegrationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All that is kept of an integration but its key use, installations, cursors and claims."""
+    """All that is kept of an integration but its key use, installations, cursors and claims.
+
+    `all_guilds_from`: where guild access is ALL, events after this position come from every guild, those before it from
+    guilds that had installed it; -1 in an entry stands for that entry's own position.
+    """
 
     integration_id: str
     display_name: str
@@ -173,6 +177,7 @@ class IntegrationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     rules_version: str = ""
     active_time: int = 0
     scopes_time: int = 0
+    all_guilds_from: int = 0
 
 
 class BlockRecord(msgspec.Struct, frozen=True):

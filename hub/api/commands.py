@@ -106,8 +106,8 @@ class Commands:
                 setattr(merged, name, getattr(new, name))
             check(merged, "integration")
             fields = {name: getattr(merged, name) for name in UPDATABLE}
-            fields["guild_access"] = convert.guild_access(merged.guild_access, self._settings.guild_access)
-            return replace(record, **fields)
+            access = convert.guild_access(fields.pop("guild_access"), self._settings.guild_access)
+            return replace(lifecycle.set_guild_access(record, access), **fields)
 
         return decide
 

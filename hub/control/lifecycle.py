@@ -16,7 +16,7 @@ from hub.errors import (
     InvalidRequest,
     StateForbids,
 )
-from hub.model import GrantRecord, IntegrationRecord, ScopeRequestRecord, State
+from hub.model import GrantRecord, GuildAccess, IntegrationRecord, ScopeRequestRecord, State
 from hub.scopes import names_of
 
 ALLOWED: dict[str, frozenset[State]] = {
@@ -132,6 +132,12 @@ def request_scopes(record: IntegrationRecord, wanted: Sequence[ScopeRequestRecor
             raise InvalidRequest.field(f"scopes[{index}].scope", "is granted already: ask only for what is missing")
     grants(wanted, 0, "")
     return replace(record, requested_scopes=tuple(wanted))
+
+
+def set_guild_access(record: IntegrationRecord, access: GuildAccess) -> IntegrationRecord:
+    """Get other guilds' events; opened to every guild it gets theirs from the entry on that will carry this."""
+    opened = access is GuildAccess.ALL and record.guild_access is GuildAccess.INSTALLED
+    return replace(record, guild_access=access, all_guilds_from=-1 if opened else record.all_guilds_from)
 
 
 def suspend(record: IntegrationRecord, reason: str) -> IntegrationRecord:

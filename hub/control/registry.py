@@ -238,7 +238,8 @@ class Registry:
         change = _change.decode(entry.body)
         record = _integration.decode(change.record)
         grants = tuple(grant if grant.position else replace(grant, position=entry.position) for grant in record.grants)
-        record = replace(record, grants=grants)
+        all_guilds_from = entry.position if record.all_guilds_from < 0 else record.all_guilds_from
+        record = replace(record, grants=grants, all_guilds_from=all_guilds_from)
         before = self.integrations.get(record.integration_id)
         if before is None:
             insort(self.by_age, (record.create_time, record.integration_id))

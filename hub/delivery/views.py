@@ -115,7 +115,8 @@ class View:
     def __init__(self, record: IntegrationRecord, installed: Installed) -> None:
         self._grants = sorted((grant.position, grant.scope) for grant in record.grants)
         self._holder = record.integration_id
-        self._installed = installed if record.guild_access is GuildAccess.INSTALLED else None
+        self._installed = installed
+        self._all_from = record.all_guilds_from if record.guild_access is GuildAccess.ALL else math.inf
 
     def scopes(self, narrowing: Narrowing) -> frozenset[int]:
         """All that is granted now, within what a stream asked for."""
@@ -126,15 +127,20 @@ class View:
         """By which lens to look at the events right after a position."""
         final = self.scopes(narrowing)
         counting = final & frozenset(scope for position, scope in self._grants if position <= after)
-        until = min((position for position, _ in self._grants if position > after), default=math.inf)
-        return Look(self._interned(counting, narrowing), until, self._interned(final, narrowing))
+        changes = (self._all_from, *(position for position, _ in self._grants))
+        until = min((position for position in changes if position > after), default=math.inf)
+        return Look(
+            self._interned(counting, narrowing, by_consent=after < self._all_from),
+            until,
+            self._interned(final, narrowing, by_consent=math.isinf(self._all_from)),
+        )
 
-    def _interned(self, scopes: frozenset[int], narrowing: Narrowing) -> Lens:
-        holder = self._holder if self._installed is not None else ""
-        key = (scopes, narrowing.guilds, narrowing.shard, holder, id(self._installed) if holder else 0)
+    def _interned(self, scopes: frozenset[int], narrowing: Narrowing, *, by_consent: bool) -> Lens:
+        holder, installed = (self._holder, self._installed) if by_consent else ("", None)
+        key = (scopes, narrowing.guilds, narrowing.shard, holder, id(installed) if by_consent else 0)
         lens = _lenses.get(key)
         if lens is None:
-            lens = _lenses[key] = Lens(scopes, narrowing, self._installed, holder)
+            lens = _lenses[key] = Lens(scopes, narrowing, installed, holder)
         return lens
 
 
