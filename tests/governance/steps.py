@@ -39,14 +39,14 @@ class Refusal(NamedTuple):
     metadata: dict[str, str]
 
 
-async def call(who: Caller, method: str, **fields: Any) -> Any:  # noqa: ANN401  any reply
+async def call(who: Caller, method: str, /, **fields: Any) -> Any:  # noqa: ANN401  any reply
     """Call "DirectoryService/InstallIntegration" with these fields of its request."""
     service, name = method.split("/")
     request: Message = getattr(_MODULES[service], f"{name}Request")(**fields)
     return await who.call(method, request)
 
 
-async def refused(who: Caller, method: str, **fields: Any) -> Refusal:  # noqa: ANN401  fields of the request
+async def refused(who: Caller, method: str, /, **fields: Any) -> Refusal:  # noqa: ANN401  fields of the request
     """How a call is refused; the test fails where it is not."""
     return told(await fails(call(who, method, **fields)))
 

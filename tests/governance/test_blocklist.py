@@ -1,0 +1,183 @@
+"""The blocklist: what a developer owns is closed at once, and is as it was once the block ends."""
+
+from tickets.hub.v1 import admin_service_pb2
+
+from tests.api.wire import read
+from tests.conftest import REGISTRATION, FakeClock, RunningHub, StartHub, asked
+from tests.governance.steps import (
+    OWNER,
+    STRANGER,
+    apply_for,
+    arrived,
+    block,
+    call,
+    opened,
+    refused,
+    state,
+    ticket,
+    told,
+    unblock,
+)
+
+
+async def blocklist(hub: RunningHub) -> list[admin_service_pb2.BlockedDeveloper]:
+    """Who is blocked, as an admin reads it, two on a page."""
+    found: list[admin_service_pb2.BlockedDeveloper] = []
+    token = ""
+    while True:
+        reply = await call(hub.admin, "AdminService/ListBlockedDevelopers", page_size=2, page_token=token)
+        found += reply.developers
+        token = reply.next_page_token
+        if not token:
+            return found
+
+
+async def test_a_block_ends_every_stream_of_the_developer_at_once(hub: RunningHub) -> None:
+    """All streams of all they own end with DEVELOPER_BLOCKED, new ones are refused; others go on."""
+    one, first = await hub.register("TICKET_CREATED")
+    two, second = await hub.register("TICKET_CREATED")
+    _, another = await hub.register("TICKET_CREATED", owner_user_id=STRANGER)
+    streams = [await first.subscribe(), await first.subscribe(subscription_id="b"), await second.subscribe()]
+    other = await another.subscribe()
+    entry = await block(hub)
+    assert (entry.user_id, entry.source, entry.reason) == (OWNER, "CyberShield", "sold user data")
+    assert sorted(entry.integration_ids) == sorted([one.integration_id, two.integration_id])
+    for stream in streams:
+        refusal = told(await stream.ending())
+        assert (refusal.status, refusal.reason) == ("PERMISSION_DENIED", "DEVELOPER_BLOCKED")
+    assert told(await first.open().ending()).reason == "DEVELOPER_BLOCKED"
+    await hub.emit(ticket("t1"))
+    assert [event.id for event in await other.events(1)] == ["t1"]
+
+
+async def test_nothing_new_is_taken_from_somebody_blocked(hub: RunningHub) -> None:
+    """Neither an application nor a registration for them; the blocklist is by the owner, not by the bot."""
+    await block(hub)
+    form = {**REGISTRATION, "scopes": asked("TICKET_CREATED")}
+    for who in (hub.bot, hub.admin):
+        refusal = await refused(who, "DirectoryService/SubmitApplication", **form, rules_accepted=True)
+        assert (refusal.status, refusal.reason) == ("PERMISSION_DENIED", "DEVELOPER_BLOCKED")
+    refusal = await refused(hub.admin, "AdminService/RegisterIntegration", **form)
+    assert (refusal.status, refusal.reason) == ("PERMISSION_DENIED", "DEVELOPER_BLOCKED")
+    assert not (await call(hub.admin, "AdminService/ListIntegrations")).integrations
+    assert state(await apply_for(hub, "TICKET_CREATED", owner_user_id=STRANGER)) == "PENDING"
+    await unblock(hub)
+    assert state(await apply_for(hub, "TICKET_CREATED")) == "PENDING"
+
+
+async def test_the_end_of_a_block_restores_the_state_before(hub: RunningHub) -> None:
+    """Each integration has the state, grants and etag that it had: the block was computed, not copied."""
+    pending = await apply_for(hub, "TICKET_CREATED")
+    suspended, _ = await hub.register("TICKET_CREATED")
+    named = {"integration_id": suspended.integration_id, "reason": "complaints"}
+    await call(hub.admin, "AdminService/SuspendIntegration", **named)
+    active, reader = await hub.register("TICKET_CREATED")
+    ids = [one.integration_id for one in (pending, suspended, active)]
+    before = [await read(hub, one) for one in ids]
+    await block(hub)
+    during = [await read(hub, one) for one in ids]
+    assert [one.developer_blocked for one in during] == [True] * 3
+    assert [(one.state, one.etag) for one in during] == [(one.state, one.etag) for one in before]
+    await unblock(hub)
+    assert [await read(hub, one) for one in ids] == before
+    await reader.subscribe()
+    assert await blocklist(hub) == []
+
+
+async def test_blocked_time_is_delivered_afterwards(timed_hub: RunningHub, clock: FakeClock) -> None:
+    """A stream resumed after the block brings what was accepted before, meanwhile and since, once and in order."""
+    hub = timed_hub
+    integration, reader = await hub.register("TICKET_CREATED")
+    stream = await opened(reader, integration.integration_id, latest={})
+    cursor = stream.frames[-1].cursor
+    await hub.emit(ticket("before"))
+    await block(hub)
+    await hub.emit(ticket("meanwhile"))
+    await unblock(hub)
+    await hub.emit(ticket("since"))
+    resumed = await opened(reader, integration.integration_id, cursor=cursor)
+    assert await arrived(hub, clock, resumed) == ["before", "meanwhile", "since"]
+
+
+async def test_an_import_blocks_all_or_none(hub: RunningHub) -> None:
+    """Many entries in one call, in its order; one wrong entry, or one user twice, and nobody is blocked."""
+    entries = [{"user_id": str(900 + n), "source": "CyberShield", "reason": f"case {n}"} for n in range(5)]
+    wrong: list[list[dict[str, str]]] = [
+        [*entries, {"user_id": "12a", "source": "CyberShield", "reason": "x"}],
+        [*entries, {"user_id": "990", "source": "", "reason": "x"}],
+        [*entries, entries[0]],
+        [],
+        [{"user_id": str(1_000 + n), "source": "s", "reason": "r"} for n in range(1_001)],
+    ]
+    for requests in wrong:
+        refusal = await refused(hub.admin, "AdminService/BatchBlockDevelopers", requests=requests)
+        assert (refusal.status, refusal.reason) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+        assert await blocklist(hub) == []
+    integration, reader = await hub.register("TICKET_CREATED", owner_user_id="903")
+    stream = await reader.subscribe()
+    reply = await call(hub.admin, "AdminService/BatchBlockDevelopers", requests=entries)
+    assert [(one.user_id, one.reason) for one in reply.developers] == [(e["user_id"], e["reason"]) for e in entries]
+    assert list(reply.developers[3].integration_ids) == [integration.integration_id]
+    assert told(await stream.ending()).reason == "DEVELOPER_BLOCKED"
+    assert await blocklist(hub) == list(reply.developers)
+
+
+async def test_blocking_again_keeps_since_when_and_takes_the_newer_words(
+    timed_hub: RunningHub, clock: FakeClock
+) -> None:
+    """A list imported once more does not make a block younger; after an unblock it counts anew."""
+    hub = timed_hub
+    first = await block(hub)
+    clock.wall_offset += 3_600_000_000
+    again = {"user_id": OWNER, "source": "Tickets", "reason": "and once more"}
+    second = (await call(hub.admin, "AdminService/BlockDeveloper", **again)).developer
+    assert (second.source, second.reason, second.block_time) == ("Tickets", "and once more", first.block_time)
+    [reply] = (await call(hub.admin, "AdminService/BatchBlockDevelopers", requests=[again])).developers
+    assert reply == second
+    assert not (await call(hub.admin, "AdminService/ListAuditEntries", method="BatchBlockDevelopers")).entries
+    await unblock(hub)
+    third = await block(hub)
+    assert third.block_time.ToMicroseconds() >= first.block_time.ToMicroseconds() + 3_600_000_000
+
+
+async def test_a_block_asks_for_source_and_reason_and_for_an_admin(hub: RunningHub) -> None:
+    """Whose word it is and why are part of an entry; neither bot nor integration can make one."""
+    for missing in ("user_id", "source", "reason"):
+        asks = {"user_id": OWNER, "source": "CyberShield", "reason": "why"} | {missing: ""}
+        refusal = await refused(hub.admin, "AdminService/BlockDeveloper", **asks)
+        assert (refusal.reason, refusal.message.split(":")[0]) == ("INVALID_REQUEST", missing)
+    _, reader = await hub.register("TICKET_CREATED")
+    for who in (hub.bot, reader):
+        for method in ("BlockDeveloper", "UnblockDeveloper", "ListBlockedDevelopers", "BatchBlockDevelopers"):
+            assert (await refused(who, f"AdminService/{method}")).reason == "ROLE_NOT_ALLOWED"
+
+
+async def test_ending_a_block_that_is_not_there_changes_nothing(hub: RunningHub) -> None:
+    """No error, and no entry in the audit trail."""
+    await unblock(hub)
+    assert not (await call(hub.admin, "AdminService/ListAuditEntries", method="UnblockDeveloper")).entries
+
+
+async def test_what_comes_into_the_hands_of_somebody_blocked_closes(hub: RunningHub) -> None:
+    """An integration given to a blocked owner ends its streams; given back it opens."""
+    integration, reader = await hub.register("TICKET_CREATED")
+    stream = await reader.subscribe()
+    await block(hub, STRANGER)
+    given = {"integration_id": integration.integration_id, "owner_user_id": STRANGER}
+    await call(hub.admin, "AdminService/UpdateIntegration", integration=given)
+    assert told(await stream.ending()).reason == "DEVELOPER_BLOCKED"
+    assert [list(one.integration_ids) for one in await blocklist(hub)] == [[integration.integration_id]]
+    await call(hub.admin, "AdminService/UpdateIntegration", integration=given | {"owner_user_id": OWNER})
+    await reader.subscribe()
+    assert [list(one.integration_ids) for one in await blocklist(hub)] == [[]]
+
+
+async def test_a_block_survives_a_restart(start_hub: StartHub) -> None:
+    """After a start on the same store the developer is still blocked, with all that was said."""
+    hub = await start_hub()
+    _, reader = await hub.register("TICKET_CREATED")
+    entry = await block(hub)
+    await hub.close()
+    hub = await start_hub()
+    assert await blocklist(hub) == [entry]
+    assert told(await hub.caller(reader.key).open().ending()).reason == "DEVELOPER_BLOCKED"
