@@ -1,57 +1,27 @@
-"""The command line: ``hub serve``, ``hub init``, ``hub create-key``. Wrong settings end with one line and status 2."""
+"""``hub serve``, ``hub init``, ``hub create-key``: the hub itself, and the keys that it begins with."""
 
 import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import structlog
 from msgspec.structs import replace
 
-from hub import config, logs
+from hub.cli.settling import run, setting_options, settle
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control import keys
 from hub.control.changes import COMMAND_LINE, encode_change, initialise
 from hub.control.registry import SERVICE_KEY, Registry
-from hub.errors import HubError, StartError
+from hub.errors import StartError
 from hub.model import Entry, Kind, Role
 from hub.storage import open_storage
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
-CANNOT_START = 2
-
-
-def setting_options(*names: str) -> Callable[[Command], Command]:
-    """A flag for each of these settings, or for all: --data-dir for data_dir. What is not said stays unset."""
-
-    def decorate(command: Command) -> Command:
-        for name in reversed(names or tuple(Settings.model_fields)):
-            field = Settings.model_fields[name]
-            flag = "--" + name.replace("_", "-")
-            text = f"{field.description} [{field.default}]" if field.default is not None else field.description
-            if field.annotation is bool:
-                command = click.option(flag, name, flag_value=True, default=None, help=text)(command)
-            elif name != "secret":  # a flag would show it to everyone who lists processes
-                command = click.option(flag, name, metavar="VALUE", help=text)(command)
-        return click.option("--config", "config_file", metavar="FILE", help="TOML file of settings [$HUB_CONFIG]")(
-            command
-        )
-
-    return decorate
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
-    """The Tickets integration hub."""
-
-
-@main.command()
+@click.command()
 @setting_options()
 def serve(config_file: str | None, **flags: str | bool | None) -> None:
     """Run the hub until it is told to stop (SIGTERM, Ctrl-C)."""
@@ -59,47 +29,20 @@ def serve(config_file: str | None, **flags: str | bool | None) -> None:
     run(_serve(settings))
 
 
-@main.command()
+@click.command()
 @setting_options("data_dir", "storage")
 def init(config_file: str | None, **flags: str | None) -> None:
     """Make the store and print the first keys, if it has none yet; nothing is served."""
     run(_init(settle(config_file, flags)))
 
 
-@main.command("create-key")
+@click.command("create-key")
 @click.option("--role", type=click.Choice(["admin", "bot"]), required=True, help="what the key lets its holder be")
 @click.option("--name", default="made on the command line", help="what it is for")
 @setting_options("data_dir", "storage")
 def create_key(role: str, name: str, config_file: str | None, **flags: str | None) -> None:
     """Make a key while the hub is stopped, for example when the last one was lost."""
     run(_create_key(settle(config_file, flags), Role[role.upper()], name))
-
-
-def settle(config_file: str | None, flags: dict[str, Any]) -> Settings:
-    """The settings in force; ends the program where they are wrong."""
-    try:
-        settings = config.load(flags, Path(config_file) if config_file else None)
-    except StartError as error:
-        give_up(str(error))
-    logs.configure(settings.log_level, settings.log_format)
-    return settings
-
-
-def run(work: Any) -> None:  # noqa: ANN401  any coroutine
-    """Run a command to its end; a start that fails ends the program with one line."""
-    try:
-        asyncio.run(work)
-    except StartError as error:
-        give_up(str(error))
-    except HubError as error:
-        give_up(error.message)
-
-
-def give_up(text: str) -> Any:  # noqa: ANN401  does not return
-    """End with a line for each complaint, and status 2."""
-    for line in text.splitlines():
-        click.echo(f"hub: {line}", err=True)
-    sys.exit(CANNOT_START)
 
 
 async def _serve(settings: Settings) -> None:

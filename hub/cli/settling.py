@@ -1,0 +1,63 @@
+"""Settings on the command line, and how a command ends that cannot do its work: with a line for each complaint."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from hub import config, logs
+from hub.config import Settings
+from hub.errors import HubError, StartError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+CANNOT_START = 2
+
+
+def setting_options(*names: str) -> Callable[[Command], Command]:
+    """A flag for each of these settings, or for all: --data-dir for data_dir. What is not said stays unset."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names or tuple(Settings.model_fields)):
+            field = Settings.model_fields[name]
+            flag = "--" + name.replace("_", "-")
+            text = f"{field.description} [{field.default}]" if field.default is not None else field.description
+            if field.annotation is bool:
+                command = click.option(flag, name, flag_value=True, default=None, help=text)(command)
+            elif name != "secret":  # a flag would show it to everyone who lists processes
+                command = click.option(flag, name, metavar="VALUE", help=text)(command)
+        return click.option("--config", "config_file", metavar="FILE", help="TOML file of settings [$HUB_CONFIG]")(
+            command
+        )
+
+    return decorate
+
+
+def settle(config_file: str | None, flags: dict[str, Any]) -> Settings:
+    """The settings in force; ends the program where they are wrong."""
+    try:
+        settings = config.load(flags, Path(config_file) if config_file else None)
+    except StartError as error:
+        give_up(str(error))
+    logs.configure(settings.log_level, settings.log_format)
+    return settings
+
+
+def run(work: Any) -> None:  # noqa: ANN401  any coroutine
+    """Run a command to its end; a start that fails ends the program with one line."""
+    try:
+        asyncio.run(work)
+    except StartError as error:
+        give_up(str(error))
+    except HubError as error:
+        give_up(error.message)
+
+
+def give_up(text: str, status: int = CANNOT_START) -> NoReturn:
+    """End with a line for each complaint, and a status."""
+    for line in text.splitlines():
+        click.echo(f"hub: {line}", err=True)
+    sys.exit(status)
