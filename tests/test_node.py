@@ -1,0 +1,123 @@
+"""The example in Node.js, run as its README says, as a real subscriber of a real hub."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from tickets.hub.v1 import event_pb2
+
+from tests.api.admins import ask
+from tests.conftest import RunningHub, asked
+from tests.tools import needs, without
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "node"
+PATIENCE = 30.0
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    """The path of node, with the example's packages installed."""
+    program, npm = needs("node"), needs("npm")
+    if not (EXAMPLE / "node_modules").is_dir():
+        installed = subprocess.run([npm, "ci", "--prefix", EXAMPLE], capture_output=True, text=True, check=False)  # noqa: S603  npm itself
+        if installed.returncode:
+            without(f"npm ci failed: {installed.stderr.strip()[-200:]}")
+    return program
+
+
+class Terminal:
+    """What the example shows, line by line."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    async def line(self, having: str) -> str:
+        """The next line that holds this; fails where the program ends first."""
+        assert self.process.stdout is not None
+        seen = []
+        async with asyncio.timeout(PATIENCE):
+            while line := (await self.process.stdout.readline()).decode():
+                seen.append(line)
+                if having in line:
+                    return line
+        raise AssertionError(f"no {having!r} in {seen}")
+
+    async def end(self) -> tuple[int | None, str]:
+        """Its status and its complaints, once it has ended by itself."""
+        async with asyncio.timeout(PATIENCE):
+            _, err = await self.process.communicate()
+        return self.process.returncode, err.decode()
+
+
+@asynccontextmanager
+async def running(node: str, hub: RunningHub, key: str, *words: str) -> AsyncIterator[Terminal]:
+    """The example, for as long as the context lasts."""
+    process = await asyncio.create_subprocess_exec(
+        *(node, "integration.js", *words),
+        cwd=EXAMPLE,
+        env=os.environ | {"HUB_ADDRESS": hub.address, "HUB_KEY": key},
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    try:
+        yield Terminal(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def verification(event_id: str, user_id: str) -> event_pb2.Event:
+    """Somebody was verified in guild 41."""
+    return event_pb2.Event(id=event_id, guild_id="41", member_verified=event_pb2.MemberVerified(user_id=user_id))
+
+
+async def test_it_shows_what_its_scopes_permit(hub: RunningHub, node: str) -> None:
+    """The program is ready, shows an event without the field that it may not see, and the field once it may."""
+    integration, reader = await hub.register("MEMBER_VERIFIED")
+    async with running(node, hub, reader.key, "latest") as terminal:
+        assert "SCOPE_MEMBER_VERIFIED" in await terminal.line("ready")
+        await hub.emit(verification("v1", "7001"))
+        shown = await terminal.line("member_verified")
+        assert ("guild 41" in shown, "7001" in shown) == (True, False)
+        scopes = asked("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY")
+        await ask(hub.admin, "SetScopes", integration_id=integration.integration_id, scopes=scopes, reason="trusted")
+        assert "trusted" in await terminal.line("SCOPE_MEMBER_VERIFIED_IDENTITY")
+        await hub.emit(verification("v2", "7002"))
+        assert "user_id=7002" in await terminal.line("member_verified")
+
+
+async def test_it_goes_on_where_it_stopped(hub: RunningHub, node: str) -> None:
+    """Told to stop it shows a cursor; started with that it shows what came meanwhile, once."""
+    _, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY")
+    async with running(node, hub, reader.key, "latest") as terminal:
+        await terminal.line("ready")
+        await hub.emit(verification("v1", "7001"))
+        await terminal.line("user_id=7001")
+        terminal.process.send_signal(signal.SIGTERM)
+        cursor = (await terminal.line("integration.js ")).split()[-1]
+        assert await terminal.end() == (0, "")
+    await hub.emit(verification("v2", "7002"))
+    async with running(node, hub, reader.key, cursor) as terminal:
+        assert "user_id=7002" in await terminal.line("member_verified")
+
+
+async def test_it_stops_where_trying_again_mends_nothing(hub: RunningHub, node: str) -> None:
+    """When its key is rotated away it ends with the reason; with a wrong key it does not even begin."""
+    integration, reader = await hub.register("MEMBER_VERIFIED")
+    async with running(node, hub, reader.key) as terminal:
+        await terminal.line("ready")
+        await ask(hub.admin, "RotateKey", integration_id=integration.integration_id, overlap=Duration())
+        code, err = await terminal.end()
+        assert (code, "UNAUTHENTICATED" in err) == (1, True)
+    async with running(node, hub, "tkt_wrong") as terminal:
+        code, err = await terminal.end()
+        assert (code, "UNAUTHENTICATED" in err) == (1, True)
