@@ -27,10 +27,10 @@ from hub.client.failure import HubCallError
 from hub.client.requests import Wanted, batches, subscribe_request, with_id
 from hub.client.session import DEFAULT_POLICY, Attempts, Notice, Policy, StreamSession
 from hub.client.transport import (
-    CHANNEL_OPTIONS,
     LAST_COMMITS,
     Options,
     channel_credentials,
+    channel_options,
     closed_error,
     failure_of,
     key_metadata,
@@ -60,7 +60,7 @@ class AsyncClient:
         self.metadata = key_metadata(key)
         self._policy = policy
         secured = channel_credentials(target, credentials, insecure=insecure)
-        self.channel = open_channel(target, secured, (*CHANNEL_OPTIONS, *options))
+        self.channel = open_channel(target, secured, channel_options(options))
         self._events = EventServiceStub(self.channel)
         self._subscriptions = weakref.WeakSet[AsyncSubscription]()
         self._access = AsyncAccess(self._events, self.metadata)

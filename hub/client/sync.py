@@ -27,10 +27,10 @@ from hub.client.requests import Wanted, batches, subscribe_request, with_id
 from hub.client.session import DEFAULT_POLICY, Attempts, Notice, Policy, StreamSession
 from hub.client.subscription import Access, Clock, Committer, RealClock, Subscription
 from hub.client.transport import (
-    CHANNEL_OPTIONS,
     LAST_COMMITS,
     Options,
     channel_credentials,
+    channel_options,
     closed_error,
     failure_of,
     key_metadata,
@@ -71,7 +71,7 @@ class Client:
         self.metadata = key_metadata(key)
         self._policy = policy
         secured = channel_credentials(target, credentials, insecure=insecure)
-        self.channel = channel or open_channel(target, secured, (*CHANNEL_OPTIONS, *options))
+        self.channel = channel or open_channel(target, secured, channel_options(options))
         self._events = EventServiceStub(self.channel)
         self._access = Access(self._events, self.metadata, clock or RealClock())
         self._subscriptions = weakref.WeakSet[Subscription]()

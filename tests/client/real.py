@@ -141,6 +141,7 @@ class Proxy:
         self._port = port
         self._cut = False
         self._writers = set[asyncio.StreamWriter]()
+        self._frozen = set[asyncio.StreamWriter]()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -157,6 +158,10 @@ class Proxy:
         for writer in self._writers:
             writer.transport.abort()
 
+    def freeze(self) -> None:
+        """Let every connection stand, and pass nothing more on; new connections work."""
+        self._frozen |= self._writers
+
     def mend(self) -> None:
         """Take connections again."""
         self._cut = False
@@ -169,17 +174,17 @@ class Proxy:
         pair = {writer, back}
         self._writers |= pair
         try:
-            await asyncio.gather(pump(reader, back), pump(there, writer))
+            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
         finally:
             self._writers -= pair
             for each in pair:
                 each.close()
 
-
-async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    """Pass on what comes, for as long as both ends stand."""
-    with contextlib.suppress(OSError):
-        while some := await source.read(65_536):
-            target.write(some)
-            await target.drain()
-    target.transport.abort()
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        """Pass on what comes, for as long as both ends stand."""
+        with contextlib.suppress(OSError):
+            while some := await source.read(65_536):
+                if target not in self._frozen:
+                    target.write(some)
+                    await target.drain()
+        target.transport.abort()

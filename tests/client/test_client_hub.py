@@ -16,6 +16,7 @@ from tickets.hub.v1.permissions_pb2 import SCOPE_MEMBER_VERIFIED, SCOPE_TICKET_S
 
 from hub.client import Client, HubCallError, Notice, Reconnecting, Start
 from hub.client.aio import AsyncClient
+from hub.client.transport import CHANNEL_OPTIONS
 from tests.client.helpers import event
 from tests.client.real import PATIENCE, POLICY, Proxy, Reading, RealHub
 
@@ -209,3 +210,23 @@ async def test_a_cut_connection_is_mended(real: RealHub) -> None:
         bot.emit(event("b"))
         proxy.mend()
         assert (await asyncio.wait_for(reading, PATIENCE)).id == "b"
+
+
+async def test_a_frozen_connection_is_left(real: RealHub) -> None:
+    """A half-open connection: a stream opened anew on it would hang as well; the pings find out, not only the watchdog.
+
+    With the keepalive that is the default this takes 25 s, with that of gRPC alone 80 s; the test's is shorter.
+    """
+    _, key = real.register()
+    brisk = [("grpc.keepalive_time_ms", 1_000), ("grpc.keepalive_timeout_ms", 500), ("grpc.http2.ping_timeout_ms", 500)]
+    assert {name for name, _ in brisk} <= dict(CHANNEL_OPTIONS).keys()
+    async with (
+        Proxy(real.port) as proxy,
+        AsyncClient(proxy.address, key, policy=POLICY, options=brisk) as client,
+        client.subscribe(start=Start.earliest(), heartbeat_interval=60) as subscription,
+    ):
+        real.bot.emit(event("a"))
+        assert (await asyncio.wait_for(anext(subscription), PATIENCE)).id == "a"
+        proxy.freeze()
+        real.bot.emit(event("b"))
+        assert (await asyncio.wait_for(anext(subscription), PATIENCE)).id == "b"

@@ -13,7 +13,7 @@ from tickets.hub.v1.permissions_pb2 import SCOPE_TICKET_CREATED, SCOPE_TICKET_ST
 
 from hub.client.failure import HubCallError, Violation
 from hub.client.requests import MAX_BATCH, Start, batches, event_id, subscribe_request, with_id
-from hub.client.transport import is_loopback, key_metadata
+from hub.client.transport import CHANNEL_OPTIONS, channel_options, is_loopback, key_metadata
 from tests.client.helpers import details, event
 
 
@@ -148,3 +148,10 @@ def test_a_key_that_is_none_is_refused_before_anything_is_sent(key: str) -> None
 def test_plaintext_is_for_this_machine_only(target: str, expected: bool) -> None:  # noqa: FBT001 - a table's column
     """A key in plaintext on a network is everyone's."""
     assert is_loopback(target) is expected
+
+
+def test_a_callers_channel_option_replaces_ours() -> None:
+    """Side by side gRPC would take ours, whatever the caller wrote."""
+    options = channel_options([("grpc.keepalive_time_ms", 1), ("mine", 2)])
+    assert dict(options) == dict(CHANNEL_OPTIONS) | {"grpc.keepalive_time_ms": 1, "mine": 2}
+    assert len(options) == len(CHANNEL_OPTIONS) + 1
