@@ -84,7 +84,7 @@ def guild_day(guild: Guild, chance: random.Random) -> Iterator[tuple[float, Even
 
 def days(seed: int) -> Iterator[tuple[float, Event]]:
     """Day after day, each another; the same ones for the same seed."""
-    chance = random.Random(seed)  # noqa: S311 - a story, not a secret
+    chance = random.Random(seed)  # noqa: S311  a story, not a secret
     while True:
         yield from day(chance)
 

@@ -192,7 +192,7 @@ class Table:
 
 def play(bot: Client, admin: Client, table: Table, seconds: float, rate: float) -> int:
     """The bot's day, a row each; half way through, an admin takes a scope away. Returns how much was emitted."""
-    chance = random.Random(7)  # noqa: S311 - a story, not a secret
+    chance = random.Random(7)  # noqa: S311  a story, not a secret
     happenings = [happening for happening in day(chance) if chance.random() < 0.5]
     count = min(len(happenings), int(seconds * rate))
     chosen = happenings[:: max(1, len(happenings) // count)][:count]

@@ -47,7 +47,7 @@ class AsyncClient:
     The arguments are those of ``hub.client.Client``.
     """
 
-    def __init__(  # noqa: PLR0913 - two are needed, the others are for those who look for them
+    def __init__(  # noqa: PLR0913  two are needed, the others are for those who look for them
         self,
         target: str,
         key: str,

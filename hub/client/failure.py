@@ -41,7 +41,7 @@ class HubCallError(Exception):
         results: of ``emit_batch``: what was stored before the failure, in order.
     """
 
-    def __init__(  # noqa: PLR0913 - all of them are what an error says; only the first three are always there
+    def __init__(  # noqa: PLR0913  all of them are what an error says; only the first three are always there
         self,
         code: str,
         reason: str,

@@ -56,7 +56,7 @@ class Client:
         clock: another clock, for tests.
     """
 
-    def __init__(  # noqa: PLR0913 - two are needed, the others are for those who look for them
+    def __init__(  # noqa: PLR0913  two are needed, the others are for those who look for them
         self,
         target: str,
         key: str,

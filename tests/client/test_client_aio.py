@@ -63,7 +63,7 @@ class ScriptedHub(EventServiceServicer):
         async with asyncio.timeout(10):
             return await self.peers.get()
 
-    async def Subscribe(self, request: SubscribeRequest, context: Any) -> None:  # type: ignore[override]  # noqa: ANN401, N802 - the generated name; the stubs know no coroutine that writes
+    async def Subscribe(self, request: SubscribeRequest, context: Any) -> None:  # type: ignore[override]  # noqa: ANN401, N802  the generated name; the stubs know no coroutine that writes
         """Do as the script says."""
         peer = Peer(request, dict(context.invocation_metadata()))
         self.peers.put_nowait(peer)
@@ -96,7 +96,7 @@ class ScriptedHub(EventServiceServicer):
         return CommitCursorResponse(cursor=request.cursor, committed=True)
 
 
-async def refuse(context: Any, end: End) -> None:  # noqa: ANN401 - the stubs' context is no type that exists at run time
+async def refuse(context: Any, end: End) -> None:  # noqa: ANN401  the stubs' context is no type that exists at run time
     """End a call with a status and its details."""
     code, status = end
     if code is not grpc.StatusCode.OK:

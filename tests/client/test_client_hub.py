@@ -109,7 +109,7 @@ def test_a_change_of_scopes_is_told_and_the_stream_goes_on(real: RealHub) -> Non
     real.bot.emit(event("withheld"))
     real.bot.emit(Event(id="v", guild_id="1", member_verified=MemberVerified(user_id="7")))
     verified = reading.got.get(timeout=PATIENCE)
-    assert verified.id == "v" and not verified.member_verified.HasField("user_id")  # type: ignore[union-attr]  # noqa: PT018 - one fact
+    assert verified.id == "v" and not verified.member_verified.HasField("user_id")  # type: ignore[union-attr]  # noqa: PT018  one fact
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_key_that_is_none_is_refused_before_anything_is_sent(key: str) -> None
         ("0.0.0.0:50051", False),
     ],
 )
-def test_plaintext_is_for_this_machine_only(target: str, expected: bool) -> None:  # noqa: FBT001 - a table's column
+def test_plaintext_is_for_this_machine_only(target: str, expected: bool) -> None:  # noqa: FBT001  a table's column
     """A key in plaintext on a network is everyone's."""
     assert is_loopback(target) is expected
 
