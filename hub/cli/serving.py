@@ -48,7 +48,7 @@ def create_key(role: str, name: str, config_file: str | None, **flags: str | Non
 async def _serve(settings: Settings) -> None:
     # gRPC's core says on standard error, in its own lines, what the hub says, too. It reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from hub.api.server import Hub  # noqa: PLC0415
+    from hub.api.server import Hub  # noqa: PLC0415  after the line above
 
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
