@@ -1,0 +1,166 @@
+"""The contract as it is written: who may call what, which rule holds for each field, and the set that others read."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.unknown_fields import UnknownFieldSet
+from tickets.hub.v1 import permissions_pb2
+
+from hub import scopes as table
+from hub.api.server import SERVICES
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "tickets.hub.v1."
+METHODS: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
+PAYLOADS = [field.message_type for field in table.PAYLOAD_ONEOF.fields if field.message_type is not None]
+
+RULES: Any = descriptor_pool.Default().FindExtensionByName("buf.validate.field")
+IGNORE_ALWAYS = 3
+RULED = {
+    *(FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64),
+    *(
+        FieldDescriptor.TYPE_UINT32,
+        FieldDescriptor.TYPE_UINT64,
+        FieldDescriptor.TYPE_DOUBLE,
+        FieldDescriptor.TYPE_FLOAT,
+    ),
+}
+"""Kinds of field that have to say what they take; so has every list."""
+
+UNCHECKED = {
+    "UpdateIntegrationRequest.integration": "the rules hold for what comes of the mask: the handler checks that",
+    "UpdateProfileRequest.integration": "the same",
+}
+"""Request fields that are not checked before the handler, each with the reason."""
+
+
+def rules(field: FieldDescriptor) -> Any:  # noqa: ANN401  buf.validate.FieldRules has no stub
+    """What buf.validate says about a field; empty where it says nothing."""
+    return field.GetOptions().Extensions[RULES]
+
+
+def request_fields(message: Descriptor, seen: set[str]) -> Iterator[FieldDescriptor]:
+    """Every field that a caller can fill, as deep as messages are ours and are checked."""
+    if not message.full_name.startswith(PACKAGE) or message.full_name in seen:
+        return
+    seen.add(message.full_name)
+    for field in message.fields:
+        yield field
+        if field.message_type is not None and rules(field).ignore != IGNORE_ALWAYS:
+            yield from request_fields(field.message_type, seen)
+
+
+def test_every_method_says_who_may_call_it() -> None:
+    """No method of the contract is without roles; the hub would refuse everyone."""
+    roles = {
+        f"{method.containing_service.name}/{method.name}": list(
+            method.GetOptions().Extensions[permissions_pb2.access].roles
+        )
+        for method in METHODS
+    }
+    assert [name for name, allowed in roles.items() if not allowed or 0 in allowed] == []
+
+
+def test_every_method_is_served() -> None:
+    """The services that the hub serves are those of the contract's files, none forgotten."""
+    written = re.findall(r"^service (\w+)", "\n".join(file.read_text() for file in protos()), re.MULTILINE)
+    assert sorted(written) == sorted(service.name for service in SERVICES)
+
+
+def protos() -> list[Path]:
+    """The contract's files."""
+    return sorted((ROOT / "protos").rglob("*.proto"))
+
+
+def test_everything_has_a_comment() -> None:
+    """Each service, method, message, field, enum and value has a sentence of its own before it."""
+    bare, methods = [], 0
+    thing = re.compile(
+        r"\s*(rpc|message|enum|service|extend) |\s*(optional |repeated )?[\w.]+ \w+ = \d+|\s*[A-Z][A-Z0-9_]+ = \d+"
+    )
+    for file in protos():
+        before = ""
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            methods += line.lstrip().startswith("rpc ")
+            if thing.match(line) and not line.startswith("extend ") and not before.lstrip().startswith("//"):
+                bare.append(f"{file.name}:{number}: {line.strip()}")
+            before = line
+    assert bare == []
+    assert methods == len(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_every_request_field_has_its_rule(method: MethodDescriptor) -> None:
+    """Texts, numbers and lists that a caller sends have bounds; what is left out is listed above, with why."""
+    fields = list(request_fields(method.input_type, set()))
+    named = {f"{field.containing_type.name}.{field.name}": field for field in fields if field.containing_type}
+    bare = [
+        name
+        for name, field in named.items()
+        if (field.type in RULED or field.is_repeated) and not rules(field).ByteSize()
+    ]
+    ignored = [name for name, field in named.items() if rules(field).ignore == IGNORE_ALWAYS]
+    assert bare == []
+    assert set(ignored) <= set(UNCHECKED)
+
+
+def test_every_scope_is_described() -> None:
+    """Every value of Scope but the unspecified one has a name of its own, a level, a title and a description."""
+    scopes = [
+        value.GetOptions().Extensions[permissions_pb2.scope] for value in permissions_pb2.Scope.DESCRIPTOR.values[1:]
+    ]
+    assert all(rule.name and rule.level and rule.title and rule.description for rule in scopes)
+    names = [value.name.removeprefix("SCOPE_").lower() for value in permissions_pb2.Scope.DESCRIPTOR.values[1:]]
+    assert [rule.name for rule in scopes] == names
+
+
+@pytest.mark.parametrize("payload", PAYLOADS, ids=lambda payload: payload.name)
+def test_every_payload_is_delivered_to_somebody(payload: Descriptor) -> None:
+    """A payload names the scopes that deliver it, and has no field that no scope grants."""
+    assert 0 not in payload.GetOptions().Extensions[permissions_pb2.delivered_to]
+    assert payload.GetOptions().Extensions[permissions_pb2.delivered_to]
+    [name] = [field.name for field in table.PAYLOAD_ONEOF.fields if field.message_type is payload]
+    shown = {path for scope in table.SCOPES for path in table.fields_of(scope)}
+    assert {f"{name}.{field.name}" for field in payload.fields} <= shown
+
+
+@pytest.fixture(scope="module")
+def published() -> Any:  # noqa: ANN401  a FileDescriptorSet of its own pool
+    """The published descriptor set, read by nothing but what stands in it: its options are those of its own files."""
+    content = (ROOT / "generated" / "tickets_hub.binpb").read_bytes()
+    pool = descriptor_pool.DescriptorPool()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(content).file:
+        pool.Add(file)
+    return GetMessageClass(pool.FindMessageTypeByName("google.protobuf.FileDescriptorSet")).FromString(content)
+
+
+def test_the_published_set_stands_alone(published: Any) -> None:  # noqa: ANN401  see above
+    """It holds our files and google.protobuf's, whole: nothing of buf.validate, nothing that it cannot read itself."""
+    assert {file.name.rpartition("/")[0] for file in published.file} == {"google/protobuf", "tickets/hub/v1"}
+    assert b"validate" not in published.SerializeToString()
+    assert [str(message) for file in published.file for message in unread(file)] == []
+
+
+def unread(message: Message) -> Iterator[Message]:
+    """The messages in a message that hold fields which their pool does not know."""
+    if len(UnknownFieldSet(message)):
+        yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for one in value if field.is_repeated else [value]:
+                yield from unread(one)
+
+
+def test_the_published_set_keeps_the_permission_table(published: Any) -> None:  # noqa: ANN401  see above
+    """Scopes and roles can be read from it as from the protos: they are what other languages need."""
+    text = str(published)
+    assert text.count("[tickets.hub.v1.access]") == len(METHODS)
+    assert text.count("[tickets.hub.v1.scope]") == len(table.SCOPES)
+    assert text.count("[tickets.hub.v1.delivered_to]") == sum(len(one.delivered_to) for one in table.PAYLOADS.values())
