@@ -1,0 +1,131 @@
+"""What load programs are told to do and what they tell back: values that travel between processes as JSON."""
+
+import msgspec
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """A stream to open: its request in bytes, the key it opens with, and how many events end it."""
+
+    request: bytes
+    key: str = ""
+    events: int = 0
+
+
+class CatchUp(msgspec.Struct, frozen=True, tag=True):
+    """Open all streams at once and read each until it has had its events; `nice`: how much it yields to others."""
+
+    target: str
+    method: str
+    streams: list[Stream]
+    nice: int = 0
+    seconds: float = 60.0
+
+
+class Emit(msgspec.Struct, frozen=True, tag=True):
+    """Send requests, `in_flight` at a time, as fast as they are answered.
+
+    Attributes:
+        first: the number of the first event; numbers of different jobs must not meet.
+        batch: events in a request; 0 = one event in an EmitEventRequest.
+        rate: requests a second; 0 = as fast as they are answered.
+        ready: the requests are frames as the hub would write them: what the floor hands on.
+    """
+
+    target: str
+    method: str
+    calls: int
+    in_flight: int
+    first: int
+    key: str = ""
+    batch: int = 0
+    rate: float = 0.0
+    ready: bool = False
+    seconds: float = 60.0
+
+
+class Live(msgspec.Struct, frozen=True, tag=True):
+    """Open streams, send events at a rate, and measure what comes out.
+
+    Attributes:
+        method: the streams'.
+        emit: what sends; its events are what the streams wait for. Sent one by one, their latencies are taken.
+    """
+
+    target: str
+    method: str
+    streams: list[Stream]
+    emit: Emit
+    seconds: float = 60.0
+
+
+class Idle(msgspec.Struct, frozen=True, tag=True):
+    """Open streams, wait for the first frame of each, and hold them until told to go on; `reads`: take frames."""
+
+    target: str
+    method: str
+    streams: list[Stream]
+    reads: bool = True
+    seconds: float = 120.0
+
+
+class NatsConsume(msgspec.Struct, frozen=True, tag=True):
+    """Fill a stream, then read it with so many ordered consumers."""
+
+    target: str
+    consumers: int
+    events: int
+    seconds: float = 60.0
+
+
+class NatsPublish(msgspec.Struct, frozen=True, tag=True):
+    """Publish events, `in_flight` at a time; `batch` of them in one atomic batch, 0 = one by one."""
+
+    target: str
+    calls: int
+    in_flight: int
+    batch: int = 0
+    seconds: float = 60.0
+
+
+class RedisRead(msgspec.Struct, frozen=True, tag=True):
+    """Fill a stream, then read it over so many connections by ``XREAD COUNT 100``."""
+
+    target: str
+    consumers: int
+    events: int
+    seconds: float = 60.0
+
+
+class RedisAdd(msgspec.Struct, frozen=True, tag=True):
+    """Add events, one connection for each call in flight; `batch` of them in one MULTI, 0 = one by one."""
+
+    target: str
+    calls: int
+    in_flight: int
+    batch: int = 0
+    seconds: float = 60.0
+
+
+Job = CatchUp | Emit | Live | Idle | NatsConsume | NatsPublish | RedisRead | RedisAdd
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a load program saw.
+
+    Attributes:
+        events: delivered, or stored.
+        messages: frames that brought them, or calls.
+        bytes: of those messages.
+        seconds: from the word to go until the last answer.
+        cpu: processor time of the load program meanwhile.
+        latencies: seconds, a sample; sorted.
+        failures: what went wrong, if anything: such a run does not count.
+    """
+
+    events: int = 0
+    messages: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    cpu: float = 0.0
+    latencies: list[float] = []
+    failures: list[str] = []
