@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from tickets.hub.v1 import admin_service_pb2, event_pb2, event_service_pb2, integration_pb2
@@ -89,9 +89,7 @@ async def commit(reader: Caller, cursor: str, **fields: Any) -> event_service_pb
 
 async def subscriptions(reader: Caller) -> dict[str, event_service_pb2.Subscription]:
     """The integration's subscriptions, by name."""
-    reply = await reader.call(
-        "EventService/ListOwnSubscriptions", event_service_pb2.ListOwnSubscriptionsRequest()
-    )
+    reply = await reader.call("EventService/ListOwnSubscriptions", event_service_pb2.ListOwnSubscriptionsRequest())
     return {one.subscription_id: one for one in reply.subscriptions}
 
 
@@ -157,3 +155,44 @@ def retention(hub: RunningHub, clock: FakeClock) -> Retention:
 def all_of(events: Iterable[event_pb2.Event]) -> list[str]:
     """The ids of events."""
     return [event.id for event in events]
+
+
+class Wire:
+    """A connection to a hub through a middleman who can let it go dead: both ends stand, and nothing passes."""
+
+    def __init__(self, port: int) -> None:
+        self.port = 0
+        self._to = port
+        self._passing = asyncio.Event()
+        self._passing.set()
+        self._ends: list[asyncio.StreamWriter] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def go_dead(self) -> None:
+        """From now on nothing passes, neither way, and no end is told."""
+        self._passing.clear()
+
+    async def __aenter__(self) -> Self:
+        """Listen."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let go of both ends."""
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for end in self._ends:
+            end.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        self._ends += [writer, back]
+        self._tasks += [asyncio.create_task(self._pass(*pair)) for pair in ((reader, back), (there, writer))]
+
+    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while some := await source.read(65_536):
+            await self._passing.wait()
+            target.write(some)

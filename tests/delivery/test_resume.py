@@ -1,6 +1,7 @@
 """Where a stream starts, what a committed place is worth, and who may have how many of them."""
 
 import asyncio
+from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -96,7 +97,8 @@ async def test_committed_and_the_default_start(hub: RunningHub) -> None:
     assert reply.committed
     assert (await opened(hub, reply.cursor))[:2] == (await opened(hub, first.cursor))[:2]
     rest = (ids("a", 5) + ids("b", 5))[4:]
-    for start in ({"committed": {}}, {}):
+    starts: list[dict[str, Any]] = [{"committed": {}}, {}]
+    for start in starts:
         stream = await reader.subscribe(**start)
         assert await names_until(stream, "b00004") == rest
     other = await reader.subscribe(subscription_id="other")

@@ -1,0 +1,65 @@
+"""The wall clock is stepped by an hour or a year: no order changes, no event is lost, no key lives longer."""
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from tickets.hub.v1 import admin_service_pb2
+
+from hub.model import Kind
+from tests.conftest import FakeClock, StartHub, reason_of
+from tests.delivery.kit import emit, ids, log_of, names_until, notice, retention
+
+HOUR = 3_600 * 1_000_000
+YEAR = 365 * 24 * HOUR
+STEPS = [HOUR, -HOUR, YEAR, -YEAR]
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_step_changes_no_order_and_loses_no_event(start_hub: StartHub, step: int) -> None:
+    """Live, in replay, by cursor and by time: the log's order, all of it, with times that never go back."""
+    clock = FakeClock()
+    hub = await start_hub(clock)
+    _, reader = await hub.register("TICKET_CREATED")
+    stream = await reader.subscribe(heartbeat_interval={"seconds": 1})
+    keeper = retention(hub, clock)
+    names: list[str] = []
+    for number, offset in enumerate((0, step, 0, step, 0)):
+        clock.wall_offset = offset
+        await keeper.look()
+        batch = ids(f"{number}-", 10)
+        results = await emit(hub, batch)
+        names += batch
+        again = await emit(hub, batch)  # still known, wherever the clock stands
+        assert all(result.duplicate for result in again)
+        assert [result.accept_time for result in again] == [result.accept_time for result in results]
+    assert await names_until(stream, names[-1]) == names
+    assert (await notice(stream, "heartbeat")).heartbeat.caught_up
+    for frame in [frame for frame in stream.frames if frame.events][:-1]:
+        resumed = await reader.subscribe(subscription_id="again", cursor=frame.cursor)
+        last = frame.events[-1].id
+        assert await names_until(resumed, names[-1]) == names[names.index(last) + 1 :]
+    entries = await log_of(hub, Kind.EVENT)
+    assert [entry.id for entry in entries] == names
+    assert [entry.time for entry in entries] == sorted(entry.time for entry in entries)
+    since = Timestamp()
+    since.FromMicroseconds(entries[0].time)
+    assert await names_until(await reader.subscribe(since=since), names[-1]) == names
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_step_neither_lengthens_nor_cuts_an_overlap(start_hub: StartHub, step: int) -> None:
+    """The old key opens the hub right after the step, and no longer than it would have."""
+    clock = FakeClock()
+    hub = await start_hub(clock)
+    integration, old = await hub.register("TICKET_CREATED")
+    stream = await old.subscribe(subscription_id="before")
+    request = admin_service_pb2.RotateKeyRequest(integration_id=integration.integration_id, overlap=Duration(seconds=2))
+    await hub.admin.call("AdminService/RotateKey", request)
+    clock.wall_offset = step
+    during = await old.subscribe(subscription_id="during")
+    await emit(hub, ["overlapping"])
+    for one in (stream, during):
+        await names_until(one, "overlapping")
+    for ending in (await stream.ending(), await during.ending(), await old.open().ending()):
+        assert (ending.code(), reason_of(ending)) == (grpc.StatusCode.UNAUTHENTICATED, "KEY_EXPIRED")

@@ -1,0 +1,121 @@
+"""A hub that is told to stop: it says so to everyone, loses nothing that it acknowledged, and is gone in time."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tickets.hub.v1 import admin_service_pb2, event_service_pb2
+
+from tests.conftest import PATIENCE, REGISTRATION, Caller, RunningHub, Subscriber, asked, detail_of, reason_of
+from tests.delivery.kit import emit, ids, live, set_scopes, standing_still, ticket, until
+from tests.processes import Serving, serving
+
+STREAMS = 1_000
+DRAIN = 5
+ROOM = {"HUB_MAX_STREAMS_PER_INTEGRATION": str(STREAMS), "HUB_MAX_SUBSCRIPTIONS": str(STREAMS)}
+
+
+async def register(hub: Serving, admin_key: str) -> Caller:
+    """An integration with a scope."""
+    fields: dict[str, Any] = REGISTRATION | {"scopes": asked("TICKET_CREATED")}
+    request = admin_service_pb2.RegisterIntegrationRequest(**fields)
+    reply = await hub.caller(admin_key).call("AdminService/RegisterIntegration", request)
+    return hub.caller(reply.key.secret)
+
+
+async def emit_until_refused(bot: Caller) -> list[str]:
+    """Emit one event after the other; returns the ids of those that were acknowledged."""
+    acknowledged: list[str] = []
+    for name in ids("e", 100_000):
+        try:
+            await bot.call("EventService/EmitEvent", event_service_pb2.EmitEventRequest(event=ticket(name)))
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017  whatever else would be a fault
+            return acknowledged
+        acknowledged.append(name)
+    raise AssertionError("it never stopped")
+
+
+async def health_until_it_ends(hub: Serving) -> list[int]:
+    """What the health service says, for as long as it says anything."""
+    watching = health_pb2_grpc.HealthStub(hub.channel).Watch(health_pb2.HealthCheckRequest())
+    said: list[int] = []
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for answer in watching:
+                said.append(answer.status)  # noqa: PERF401  what was said before it broke off counts
+    except grpc.aio.AioRpcError:
+        pass
+    return said
+
+
+async def test_a_thousand_streams_are_told_and_the_hub_is_gone_in_time(tmp_path: Path) -> None:
+    """NOT_SERVING, Goodbye on each, UNAVAILABLE, exit 0; what was acknowledged is there afterwards."""
+    variables = ROOM | {"HUB_DRAIN_TIME": str(DRAIN), "HUB_MAX_STREAMS": str(STREAMS)}
+    async with serving(cwd=tmp_path, **variables) as hub:
+        keys = await hub.first_keys()
+        reader = await register(hub, keys["HUB_ADMIN_KEY"])
+        streams = [reader.open(subscription_id=f"s{number}") for number in range(STREAMS)]
+        await asyncio.gather(*(stream.frame() for stream in streams))
+        watching = asyncio.create_task(health_until_it_ends(hub))
+        emitting = asyncio.create_task(emit_until_refused(hub.caller(keys["HUB_BOT_KEY"])))
+        await streams[0].frame()
+        endings = asyncio.gather(*(stream.ending() for stream in streams))
+        async with asyncio.timeout(DRAIN + 3):  # and the interpreter's own time to end
+            ended = await hub.stop(signal.SIGTERM)
+        assert ended.code == 0
+        assert {(ending.code(), reason_of(ending)) for ending in await endings} == {
+            (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        }
+        assert_all_were_told(streams, await endings)
+        serve, stop = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await watching == [serve, stop]
+        acknowledged = await emitting
+    async with serving(cwd=tmp_path, **variables) as hub:
+        stream = hub.caller(reader.key).open(subscription_id="s0", earliest={})
+        assert [event.id for event in await stream.events(len(acknowledged))] == acknowledged
+
+
+def assert_all_were_told(streams: list[Subscriber], endings: list[grpc.aio.AioRpcError]) -> None:
+    """Each stream's last frame is Goodbye; the delays, there and in RetryInfo, are not all the same."""
+    goodbyes = [stream.frames[-1].goodbye for stream in streams]
+    assert all(goodbye.reconnect and goodbye.reason for goodbye in goodbyes)
+    delays = [goodbye.retry_delay.ToMilliseconds() for goodbye in goodbyes]
+    assert len(set(delays)) > len(streams) / 10
+    told = [detail_of(ending, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() for ending in endings]
+    assert told == delays
+
+
+async def test_goodbye_is_the_last_frame(hub: RunningHub) -> None:
+    """What changes while a stream says goodbye is not told any more: it will be seen after connecting again."""
+    integration, reader = await hub.register("TICKET_CREATED")
+    await emit(hub, ids("e", 5_000))
+    async with standing_still(hub, reader) as slow:
+        stream = await slow.subscribe(earliest={})
+        [one] = live(hub)
+        await until(lambda: one.write_began)
+        draining = asyncio.create_task(hub.hub._streams.drain(PATIENCE))
+        await until(lambda: one._ending)
+        await set_scopes(hub, integration, "TICKET_STATS")
+        ending = await stream.ending()
+        await draining
+    assert reason_of(ending) == "DRAINING"
+    assert stream.frames[-1].HasField("goodbye")
+    assert not any(frame.HasField("grants_changed") for frame in stream.frames)
+
+
+async def test_a_reader_that_stands_still_does_not_hold_up_the_end(hub: RunningHub) -> None:
+    """The hub stops without it; the transport drops what it held for it."""
+    _, reader = await hub.register("TICKET_CREATED")
+    await emit(hub, ids("e", 5_000))
+    async with standing_still(hub, reader) as slow:
+        await slow.subscribe(earliest={})
+        [one] = live(hub)
+        await until(lambda: one.write_began)
+        async with asyncio.timeout(PATIENCE):
+            await hub.hub.stop()
+        assert not live(hub)

@@ -1,0 +1,105 @@
+"""Readers that are slow or stand still: bounded, dropped in time, without loss, and nobody else notices."""
+
+import asyncio
+
+import grpc
+import pytest
+
+from hub.delivery import frames
+from tests.conftest import FakeClock, StartHub, Subscriber, reason_of
+from tests.delivery.kit import emit, ids, live, names_until, standing_still, until
+
+
+async def rest_of(stream: Subscriber) -> tuple[list[str], str, grpc.aio.AioRpcError]:
+    """What the transport still holds of a stream that has ended: the ids, the last cursor, and the ending."""
+    ending = await stream.ending()
+    return [event.id for frame in stream.frames for event in frame.events], stream.frames[-1].cursor, ending
+
+
+async def test_a_reader_that_stands_still_is_dropped_and_resumes_without_loss(start_hub: StartHub) -> None:
+    """After the write deadline its stream ends; what it reads then is whole, and its last cursor leads on."""
+    hub = await start_hub(write_deadline=1)
+    _, reader = await hub.register("TICKET_CREATED")
+    names = ids("e", 5_000)
+    async with standing_still(hub, reader) as still:
+        stream = await still.subscribe()
+        await emit(hub, names)
+        await until(lambda: not live(hub))
+        got, cursor, ending = await rest_of(stream)
+    assert (ending.code(), reason_of(ending)) == (grpc.StatusCode.UNAVAILABLE, "SLOW_CONSUMER")
+    assert got == names[: len(got)]
+    assert len(got) < len(names)
+    assert got + await names_until(await reader.subscribe(cursor=cursor), names[-1]) == names
+
+
+async def test_a_reader_that_stands_still_holds_a_bounded_amount(start_hub: StartHub) -> None:
+    """What is kept in memory is the window, however much comes meanwhile."""
+    hub = await start_hub(window_bytes=64 * 1024)
+    _, reader = await hub.register("TICKET_CREATED")
+    feed = hub.hub._streams.around.feed
+    async with standing_still(hub, reader) as still:
+        stream = await still.subscribe()
+        for number in range(10):
+            await emit(hub, ids(f"{number}-", 1_000))
+        [one] = live(hub)
+        await until(lambda: one.write_began)
+        held = one._interest.matches
+        assert sum(item.size for item in feed._window) <= hub.settings.window_bytes
+        assert {item.position for item in held} <= {item.position for item in feed._window}
+        assert len(one._interest._bodies) <= frames._SHARED_BODIES
+        assert await names_until(stream, "9-00999") == [name for n in range(10) for name in ids(f"{n}-", 1_000)]
+
+
+async def test_one_of_a_hundred_stands_still_and_the_others_get_everything(start_hub: StartHub) -> None:
+    """99 streams take all there is while the hundredth takes nothing; it has lost nothing either."""
+    hub = await start_hub(max_streams_per_integration=100, max_subscriptions=100)
+    _, reader = await hub.register("TICKET_CREATED")
+    names = ids("e", 3_000)
+    async with standing_still(hub, reader) as still:
+        stuck = await still.subscribe(subscription_id="stuck")
+        others = [await reader.subscribe(subscription_id=f"s{n}") for n in range(99)]
+        reading = [asyncio.create_task(names_until(stream, names[-1])) for stream in others]
+        await emit(hub, names)
+        for got in await asyncio.gather(*reading):
+            assert got == names
+        [one] = [stream for stream in live(hub) if stream.asked.subscription_id == "stuck"]
+        await until(lambda: one.write_began)
+        assert one.position < one._around.feed.through
+        assert await names_until(stuck, names[-1]) == names
+
+
+async def test_a_slow_reader_gets_smaller_frames_down_to_one_event(start_hub: StartHub) -> None:
+    """Each write that takes long halves the next frame; quick ones bring it back to what was asked for."""
+    clock = FakeClock()
+    hub = await start_hub(clock)
+    _, reader = await hub.register("TICKET_CREATED")
+    async with standing_still(hub, reader) as slow:
+        stream = await slow.subscribe(max_batch_size=256)
+        await emit(hub, ids("e", 20_000))
+        [one] = live(hub)
+        slow_write = 0.0
+        while not stream.frames[-1].events or len(stream.frames[-1].events) > 1:
+            if one.write_began != slow_write:
+                slow_write = one.write_began
+                clock.monotonic_offset += 2 if slow_write else 0  # it took that long already
+            await stream.frame()
+        await names_until(stream, "e19999")
+    sizes = [len(frame.events) for frame in stream.frames[1:]]
+    assert {256, 128, 64, 32, 16, 8, 4, 2, 1} <= set(sizes)
+    assert 256 in sizes[sizes.index(1) :]
+
+
+@pytest.mark.parametrize("largest", [1_024, 5_000])
+async def test_a_frame_is_as_large_as_it_may_be_and_no_larger(start_hub: StartHub, largest: int) -> None:
+    """Live and in replay; what does not fit comes in the next one."""
+    hub = await start_hub(max_frame_bytes=largest)
+    _, reader = await hub.register("TICKET_CREATED")
+    names = ids("e", 500)
+    stream = await reader.subscribe(max_batch_size=1_000)
+    await emit(hub, names)
+    assert await names_until(stream, names[-1]) == names
+    replay = await reader.subscribe(earliest={}, max_batch_size=1_000)
+    assert await names_until(replay, names[-1]) == names
+    for frame in stream.frames[1:] + replay.frames[1:]:
+        assert len(frame.SerializeToString()) <= largest + 100  # the cursor and its tag come on top
+    assert len(replay.frames) < len(names) / 5
