@@ -37,6 +37,7 @@ from hub.api.failures import Context, FailureInterceptor, Handler, guarded_strea
 from hub.api.listing import SubscriptionList
 from hub.api.notices import StreamNotices
 from hub.api.paging import Pages
+from hub.api.symbols import Symbols
 from hub.clock import Clock
 from hub.config import MIB, Settings
 from hub.control.changes import Changes, initialise
@@ -298,7 +299,7 @@ def add_event_service(server: grpc.aio.Server, service: EventService) -> None:
 def add_reflection(server: grpc.aio.Server, access: AccessInterceptor | None) -> None:
     """Serve reflection, v1 and v1alpha; `access`: who asks needs a valid key."""
     names = [service.full_name for service in SERVICES] + [HEALTH, *REFLECTION]
-    servicer = reflection_async.ReflectionServicer(names)
+    servicer = reflection_async.ReflectionServicer(names, pool=Symbols())
 
     def check(context: Context) -> None:
         if access is not None:
