@@ -20,6 +20,7 @@ import structlog
 from hub.config import Settings
 from hub.errors import Conflict, EventIdConflict, StartError, StorageFull, StorageUnavailable
 from hub.model import Appended, Entry, Expect, Kind
+from hub.storage import EPHEMERAL_PREFIXES
 from hub.storage._files import DataDirectory
 from hub.storage._group import Group, Seen, wanted
 from hub.storage._reads import Reads
@@ -39,6 +40,12 @@ _BUSY_MILLISECONDS = 5_000
 _SEEN = (
     "SELECT id, position, time, digest FROM seen_0 WHERE id IN (SELECT value FROM json_each(?1)) UNION ALL "
     "SELECT id, position, time, digest FROM seen_1 WHERE id IN (SELECT value FROM json_each(?1))"
+)
+_FORGOTTEN = " OR ".join(f"key GLOB '{prefix}*'" for prefix in EPHEMERAL_PREFIXES)
+_TRIM = (
+    "DELETE FROM entries WHERE position IN (SELECT position FROM entries WHERE position >= ? AND position < ? "  # noqa: S608  constants
+    f"AND (kind <> {Kind.STATE:d} OR (body = x'' AND ({_FORGOTTEN}))) ORDER BY position LIMIT ?) "
+    "RETURNING position, time, kind"
 )
 _HEADS = (
     "SELECT key, max(position) FROM entries WHERE key <> '' AND key IN (SELECT value FROM json_each(?)) GROUP BY key"
@@ -171,12 +178,14 @@ class SqliteLog(Reads):
             return meta.first
         removed = await self._all(
             self._writer,
-            "DELETE FROM entries WHERE position IN (SELECT position FROM entries WHERE position >= ? AND position < ? "
-            "AND kind <> ? ORDER BY position LIMIT ?) RETURNING position, time",
-            (meta.first, before, int(Kind.STATE), limit),
+            _TRIM,
+            (meta.first, before, limit),
         )
-        position, time = max(removed, default=(0, meta.trimmed_time))
-        first = position + 1 if len(removed) == limit else before
+        position, time = max(
+            ((position, time) for position, time, kind in removed if kind != Kind.STATE),
+            default=(meta.first - 1, meta.trimmed_time),
+        )
+        first = position + 1
         # The newest entry may be among the removed: from now on the marks say where the log stands.
         meta = await self._mark(meta, first=first, last=meta.last, last_time=meta.last_time, trimmed_time=time)
         await self._writer.commit()

@@ -487,13 +487,28 @@ async def test_position_at_with_holes_and_after_trim(log: Log) -> None:
 
 
 async def test_trim_removes_the_oldest_events_and_no_state(log: Log) -> None:
-    """Up to `limit` a call; the new `first` is told, and is `before` in the end."""
+    """Up to `limit` a call; the new `first` is told: what stands before it is state, or nothing."""
     await log.append([state("k", b"1"), *(event(f"{n}") for n in range(6)), state("k", b"2"), event("x")])
     assert await log.trim(9, 4) == 6
     assert (await log.bounds()).first == 6
-    assert await log.trim(9, 4) == 9
+    assert await log.trim(9, 4) == 8
     assert [e.position for e in await read_all(log)] == [1, 8, 9]
-    assert await log.trim(9, 4) == 9
+    assert await log.trim(9, 4) == 8
+
+
+async def test_where_only_state_is_old_nothing_is_gone(log: Log) -> None:
+    """A quiet log of state entries keeps its `first`: nobody's cursor expires for want of events."""
+    await log.append([state("k", b"1"), state("claim/a/b", b"x"), state("k", b"2"), event("x")])
+    assert await log.trim(4, 100) == 1
+    assert (await log.bounds()).first == 1
+
+
+async def test_what_was_forgotten_goes_with_the_events_of_its_time(log: Log) -> None:
+    """An entry without a body under an ephemeral key is removed by a trim, and moves no mark."""
+    await log.append([state("claim/a/b", b"x"), state("claim/a/b", b""), state("k", b"1"), event("x")])
+    assert await log.trim(4, 100) == 1
+    assert [e.key for e in await read_all(log)] == ["k", ""]
+    assert [e.key for e in (await log.snapshot())[0]] == ["k"]
 
 
 async def test_trim_never_goes_back_and_never_beyond_the_end(log: Log) -> None:

@@ -83,9 +83,9 @@ class Model:
         """As the seam has it."""
         before = min(before, self.last + 1)
         if before > self.first:
-            gone = [e.position for e in self.entries if e.kind is not Kind.STATE and e.position < before][:limit]
-            self.entries = [e for e in self.entries if e.position not in gone]
-            self.first = before if len(gone) < limit else gone[-1] + 1
+            old = [e for e in self.entries if self.first <= e.position < before and may_go(e)][:limit]
+            self.entries = [e for e in self.entries if e not in old]
+            self.first = max([e.position + 1 for e in old if e.kind is not Kind.STATE], default=self.first)
         return self.first
 
     def erase(self, positions: list[int]) -> None:
@@ -96,6 +96,11 @@ class Model:
             else e
             for e in self.entries
         ]
+
+
+def may_go(entry: Entry) -> bool:
+    """Whether a trim removes such an entry: an event, or what says that something ephemeral is forgotten."""
+    return entry.kind is not Kind.STATE or (entry.key.startswith(EPHEMERAL_PREFIXES) and not entry.body)
 
 
 class LogMachine(RuleBasedStateMachine):
