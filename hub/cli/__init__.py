@@ -2,6 +2,7 @@
 
 import click
 
+from hub.cli.backup import backup_command, restore_command
 from hub.cli.serving import create_key, init, serve
 
 
@@ -10,5 +11,5 @@ def main() -> None:
     """The Tickets integration hub."""
 
 
-for command in (serve, init, create_key):
+for command in (serve, init, create_key, backup_command, restore_command):
     main.add_command(command)

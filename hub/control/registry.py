@@ -303,8 +303,11 @@ class Registry:
 
 
 def etag(held: Held[IntegrationRecord]) -> str:
-    """Changes with every entry of an integration's record; tells nothing about positions."""
-    return sha256(f"{held.record.integration_id}:{held.position}".encode()).hexdigest()[:16]
+    """Changes with every entry of an integration's record; tells nothing about positions.
+
+    The time is for after a restore: positions are given anew then, and an etag of a change that was lost fits no other.
+    """
+    return sha256(f"{held.record.integration_id}:{held.position}:{held.record.update_time}".encode()).hexdigest()[:16]
 
 
 def secret_check(secret: bytes) -> SecretCheck:

@@ -34,10 +34,10 @@ class DataDirectory:
             StartError: it cannot be made or written to, or another hub holds it; the text names the holder.
         """
         path = path.absolute()
-        with _complaints(f"data directory {path}"):
+        with complaints(f"data directory {path}"):
             if not path.is_dir():
                 path.mkdir(mode=0o700, parents=True)
-                _sync(path.parent)
+                sync_directory(path.parent)
             lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _hold(lock, path)
@@ -57,13 +57,13 @@ class DataDirectory:
         Raises:
             StartError: the file cannot be opened for writing.
         """
-        with _complaints(f"database {self.database}"):
+        with complaints(f"database {self.database}"):
             file = os.open(self.database, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 return os.fstat(file).st_size > 0
             finally:
                 os.close(file)
-                _sync(self.path)
+                sync_directory(self.path)
 
     def secret(self, text: str | None, *, may_make: bool) -> bytes:
         """The hub's secret, 32 bytes: derived from `text` where there is one, else kept in a file, made once.
@@ -76,15 +76,15 @@ class DataDirectory:
             StartError: the file is missing, cannot be read, or holds no secret.
         """
         if text is not None:
-            return hashlib.sha256(text.encode()).digest()
+            return derived_secret(text)
         file = self.path / SECRET
-        with _complaints(f"secret file {file}"):
+        with complaints(f"secret file {file}"):
             if not file.exists():
                 if not may_make:
                     raise StartError(
                         f"secret file {file} is missing, the store was made with one: bring it back or set HUB_SECRET"
                     )
-                self._write_secret(file, os.urandom(32))
+                self.keep_secret(os.urandom(32))
             content = file.read_bytes().decode("ascii", "replace")
         if not _SECRET_TEXT.fullmatch(content):
             raise StartError(
@@ -92,8 +92,9 @@ class DataDirectory:
             )
         return bytes.fromhex(content)
 
-    def _write_secret(self, file: Path, secret: bytes) -> None:
+    def keep_secret(self, secret: bytes) -> None:
         """Write it whole or not at all, and durable before anything is made with it."""
+        file = self.path / SECRET
         new = file.with_suffix(".new")
         new.unlink(missing_ok=True)
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -103,13 +104,18 @@ class DataDirectory:
         finally:
             os.close(descriptor)
         new.replace(file)
-        _sync(self.path)
+        sync_directory(self.path)
 
     def close(self) -> None:
         """Let go of the directory. Idempotent."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def derived_secret(text: str) -> bytes:
+    """The secret that the settings give: whatever the text is, these are 32 bytes of it."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _hold(lock: int, path: Path) -> None:
@@ -123,13 +129,13 @@ def _hold(lock: int, path: Path) -> None:
         ) from None
     except OSError as error:
         raise StartError(f"data directory {path} cannot be locked: {error.strerror}") from None
-    with _complaints(f"data directory {path}"):
+    with complaints(f"data directory {path}"):
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
 
 @contextmanager
-def _complaints(what: str) -> Iterator[None]:
+def complaints(what: str) -> Iterator[None]:
     """Say an error of the file system in one line."""
     try:
         yield
@@ -139,7 +145,7 @@ def _complaints(what: str) -> Iterator[None]:
         raise StartError(f"{what}: {error.strerror}") from None
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make new names in a directory survive power loss."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

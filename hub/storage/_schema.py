@@ -13,6 +13,7 @@ import msgspec
 from hub.errors import StartError
 
 APPLICATION_ID = 0x544B4854  # "TKHT"; `file` and others can tell by it whose database it is
+BACKUP_ID = 0x544B4842  # "TKHB": a backup, which no hub takes for its store; only a restore makes it one
 SCHEMA_VERSION = 1
 
 # entries.id has no index: a unique one on random ids slows every insert once it outgrows the cache. The ids of the
@@ -80,8 +81,8 @@ def prepare(path: Path, secret_check: bytes) -> Meta:
     try:
         if _is_empty(connection):
             _make(connection, Meta(epoch=secrets.randbits(63), secret_check=secret_check))
-        _refuse_foreign(connection, path)
-        meta = _read(connection)
+        refuse_foreign(connection, path)
+        meta = read_meta(connection)
     except sqlite3.Error as error:
         raise StartError(f"database {path}: {error}") from None
     except (msgspec.ValidationError, TypeError) as error:
@@ -97,7 +98,7 @@ def prepare(path: Path, secret_check: bytes) -> Meta:
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
     return (
-        _pragma(connection, "application_id") == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        pragma(connection, "application_id") == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
     )
 
 
@@ -110,19 +111,39 @@ def _make(connection: sqlite3.Connection, meta: Meta) -> None:
     connection.execute("COMMIT")
 
 
-def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
-    if _pragma(connection, "application_id") != APPLICATION_ID:
+def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that a database is a hub's store, of this version.
+
+    Raises:
+        StartError: it is not.
+    """
+    application_id = pragma(connection, "application_id")
+    if application_id == BACKUP_ID:
+        raise StartError(f"database {path} is a backup: 'hub restore' makes a store of it, in an empty directory")
+    if application_id != APPLICATION_ID:
         raise StartError(
             f"database {path} belongs to another program: set HUB_DATA_DIR to a directory of the hub's own"
         )
-    version = _pragma(connection, "user_version")
+    refuse_version(connection, f"database {path}")
+
+
+def refuse_version(connection: sqlite3.Connection, what: str) -> None:
+    """Check the version of a database of ours.
+
+    Raises:
+        StartError: it is not of this version of the hub.
+    """
+    version = pragma(connection, "user_version")
     if version != SCHEMA_VERSION:
-        raise StartError(
-            f"database {path} has schema version {version}, this hub knows {SCHEMA_VERSION}: run the hub it is of"
-        )
+        raise StartError(f"{what} has schema version {version}, this hub knows {SCHEMA_VERSION}: run the hub it is of")
 
 
-def _read(connection: sqlite3.Connection) -> Meta:
+def read_meta(connection: sqlite3.Connection) -> Meta:
+    """What the store keeps about itself.
+
+    Raises:
+        msgspec.ValidationError, TypeError: it is damaged.
+    """
     meta = msgspec.convert(dict(connection.execute("SELECT name, value FROM meta")), Meta)
     newest = connection.execute("SELECT position, time FROM entries ORDER BY position DESC LIMIT 1").fetchone()
     if newest is not None and newest[0] > meta.last:
@@ -130,6 +151,7 @@ def _read(connection: sqlite3.Connection) -> Meta:
     return meta
 
 
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
+def pragma(connection: sqlite3.Connection, name: str) -> int:
+    """The number that a pragma holds."""
     (value,) = connection.execute(f"PRAGMA {name}").fetchone()
     return int(value)
