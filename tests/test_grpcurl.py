@@ -111,6 +111,10 @@ async def test_it_lists_and_describes_by_reflection(grpcurl: Grpcurl) -> None:
     assert (code, err) == (0, "")
     assert "rpc RotateKey ( .tickets.hub.v1.RotateKeyRequest ) returns ( .tickets.hub.v1.RotateKeyResponse )" in out
     assert "ROLE_ADMIN" in out
+    code, out, err = await grpcurl("describe", "tickets.hub.v1.AdminService.RotateKey")
+    assert (code, err) == (0, "")
+    assert "ROLE_ADMIN" in out
+    assert (await grpcurl("describe", "tickets.hub.v1.AdminService.Nothing"))[0] == 1
     _, out, _ = await grpcurl("describe", "tickets.hub.v1.Scope")
     assert "SCOPE_MEMBER_VERIFIED_IDENTITY = 6" in out
     assert 'name: "member_verified_identity"' in out

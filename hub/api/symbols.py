@@ -1,4 +1,4 @@
-"""The descriptors that reflection answers from. A method is found, too: the library's own pool knows none by its name."""
+"""The descriptors that reflection answers from; the library's own pool finds no method by its name, this one does."""
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
