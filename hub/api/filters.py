@@ -35,7 +35,9 @@ def parse(text: str) -> Test:
         if match["field"] is None and match["bare"] == "AND":
             continue
         if match["field"] is None and match["bare"] in ("OR", "NOT"):
-            raise _complaint(f"knows no {match['bare']}: terms are joined by AND; put it in quotes to look for the word")
+            raise _complaint(
+                f"knows no {match['bare']}: terms are joined by AND; put it in quotes to look for the word"
+            )
         tests.append(_test(match["field"], match["operator"], word))
     return lambda record: all(test(record) for test in tests)
 
