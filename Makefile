@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format proto demo bench
+.PHONY: help setup run test check format proto landed demo bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,7 @@ check: $(READY) ## style, types, the contract, and that generated/ is fresh
 	$(BIN)/mypy
 	$(BIN)/python tools/make_proto.py --check --image $(VENV)/image.binpb
 	$(BIN)/buf lint $(VENV)/image.binpb --path tickets
+	$(BIN)/buf breaking $(VENV)/image.binpb --against protos/landed.binpb --path tickets
 	$(BIN)/buf format --diff --exit-code protos
 
 format: $(READY) ## put code and protos into their style
@@ -40,6 +41,9 @@ format: $(READY) ## put code and protos into their style
 
 proto: $(READY) ## make generated/ from protos/
 	$(BIN)/python tools/make_proto.py
+
+landed: $(READY) ## note the contract as what clients rely on: from now on `make check` refuses to break it
+	$(BIN)/python tools/make_proto.py --landed
 
 demo: $(READY) ## a hub, three integrations and a bot's day in one terminal
 	$(BIN)/python examples/demo.py

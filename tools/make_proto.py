@@ -22,6 +22,7 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 GENERATED = ROOT / "generated"
+LANDED = PROTOS / "landed.binpb"
 PLUGINS = [
     f"--plugin={name}={Path(sys.executable).parent / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
 ]
@@ -45,6 +46,7 @@ def main() -> int:
     """Write ``generated/``, or compare it with what would be written: 1 when it is stale."""
     parser = argparse.ArgumentParser(description="Make generated/ from protos/.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when generated/ is stale")
+    parser.add_argument("--landed", action="store_true", help="note the contract as the one that clients now rely on")
     parser.add_argument("--image", type=Path, help="write an image of all files there, for buf")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -52,6 +54,8 @@ def main() -> int:
         image = generate(made)
         if arguments.image:
             arguments.image.write_bytes(image)
+        if arguments.landed:
+            LANDED.write_bytes(without_source(image))
         if not arguments.check:
             shutil.rmtree(GENERATED, ignore_errors=True)
             shutil.copytree(made, GENERATED)
@@ -78,6 +82,14 @@ def generate(target: Path) -> bytes:
     stub.write_text(VALIDATE_PB2)
     (target / "tickets_hub.binpb").write_bytes(published(image))
     return image
+
+
+def without_source(image: bytes) -> bytes:
+    """The image without comments and places in files."""
+    every = descriptor_pb2.FileDescriptorSet.FromString(image)
+    for file in every.file:
+        file.ClearField("source_code_info")
+    return every.SerializeToString(deterministic=True)
 
 
 def validate_set() -> bytes:
