@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -35,10 +36,22 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("data"), description="where the embedded storage, the lock and the secret lie")
     listen: str = Field("127.0.0.1:50051", description="host:port to listen on; port 0 takes a free one")
-    storage: str = Field("sqlite", description="the log: 'sqlite', in the data directory")
+    storage: str = Field("sqlite", description="the log: 'sqlite', in the data directory, or nats://host:4222,...")
     secret: SecretStr | None = Field(
         None, description="the hub's own secret, at least 32 characters; unset = made once and kept with the store"
     )
+
+    nats_stream: str = Field(
+        "TICKETS_HUB", pattern="^[A-Za-z0-9_-]{1,32}$", description="NATS: the stream that is the log"
+    )
+    nats_replicas: int = Field(1, description="NATS: how many servers keep the log: 1, 3 or 5")
+    nats_user: str | None = Field(None, description="NATS: who the hub is; may stand in the storage URL")
+    nats_password: SecretStr | None = Field(None, description="NATS: the user's password; may stand in the storage URL")
+    nats_token: SecretStr | None = Field(None, description="NATS: a token, in place of a user")
+    nats_credentials: Path | None = Field(None, description="NATS: a credentials file, in place of a user")
+    nats_tls_ca: Path | None = Field(None, description="NATS: PEM file: the authority of the servers' certificates")
+    nats_tls_certificate: Path | None = Field(None, description="NATS: PEM file: the hub's certificate towards NATS")
+    nats_tls_key: Path | None = Field(None, description="NATS: PEM file: the private key of that")
 
     tls_certificate: Path | None = Field(None, description="PEM file: the certificate chain of the hub")
     tls_key: Path | None = Field(None, description="PEM file: the private key of the certificate")
@@ -70,6 +83,7 @@ class Settings(BaseSettings):
     heartbeat_interval: float = Field(15, ge=1, le=60, description="unless a stream asks for another")
 
     max_live_keys: int = Field(2, ge=2, le=10, description="keys of one integration that live at a time")
+    max_service_keys: int = Field(100, ge=2, description="keys of bots and admins that live at a time")
     key_overlap: float = Field(24 * 3600, ge=0, le=7 * 24 * 3600, description="how long a rotated key lives on")
     guild_access: str = Field("all", pattern="^(all|installed)$", description="what a new integration gets by default")
 
@@ -96,6 +110,27 @@ class Settings(BaseSettings):
             raise ValueError("must have at least 32 characters: 'openssl rand -hex 32' makes one")
         return value
 
+    @field_validator("nats_replicas")
+    @classmethod
+    def _replicas_can_agree(cls, value: int) -> int:
+        if value not in (1, 3, 5):
+            raise ValueError("must be 1, 3 or 5")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_secrets_out_of_the_url(cls, values: Any) -> Any:  # noqa: ANN401  whatever the sources gave
+        """Move ``user:password@`` or ``token@`` of the storage URL to where they are not shown."""
+        if not isinstance(values, dict) or "@" not in str(values.get("storage", "")):
+            return values
+        found = re.fullmatch(r"([a-z]+://)([^@/]*)@(.*)", str(values["storage"]), re.DOTALL)
+        if found is None:
+            return values
+        rest = re.sub(r"(^|,)([a-z]+://)?[^@,]*@", r"\1\2", found[3])
+        user, colon, password = (unquote(part) for part in found[2].partition(":"))
+        taken = {"nats_user": user, "nats_password": password} if colon else {"nats_token": user}
+        return {**taken, **values, "storage": found[1] + rest}
+
     @model_validator(mode="after")
     def _together(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -106,6 +141,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"listen: '{self.listen}' is not loopback: set tls_certificate and tls_key, or say --insecure"
             )
+        if (self.nats_tls_certificate is None) != (self.nats_tls_key is None):
+            raise ValueError("nats_tls_certificate and nats_tls_key go together")
         if self.dedupe_window > self.retention:
             raise ValueError("dedupe_window cannot be longer than retention")
         return self

@@ -186,7 +186,11 @@ def wait_until_written(file: Path) -> None:
 
 
 def steady(text: str) -> list[str]:
-    """Lines with everything that differs each time replaced by a name for it."""
+    """Lines with everything that differs each time replaced by a name for it.
+
+    Names of fields are compared in snake_case: some versions of grpcurl print them in lowerCamelCase.
+    """
+    text = re.sub(r'"[a-z_A-Z]+":', lambda name: re.sub("[A-Z]", lambda c: f"_{c[0].lower()}", name[0]), text)
     for pattern, name in CHANGING:
         text = pattern.sub(name, text)
     return text.splitlines()

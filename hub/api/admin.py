@@ -227,7 +227,9 @@ class AdminService(Oversight):
             display_name=request.display_name,
         )
         await self._changes.service(
-            caller(), lambda record: replace(record, keys=(minted.record, *record.keys)), reason=request.reason
+            caller(),
+            lambda record: replace(record, keys=self._commands.with_key(record.keys, minted.record)),
+            reason=request.reason,
         )
         return admin_service_pb2.CreateServiceKeyResponse(key=self._commands.key(minted.record, minted.text))
 

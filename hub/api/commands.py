@@ -152,6 +152,10 @@ class Commands:
         """Some keys, of which one has ended."""
         return keys.revoke(held, key_id, self._clock.now(), is_live=self._registry.is_live)
 
+    def with_key(self, held: tuple[KeyRecord, ...], new: KeyRecord) -> tuple[KeyRecord, ...]:
+        """The service keys with one more."""
+        return keys.add(held, new, is_live=self._registry.is_live, max_live=self._settings.max_service_keys)
+
     def key(self, record: KeyRecord, text: str = "") -> integration_pb2.Key:
         """A key for a reply; with its text only in the one that made it."""
         return convert.key(record, self._registry, text)

@@ -126,6 +126,8 @@ class Oversight(admin_service_pb2_grpc.AdminServiceServicer):
     ) -> admin_service_pb2.ListAuditEntriesResponse:
         """Who changed what, the newest first."""
         del context
+        if request.integration_id:
+            self._registry.integration(request.integration_id)
         test = AuditTest(request)
         after = self._pages.after(request.page_token, "audit", test.text)
         before = int(after[0]) if after else self._registry.through + 1

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec.structs import replace
 
-from hub.errors import KeyNotFound, RotationInProgress
+from hub.errors import KeyNotFound, RotationInProgress, RulesNotMet
 from hub.model import KeyRecord, Role
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -137,6 +137,20 @@ def rotate(  # noqa: PLR0913  a rotation has this many sides
     kept = (_ended(key, ended, now) for key in keys)
     kept = (_expiring(key, shortened, now + overlap) for key in kept)
     return _remembered([new, *kept], {new.key_id} | overlapping)
+
+
+def add(
+    keys: Sequence[KeyRecord], new: KeyRecord, *, is_live: Callable[[KeyRecord], bool], max_live: int
+) -> tuple[KeyRecord, ...]:
+    """The keys of a holder with one more, the newest first.
+
+    Raises:
+        RulesNotMet: as many live as may.
+    """
+    live = {key.key_id for key in keys if is_live(key)}
+    if len(live) >= max_live:
+        raise RulesNotMet(f"{len(live)} keys live already: revoke one that is not needed", ["max_service_keys"])
+    return _remembered([new, *keys], live | {new.key_id})
 
 
 def _ended(key: KeyRecord, ended: set[str], now: int) -> KeyRecord:

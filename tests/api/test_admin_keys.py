@@ -275,3 +275,13 @@ async def test_a_second_rotation_after_a_step_lengthens_nothing(start_hub: Start
     await mine.rotate(overlap=span(DAY))
     pass_time(clock, HOUR + 60)
     assert await refusal(use(mine.callers[0])) == EXPIRED
+
+
+async def test_service_keys_have_a_limit_and_those_that_ended_do_not_count(start_hub: StartHub) -> None:
+    """With as many keys as may live, another is refused with RULES_NOT_MET; revoking one makes room."""
+    hub = await start_hub(max_service_keys=3)
+    made = await ask(hub.admin, "CreateServiceKey", role=ROLE_BOT, display_name="one more")
+    refused = await refusal(ask(hub.admin, "CreateServiceKey", role=ROLE_BOT, display_name="too many"))
+    assert refused == (Code.FAILED_PRECONDITION, "RULES_NOT_MET")
+    await ask(hub.admin, "RevokeKey", key_id=made.key.key_id)
+    await ask(hub.admin, "CreateServiceKey", role=ROLE_BOT, display_name="one more")

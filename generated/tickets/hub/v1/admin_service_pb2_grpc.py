@@ -216,7 +216,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteIntegration(self, request, context):
-        """Ends an integration for good: its streams end, its keys are revoked, its grants are gone.
+        """Ends an integration for good: its streams end, its keys open nothing any more, its grants are gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,7 +59,7 @@ class AdminServiceStub:
     ResumeIntegration: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeIntegrationRequest, _admin_service_pb2.ResumeIntegrationResponse]
     """Opens a SUSPENDED integration again."""
     DeleteIntegration: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteIntegrationRequest, _admin_service_pb2.DeleteIntegrationResponse]
-    """Ends an integration for good: its streams end, its keys are revoked, its grants are gone."""
+    """Ends an integration for good: its streams end, its keys open nothing any more, its grants are gone."""
     SetScopes: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SetScopesRequest, _admin_service_pb2.SetScopesResponse]
     """Makes exactly these the integration's scopes. One that stays keeps its grant; a new one counts from now on.
     Takes effect on open streams between two frames.
@@ -124,7 +124,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ResumeIntegration: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeIntegrationRequest, _admin_service_pb2.ResumeIntegrationResponse]  # type: ignore[assignment]
     """Opens a SUSPENDED integration again."""
     DeleteIntegration: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteIntegrationRequest, _admin_service_pb2.DeleteIntegrationResponse]  # type: ignore[assignment]
-    """Ends an integration for good: its streams end, its keys are revoked, its grants are gone."""
+    """Ends an integration for good: its streams end, its keys open nothing any more, its grants are gone."""
     SetScopes: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SetScopesRequest, _admin_service_pb2.SetScopesResponse]  # type: ignore[assignment]
     """Makes exactly these the integration's scopes. One that stays keeps its grant; a new one counts from now on.
     Takes effect on open streams between two frames.
@@ -240,7 +240,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.DeleteIntegrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.DeleteIntegrationResponse, _abc.Awaitable[_admin_service_pb2.DeleteIntegrationResponse]]:
-        """Ends an integration for good: its streams end, its keys are revoked, its grants are gone."""
+        """Ends an integration for good: its streams end, its keys open nothing any more, its grants are gone."""
 
     @_abc_1.abstractmethod
     def SetScopes(
