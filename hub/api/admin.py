@@ -3,12 +3,14 @@
 Lives here: integrations and keys; what admins look at stands in ``oversight.py``. Must not know how a decision is made.
 """
 
+from typing import Protocol
+
 from msgspec.structs import replace
-from tickets.hub.v1 import admin_service_pb2
+from tickets.hub.v1 import admin_service_pb2, integration_pb2
 
 from hub.api import convert, filters
 from hub.api.access import caller
-from hub.api.commands import UPDATABLE, Commands
+from hub.api.commands import UPDATABLE, Commands, Decide
 from hub.api.failures import Context
 from hub.api.listing import SubscriptionList
 from hub.api.oversight import Oversight
@@ -20,6 +22,14 @@ from hub.control.registry import Registry
 from hub.errors import RulesNotMet
 from hub.model import Role, ServiceRecord, State
 from hub.storage import Log
+
+
+class Decision(Protocol):
+    """What requests that decide about an integration have in common."""
+
+    integration_id: str
+    reason: str
+    etag: str
 
 
 class AdminService(Oversight):
@@ -95,12 +105,9 @@ class AdminService(Oversight):
         """Some or all of what was asked for is granted."""
         del context
         by = caller()
-        changed = await self._commands.change(
-            by,
-            request.integration_id,
+        changed = await self._decided(
+            request,
             lambda record: lifecycle.approve(record, request.scopes, request.reason, self._clock.now(), by.key_id),
-            request.reason,
-            request.etag,
         )
         return admin_service_pb2.ApproveIntegrationResponse(integration=changed)
 
@@ -109,13 +116,7 @@ class AdminService(Oversight):
     ) -> admin_service_pb2.RejectIntegrationResponse:
         """Some or all of what was asked for is refused."""
         del context
-        changed = await self._commands.change(
-            caller(),
-            request.integration_id,
-            lambda record: lifecycle.reject(record, request.scopes, request.reason),
-            request.reason,
-            request.etag,
-        )
+        changed = await self._decided(request, lambda record: lifecycle.reject(record, request.scopes, request.reason))
         return admin_service_pb2.RejectIntegrationResponse(integration=changed)
 
     async def SuspendIntegration(  # noqa: N802
@@ -123,13 +124,7 @@ class AdminService(Oversight):
     ) -> admin_service_pb2.SuspendIntegrationResponse:
         """Closed for now."""
         del context
-        changed = await self._commands.change(
-            caller(),
-            request.integration_id,
-            lambda record: lifecycle.suspend(record, request.reason),
-            request.reason,
-            request.etag,
-        )
+        changed = await self._decided(request, lambda record: lifecycle.suspend(record, request.reason))
         return admin_service_pb2.SuspendIntegrationResponse(integration=changed)
 
     async def ResumeIntegration(  # noqa: N802
@@ -137,13 +132,7 @@ class AdminService(Oversight):
     ) -> admin_service_pb2.ResumeIntegrationResponse:
         """Open again."""
         del context
-        changed = await self._commands.change(
-            caller(),
-            request.integration_id,
-            lambda record: lifecycle.resume(record, request.reason),
-            request.reason,
-            request.etag,
-        )
+        changed = await self._decided(request, lambda record: lifecycle.resume(record, request.reason))
         return admin_service_pb2.ResumeIntegrationResponse(integration=changed)
 
     async def DeleteIntegration(  # noqa: N802
@@ -151,13 +140,7 @@ class AdminService(Oversight):
     ) -> admin_service_pb2.DeleteIntegrationResponse:
         """Ended for good."""
         del context
-        changed = await self._commands.change(
-            caller(),
-            request.integration_id,
-            lambda record: lifecycle.delete(record, request.reason),
-            request.reason,
-            request.etag,
-        )
+        changed = await self._decided(request, lambda record: lifecycle.delete(record, request.reason))
         return admin_service_pb2.DeleteIntegrationResponse(integration=changed)
 
     async def SetScopes(  # noqa: N802
@@ -166,12 +149,8 @@ class AdminService(Oversight):
         """Exactly these scopes."""
         del context
         wanted, by = convert.scope_requests(request.scopes), caller()
-        changed = await self._commands.change(
-            by,
-            request.integration_id,
-            lambda record: lifecycle.set_scopes(record, wanted, self._clock.now(), by.key_id),
-            request.reason,
-            request.etag,
+        changed = await self._decided(
+            request, lambda record: lifecycle.set_scopes(record, wanted, self._clock.now(), by.key_id)
         )
         return admin_service_pb2.SetScopesResponse(integration=changed)
 
@@ -232,6 +211,9 @@ class AdminService(Oversight):
             reason=request.reason,
         )
         return admin_service_pb2.CreateServiceKeyResponse(key=self._commands.key(minted.record, minted.text))
+
+    async def _decided(self, request: Decision, decide: Decide) -> integration_pb2.Integration:
+        return await self._commands.change(caller(), request.integration_id, decide, request.reason, request.etag)
 
     def _without_service_key(self, record: ServiceRecord, key_id: str) -> ServiceRecord:
         """The service keys after one has ended.
