@@ -1,7 +1,6 @@
 """``hub serve``, ``hub init``, ``hub create-key``: the hub itself, and the keys that it begins with."""
 
 import asyncio
-import os
 import signal
 import sys
 from typing import Any
@@ -46,9 +45,7 @@ def create_key(role: str, name: str, config_file: str | None, **flags: str | Non
 
 
 async def _serve(settings: Settings) -> None:
-    # gRPC's core says on standard error, in its own lines, what the hub says, too. It reads this when it is imported.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from hub.api.server import Hub  # noqa: PLC0415  after the line above
+    from hub.api.server import Hub  # noqa: PLC0415  the other commands do without all of it
 
     told = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -16,6 +16,7 @@ from hub.client.requests import Start, event_id
 from hub.client.session import Notice, Policy, Reconnecting
 from hub.client.subscription import Subscription
 from hub.client.sync import Client
+from hub.client.transport import tls
 
 __all__ = [
     "Client",
@@ -27,4 +28,5 @@ __all__ = [
     "Subscription",
     "Violation",
     "event_id",
+    "tls",
 ]

@@ -63,6 +63,19 @@ def channel_credentials(
     return None if insecure or is_loopback(target) else grpc.ssl_channel_credentials()
 
 
+def tls(
+    authority: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None
+) -> grpc.ChannelCredentials:
+    """``credentials`` for a client, of PEM texts.
+
+    Args:
+        authority: who signed the hub's certificate; None = one of the authorities that gRPC trusts.
+        certificate: the client's own, with ``key``, for a hub that asks for it (mTLS).
+        key: the private key of ``certificate``.
+    """
+    return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
 def key_metadata(key: str) -> KeyMetadata:
     """The metadata that every call carries. ValueError for a key that is none, so that nobody sends an empty one."""
     if not key or not key.isascii() or not key.isprintable():
