@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format proto landed demo bench
+.PHONY: help setup run test torture check format proto landed demo bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ run: $(READY) ## run the hub: embedded storage in ./data; the first start prints
 
 test: $(READY) ## every test
 	$(BIN)/python -m pytest
+
+torture: $(READY) ## the tests that break things, in their long form: an hour or two
+	TORTURE=1 $(BIN)/python -m pytest tests/torture
 
 check: $(READY) ## style, types, the contract, and that generated/ is fresh
 	$(BIN)/ruff check .

@@ -1,0 +1,98 @@
+"""A full disk and a disk that fails: nothing is acknowledged that is not there, reads and streams go on, it is said."""
+
+import asyncio
+from pathlib import Path
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tickets.hub.v1 import admin_service_pb2, event_service_pb2
+
+from hub.model import Kind
+from tests.conftest import PATIENCE, RunningHub, detail_of, reason_of
+from tests.delivery.kit import emit, ids, log_of, names_until, notice, refused, ticket
+from tests.delivery.test_drain import register
+from tests.processes import serving
+from tests.torture.conftest import Compile
+
+SHIM = Path(__file__).parents[1] / "storage" / "fsync_shim.c"
+
+
+async def set_room(hub: RunningHub, pages: int) -> None:
+    """Let the database grow by so many pages, then be as full as a disk is; 0: as much as it likes."""
+    writer = hub.hub._log._writer  # type: ignore[attr-defined]  # it is the embedded log
+    [[now]] = await writer.execute_fetchall("PRAGMA page_count")
+    await writer.execute_fetchall(f"PRAGMA max_page_count = {now + pages if pages else 2**30}")
+
+
+async def test_a_full_disk_refuses_what_it_cannot_keep_and_nothing_else(hub: RunningHub) -> None:
+    """STORAGE_FULL with RetryInfo for what is to be stored; streams and reads go on; with room again all is well."""
+    integration, reader = await hub.register("TICKET_CREATED")
+    stored = ids("before", 2_000)
+    await emit(hub, stored)
+    stream = await reader.subscribe(earliest={}, heartbeat_interval={"seconds": 1}, max_batch_size=1)
+    await set_room(hub, 1)
+    refusals = 0
+    for number in range(40):
+        names = ids(f"during{number}-", 100)
+        [outcome] = await asyncio.gather(emit(hub, names), return_exceptions=True)
+        if not isinstance(outcome, BaseException):
+            stored += names
+            continue
+        assert isinstance(outcome, grpc.aio.AioRpcError)
+        assert (outcome.code(), reason_of(outcome)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
+        assert detail_of(outcome, error_details_pb2.RetryInfo).retry_delay.seconds
+        refusals += 1
+    assert refusals > 30
+    assert await names_until(stream, stored[-1]) == stored
+    assert (await notice(stream, "heartbeat")).heartbeat.caught_up
+    reply = await hub.admin.call(
+        "AdminService/GetIntegration",
+        admin_service_pb2.GetIntegrationRequest(integration_id=integration.integration_id),
+    )
+    assert reply.integration == integration
+    assert not hub.hub.failed.done()
+    await set_room(hub, 0)
+    await emit(hub, ["again"])
+    assert await names_until(stream, "again") == ["again"]
+    assert [entry.id for entry in await log_of(hub, Kind.EVENT)] == [*stored, "again"]
+
+
+async def test_after_a_failed_sync_the_hub_says_so_and_reads_go_on(compiled: Compile, tmp_path: Path) -> None:
+    """No acknowledgement from then on, NOT_SERVING, streams alive, a clean end; a restart has all that was promised."""
+    flag = tmp_path / "flag"
+    faulty = {"LD_PRELOAD": str(compiled(SHIM)), "FAIL_FLAG": str(flag)}
+    async with serving(cwd=tmp_path, **faulty) as hub:
+        keys = await hub.first_keys()
+        reader = await register(hub, keys["HUB_ADMIN_KEY"])
+        bot = hub.caller(keys["HUB_BOT_KEY"])
+        stream = await reader.subscribe(heartbeat_interval={"seconds": 1})
+        one = event_service_pb2.EmitEventRequest(event=ticket("before"))
+        await bot.call("EventService/EmitEvent", one)
+        await names_until(stream, "before")
+        watching = health_pb2_grpc.HealthStub(hub.channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+        flag.write_text("hub.db-wal")
+        for name in ("while", "then"):
+            one = event_service_pb2.EmitEventRequest(event=ticket(name))
+            failure = await refused(bot.call("EventService/EmitEvent", one))
+            assert (failure.code(), reason_of(failure)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
+        async with asyncio.timeout(PATIENCE):
+            assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        flag.unlink()
+        one = event_service_pb2.EmitEventRequest(event=ticket("after"))
+        failure = await refused(bot.call("EventService/EmitEvent", one))
+        assert reason_of(failure) == "STORAGE_UNAVAILABLE"
+        await notice(stream, "heartbeat")
+        reply = await hub.caller(keys["HUB_ADMIN_KEY"]).call(
+            "AdminService/ListIntegrations", admin_service_pb2.ListIntegrationsRequest()
+        )
+        assert len(reply.integrations) == 1
+        assert (await hub.stop()).code == 0
+    async with serving(cwd=tmp_path) as hub:
+        stream = hub.caller(reader.key).open(earliest={})
+        await hub.caller(keys["HUB_BOT_KEY"]).call(
+            "EventService/EmitEvent", event_service_pb2.EmitEventRequest(event=ticket("later"))
+        )
+        names = await names_until(stream, "later")
+        assert names in (["before", "later"], ["before", "while", "later"])  # nobody was told that it was not stored
