@@ -191,7 +191,9 @@ class World:
 
     async def settle(self) -> None:
         """Open everything, let every reader catch up, and replay everything to a reader of its own."""
-        last = event_pb2.Event(id=f"{self._prefix}last", guild_id="41", ticket_closed={"message_count": 1})
+        last = event_pb2.Event(
+            id=f"{self._prefix}last", guild_id="41", ticket_closed=event_pb2.TicketClosed(message_count=1)
+        )
         for integration in self.integrations:
             with suppress(grpc.aio.AioRpcError):
                 await steer(self.hub, "Resume", integration)
