@@ -82,18 +82,18 @@ class FailureInterceptor(WrappingInterceptor):
 
     def wrap(self, method: str, handler: Handler) -> Handler:
         """Guard the handler."""
-        del method
-        return with_behaviour(handler, guarded)
+        name = method.rpartition(".")[2]
+        return with_behaviour(handler, lambda behaviour: guarded(behaviour, name))
 
 
-def guarded(behaviour: Behaviour) -> Behaviour:
-    """A coroutine handler that ends with a status instead of an exception."""
+def guarded(behaviour: Behaviour, method: str) -> Behaviour:
+    """A coroutine handler that ends with a status instead of an exception; `method` names it in the log."""
 
     async def run(request: Any, context: Context) -> Any:  # noqa: ANN401  any message
         try:
             return await behaviour(request, context)
         except errors.HubError as error:
-            await refuse(context, error)
+            await refuse(context, error, method)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:  # noqa: BLE001  nothing of it may reach the caller
@@ -102,9 +102,9 @@ def guarded(behaviour: Behaviour) -> Behaviour:
     return run
 
 
-async def refuse(context: Context, error: errors.HubError) -> Never:
-    """End the call with the status of a failure."""
-    log.info("refused", reason=error.reason(), detail=error.message[:MAX_TEXT])
+async def refuse(context: Context, error: errors.HubError, method: str) -> Never:
+    """End the call with the status of a failure; of a stranger the log has what they tried, and from where."""
+    log.info("refused", reason=error.reason(), detail=error.message[:MAX_TEXT], method=method, peer=context.peer())
     await abort(context, to_status(error))
 
 
@@ -183,6 +183,6 @@ async def guarded_stream(
     try:
         check(context)
     except errors.HubError as error:
-        await refuse(context, error)
+        await refuse(context, error, "ServerReflection/ServerReflectionInfo")
     async for response in behaviour(requests, context):
         yield response

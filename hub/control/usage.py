@@ -3,7 +3,7 @@
 What is kept may be older than the truth by PRECISION after a crash; it is never newer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import msgspec
 
@@ -38,10 +38,13 @@ class Usage:
         """A key opened the hub."""
         self.keys[key_id] = self._note(f"use/key/{key_id}")
 
-    def note_stream(self, integration_id: str, delivered: Iterable[int]) -> None:
+    def note_stream(self, integration_id: str, delivered: Collection[int]) -> None:
         """An integration has a stream, and these scopes delivered something to it."""
-        now = self.streams[integration_id] = self._note(f"use/integration/{integration_id}")
+        key = f"use/integration/{integration_id}"
+        now = self.streams[integration_id] = self._note(key)
         scopes = self.scopes.setdefault(integration_id, {})
+        if not scopes.keys() >= set(delivered):
+            self._saved.pop(key, None)  # a first use is news, not precision: keep it with the next save
         scopes.update((scope, now) for scope in delivered)
 
     def apply(self, entry: Entry) -> tuple[str, ...]:
@@ -58,18 +61,17 @@ class Usage:
         return ()
 
     def take_unsaved(self) -> list[Entry]:
-        """What is to be kept now, as entries."""
-        keys, self._unsaved = sorted(self._unsaved), set()
+        """What is to be kept now, as entries; what was kept less than PRECISION ago waits."""
         now = self._clock.now()
+        keys = sorted(key for key in self._unsaved if now - self._saved.get(key, 0) >= PRECISION)
+        self._unsaved.difference_update(keys)
         for key in keys:
             self._saved[key] = now
         return [Entry(Kind.STATE, now, msgspec.json.encode(self._record(key)), key=key) for key in keys]
 
     def _note(self, key: str) -> int:
-        now = self._clock.now()
-        if now - self._saved.get(key, 0) >= PRECISION:
-            self._unsaved.add(key)
-        return now
+        self._unsaved.add(key)
+        return self._clock.now()
 
     def _record(self, key: str) -> UseRecord | DeliveryRecord:
         _, kind, name = key.split("/", 2)

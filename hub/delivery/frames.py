@@ -64,7 +64,7 @@ def index_after(items: Sequence[Item], position: int) -> int:
 def join(lens: Lens, items: Sequence[Item], max_bytes: int) -> Body:
     """Join the pieces of items that the lens shows, as many as fit into `max_bytes`, and at least one."""
     pieces: list[bytes] = []
-    shapes: set[Shape] = set()
+    uses: set[tuple[Shape, frozenset[int]]] = set()
     size = 0
     last = items[0]
     for item in items:
@@ -76,9 +76,9 @@ def join(lens: Lens, items: Sequence[Item], max_bytes: int) -> Body:
         if pieces and size > max_bytes:
             break
         pieces.append(made)
-        shapes.add(shape)
+        uses.add((shape, lens.counting(item.entry)))
         last = item
-    scopes = frozenset(scope for shape in shapes for scope in shape.used_of(lens.scopes))
+    scopes = frozenset(scope for shape, counting in uses for scope in shape.used_of(counting))
     return Body(b"".join(pieces), len(pieces), last, scopes)
 
 

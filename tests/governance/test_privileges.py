@@ -1,0 +1,225 @@
+"""Least privilege: what is granted and not needed is found, with what to do about it; what is used is not."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from tickets.hub.v1 import admin_service_pb2
+
+from tests.conftest import PATIENCE, Caller, FakeClock, RunningHub, StartHub
+from tests.governance.steps import (
+    NOBODYS_ID,
+    apply_for,
+    call,
+    closed,
+    install,
+    refused,
+    set_scopes,
+    short,
+    ticket,
+    verified,
+)
+
+DAY = 24 * 3_600 * 1_000_000
+Finding = admin_service_pb2.PrivilegeFinding
+
+
+async def report(hub: RunningHub, integration_id: str = "", **fields: Any) -> list[Finding]:  # noqa: ANN401  of the request
+    """All findings, page by page."""
+    found: list[Finding] = []
+    token = ""
+    while True:
+        request = {"integration_id": integration_id, "page_token": token, **fields}
+        reply = await call(hub.admin, "AdminService/GetPrivilegeReport", **request)
+        found += reply.findings
+        token = reply.next_page_token
+        if not token:
+            return found
+
+
+def kinds(findings: list[Finding]) -> list[str]:
+    """What was found, by name and scopes."""
+    return [
+        " ".join([Finding.Kind.Name(one.kind).removeprefix("KIND_"), *(short(scope) for scope in one.scopes)])
+        for one in findings
+    ]
+
+
+async def until(hub: RunningHub, integration_id: str, fits: Callable[[list[str]], bool]) -> list[str]:
+    """Ask until the report says so: use is noted now and then, not at once."""
+    async with asyncio.timeout(PATIENCE):
+        while not fits(found := kinds(await report(hub, integration_id))):
+            pass
+    return found
+
+
+async def deliver(hub: RunningHub, reader: Caller, *sent: Any, **request: Any) -> None:  # noqa: ANN401  events; of Subscribe
+    """Emit events, and read them on a stream that ends afterwards."""
+    stream = await reader.subscribe(**request)
+    for one in sent:
+        await hub.emit(one)
+    await stream.events(len(sent))
+    stream.call.cancel()
+
+
+async def test_a_grant_is_used_by_what_it_delivers(hub: RunningHub) -> None:
+    """A grant that delivered something to a reading stream is not a finding any more; the others still are."""
+    integration, reader = await hub.register("TICKET_CREATED", "TICKET_STATS")
+    one = integration.integration_id
+    assert kinds(await report(hub, one)) == ["GRANT_NEVER_USED TICKET_CREATED", "GRANT_NEVER_USED TICKET_STATS"]
+    stream = await reader.subscribe()
+    await hub.emit(ticket("t1"))
+    await stream.events(1)
+    found = await until(hub, one, lambda found: len(found) == 1)
+    assert found == ["GRANT_NEVER_USED TICKET_STATS"]
+    [finding] = await report(hub, one)
+    assert finding.since == integration.grants[1].grant_time
+    assert "SetScopes" in finding.advice
+
+
+async def test_a_field_uses_the_scope_that_shows_it(hub: RunningHub) -> None:
+    """A verification uses the identity scope only on a stream that is shown the user."""
+    integration, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY")
+    one = integration.integration_id
+    await deliver(hub, reader, verified("v1"), scopes=[integration.grants[0].scope])
+    found = await until(hub, one, lambda found: len(found) == 1)
+    assert found == ["GRANT_NEVER_USED MEMBER_VERIFIED_IDENTITY"]
+    await deliver(hub, reader, verified("v2"))
+    assert await until(hub, one, lambda found: not found) == []
+
+
+async def test_a_scope_that_no_guild_agreed_to_is_not_used(hub: RunningHub) -> None:
+    """Where guilds install it a grant is used by what it delivers from a guild that agreed to it, by nothing else."""
+    integration, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY", guild_access=2)
+    one = integration.integration_id
+    await install(hub, one, "51", "MEMBER_VERIFIED_IDENTITY")
+    await deliver(hub, reader, verified("v1", "51"))
+    found = await until(hub, one, lambda found: len(found) < 3)
+    assert found == ["GRANT_NEVER_USED MEMBER_VERIFIED", "CONSENT_OUTDATED MEMBER_VERIFIED"]
+
+
+async def test_a_test_event_is_no_use(hub: RunningHub) -> None:
+    """What a developer sends to themselves shows no need for a grant."""
+    integration, reader = await hub.register("TICKET_CREATED", "TICKET_STATS")
+    stream = await reader.subscribe()
+    await call(reader, "DeveloperService/SendTestEvent", event=ticket(""))
+    await stream.events(1)
+    await call(reader, "DeveloperService/SendTestEvent", event=closed(""))
+    await stream.events(1)
+    await hub.emit(ticket("t1"))
+    await stream.events(1)
+    found = await until(hub, integration.integration_id, lambda found: len(found) < 2)
+    assert found == ["GRANT_NEVER_USED TICKET_STATS"]
+
+
+async def test_what_was_not_used_for_thirty_days_is_found(timed_hub: RunningHub, clock: FakeClock) -> None:
+    """Grant, key and stream: fine for thirty days after the last use, findings since then afterwards."""
+    hub = timed_hub
+    integration, reader = await hub.register("TICKET_CREATED")
+    one = integration.integration_id
+    await deliver(hub, reader, ticket("t1"))
+    await until(hub, one, lambda found: not found)
+    clock.wall_offset += 29 * DAY
+    assert kinds(await report(hub, one)) == []
+    clock.wall_offset += 2 * DAY
+    found = await report(hub, one)
+    assert kinds(found) == ["GRANT_UNUSED TICKET_CREATED", "KEY_UNUSED", "NO_STREAM"]
+    advice = [("SetScopes", ""), ("RevokeKey", reader.key.split("_")[2]), ("suspend", "")]
+    assert [(word in finding.advice, finding.key_id) for finding, (word, _) in zip(found, advice, strict=True)] == [
+        (True, key) for _, key in advice
+    ]
+    now = clock.now()
+    assert all(30 * DAY < now - finding.since.ToMicroseconds() < 32 * DAY for finding in found)
+    await deliver(hub, reader, ticket("t2"))
+    assert await until(hub, one, lambda found: not found) == []
+
+
+async def test_what_was_never_used_counts_from_its_beginning(timed_hub: RunningHub, clock: FakeClock) -> None:
+    """A key, and an integration, that nobody ever used are found after thirty days, since they were made."""
+    hub = timed_hub
+    integration, _ = await hub.register("TICKET_CREATED")
+    clock.wall_offset += 31 * DAY
+    found = await report(hub, integration.integration_id)
+    assert kinds(found) == ["GRANT_NEVER_USED TICKET_CREATED", "KEY_UNUSED", "NO_STREAM"]
+    made = integration.create_time.ToMicroseconds()
+    assert [abs(finding.since.ToMicroseconds() - made) < DAY for finding in found] == [True] * 3
+
+
+async def test_service_keys_are_looked_at_too(timed_hub: RunningHub, clock: FakeClock) -> None:
+    """The bot's key that nobody uses, and keys older than a year: no integration, and what to do about it."""
+    hub = timed_hub
+    integration, reader = await hub.register("TICKET_CREATED")
+    bot, admin = (who.key.split("_")[2] for who in (hub.bot, hub.admin))
+    clock.wall_offset += 31 * DAY
+    [unused] = [finding for finding in await report(hub) if not finding.integration_id]
+    assert (kinds([unused]), unused.key_id) == (["KEY_UNUSED"], bot)
+    clock.wall_offset += 335 * DAY
+    await call(hub.bot, "DirectoryService/ListScopes")
+    await call(reader, "DirectoryService/ListScopes")
+    old = [finding for finding in await report(hub) if finding.kind == Finding.KIND_KEY_OLD]
+    assert {(finding.integration_id, finding.key_id) for finding in old} == {
+        ("", bot),
+        ("", admin),
+        (integration.integration_id, reader.key.split("_")[2]),
+    }
+    assert all(("RotateKey" if finding.integration_id else "CreateServiceKey") in finding.advice for finding in old)
+
+
+async def test_keys_that_open_nothing_are_no_finding(timed_hub: RunningHub, clock: FakeClock) -> None:
+    """Ended keys are not looked at, however old and unused."""
+    hub = timed_hub
+    integration, reader = await hub.register("TICKET_CREATED")
+    named = {"integration_id": integration.integration_id}
+    await call(hub.admin, "AdminService/RevokeKey", **named, key_id=reader.key.split("_")[2])
+    clock.wall_offset += 400 * DAY
+    assert "KEY" not in " ".join(kinds(await report(hub, integration.integration_id)))
+
+
+async def test_consent_older_than_the_grants_is_found(hub: RunningHub) -> None:
+    """Each guild that agreed to less than is granted, with what it lacks, until it agrees again."""
+    integration, _ = await hub.register("TICKET_CREATED", guild_access=2)
+    one = integration.integration_id
+    first = await install(hub, one, "51")
+    await set_scopes(hub, one, "TICKET_CREATED", "TICKET_STATS", "DROP_CLAIMED")
+    await install(hub, one, "52")
+    await install(hub, one, "53", "TICKET_CREATED", "TICKET_STATS")
+    found = [finding for finding in await report(hub, one) if finding.guild_id]
+    assert kinds(found) == ["CONSENT_OUTDATED DROP_CLAIMED TICKET_STATS", "CONSENT_OUTDATED DROP_CLAIMED"]
+    assert ([finding.guild_id for finding in found], found[0].since) == (["51", "53"], first.agree_time)
+    assert "agreed to drop_claimed, ticket_stats" in found[0].advice
+    await install(hub, one, "51")
+    assert [finding.guild_id for finding in await report(hub, one) if finding.guild_id] == ["53"]
+
+
+async def test_only_what_is_active_is_reported(timed_hub: RunningHub, clock: FakeClock) -> None:
+    """Applications and suspended integrations hold nothing open: no findings; one page at a time for the rest."""
+    hub = timed_hub
+    await apply_for(hub, "TICKET_CREATED")
+    suspended, _ = await hub.register("TICKET_CREATED")
+    await call(
+        hub.admin, "AdminService/SuspendIntegration", integration_id=suspended.integration_id, reason="complaints"
+    )
+    for _ in range(2):
+        await hub.register("TICKET_CREATED", "TICKET_STATS")
+    clock.wall_offset += 31 * DAY
+    found = await report(hub)
+    assert len(found) == 2 * 4 + 1
+    assert suspended.integration_id not in {finding.integration_id for finding in found}
+    assert await report(hub, page_size=2) == found
+    refusal = await refused(hub.admin, "AdminService/GetPrivilegeReport", integration_id=NOBODYS_ID)
+    assert (refusal.status, refusal.reason) == ("NOT_FOUND", "INTEGRATION_NOT_FOUND")
+    assert (await refused(hub.bot, "AdminService/GetPrivilegeReport")).reason == "ROLE_NOT_ALLOWED"
+
+
+async def test_use_survives_a_restart(start_hub: StartHub) -> None:
+    """What was delivered until the hub was stopped is known to the next start, however short before it was."""
+    hub = await start_hub()
+    integration, reader = await hub.register("TICKET_CREATED", "TICKET_STATS", "DROP_CLAIMED")
+    one = integration.integration_id
+    await deliver(hub, reader, ticket("t1"))
+    assert len(await until(hub, one, lambda found: len(found) == 2)) == 2
+    await hub.hub._changes.save_usage()
+    await deliver(hub, reader, closed("c1"))
+    await hub.close()
+    hub = await start_hub()
+    assert kinds(await report(hub, one)) == ["GRANT_NEVER_USED DROP_CLAIMED"]
