@@ -78,7 +78,6 @@ def tail(  # noqa: PLR0913  what a look may be
     with one name the newer takes over, so do not give --subscription the name of one that is at work ("default" is the
     name of those that have no other). To go on later, give the last line's cursor of --json to --from.
     """
-    on_term()
     wanted: Wanted = {
         "subscription_id": subscription,
         "start": start,
@@ -89,6 +88,7 @@ def tail(  # noqa: PLR0913  what a look may be
     }
     with suppress(KeyboardInterrupt, BrokenPipeError), open_client(Calling(**calling), KEY, Policy()) as client:
         events = subscribe(client, wanted)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         watch_reader(events.close)
         show(events, json_line if as_json else readable_line, count)
 
@@ -176,11 +176,6 @@ def notice_line(notice: Notice) -> str:
 def names(scopes: Iterable[Scope.ValueType]) -> str:
     """Scopes as people write them."""
     return ", ".join(Scope.Name(scope).removeprefix("SCOPE_").lower() for scope in scopes) or "nothing"
-
-
-def on_term() -> None:
-    """Let SIGTERM end a look as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def watch_reader(gone: Callable[[], None]) -> None:
