@@ -1,12 +1,17 @@
 """What the tests over the wire share: streams as raw bytes, and knowing that a stream has brought all that it will."""
 
 import asyncio
-from collections.abc import Sequence
+import io
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
-from tickets.hub.v1 import admin_service_pb2, event_pb2, event_service_pb2, integration_pb2, permissions_pb2
+import pytest
+from google.protobuf import descriptor_pool, message_factory
+from tickets.hub.v1 import event_pb2, event_service_pb2, permissions_pb2
 
+from hub import logs
 from hub.delivery.cursor import CursorSeal
 from tests.conftest import PATIENCE, Caller, FakeClock, RunningHub
 
@@ -62,6 +67,14 @@ class RawStream:
             if frame.heartbeat.caught_up and seal.open(frame.cursor).position >= position:
                 return
 
+    async def ending(self) -> grpc.aio.AioRpcError:
+        """How it ends."""
+        while True:
+            try:
+                await self.frame()
+            except grpc.aio.AioRpcError as error:
+                return error
+
     @property
     def events(self) -> list[event_pb2.Event]:
         """All events so far, in order."""
@@ -108,6 +121,37 @@ def numbers(*scopes: str) -> list[permissions_pb2.Scope.ValueType]:
     return [permissions_pb2.Scope.Value(f"SCOPE_{scope}") for scope in scopes]
 
 
+async def ask(caller: Caller, name: str, **fields: Any) -> Any:  # noqa: ANN401  its fields, its reply
+    """Call a method of any service: `ask(hub.admin, "AdminService/GetIntegration", integration_id="x")`."""
+    service, _, method = name.partition("/")
+    descriptor = descriptor_pool.Default().FindServiceByName(f"tickets.hub.v1.{service}").methods_by_name[method]
+    request, reply = (message_factory.GetMessageClass(side) for side in (descriptor.input_type, descriptor.output_type))
+    return reply.FromString(await send(caller, name, request(**fields).SerializeToString()))
+
+
+async def send(caller: Caller, name: str, raw: bytes) -> bytes:
+    """Call a method with these bytes as the request; returns those of the reply."""
+    call: Any = caller._channel.unary_unary(f"/tickets.hub.v1.{name}", None, None)
+    reply = await call(raw, metadata=caller.metadata, timeout=PATIENCE)
+    assert isinstance(reply, bytes)
+    return reply
+
+
+def log_to_memory(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Let the hub's log go to memory; returns where it can be read, also after the hub has ended."""
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    logs.configure("info", "json")
+    return written
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that the hub tells nobody of."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110  there is no event for it
+            await asyncio.sleep(0.01)
+
+
 async def fails(call: Any) -> grpc.aio.AioRpcError:  # noqa: ANN401  anything that can be awaited
     """How a call fails; the test fails where it does not."""
     try:
@@ -116,11 +160,3 @@ async def fails(call: Any) -> grpc.aio.AioRpcError:  # noqa: ANN401  anything th
     except grpc.aio.AioRpcError as error:
         return error
     raise AssertionError(f"it was answered: {reply}")
-
-
-async def read(hub: RunningHub, integration_id: str) -> integration_pb2.Integration:
-    """An integration as it is now."""
-    request = admin_service_pb2.GetIntegrationRequest(integration_id=integration_id)
-    reply = await hub.admin.call("AdminService/GetIntegration", request)
-    assert isinstance(reply.integration, integration_pb2.Integration)
-    return reply.integration

@@ -1,0 +1,61 @@
+"""Every row of the failure table, provoked over the wire: its status, its reason and its details."""
+
+import json
+
+import pytest
+from tickets.hub.v1 import errors_pb2
+
+from hub import errors
+from hub.api.failures import STATUS
+from tests.api.provoke import ROWS, metadata
+from tests.api.provoke_limits import SPILT, broken_hub
+from tests.api.wire import ask, fails, log_to_memory
+from tests.conftest import StartHub, reason_of
+
+
+def reasons() -> set[str]:
+    """The reasons of the contract."""
+    names = {value.name.removeprefix("ERROR_REASON_") for value in errors_pb2.ErrorReason.DESCRIPTOR.values}
+    return names - {"UNSPECIFIED"}
+
+
+@pytest.mark.parametrize("reason", sorted(ROWS))
+async def test_it_comes_with_its_status_and_reason(start_hub: StartHub, reason: str) -> None:
+    """Each failure that the contract names, as callers meet it."""
+    status, provoke = ROWS[reason]
+    error = await provoke(start_hub)
+    assert (error.code(), reason_of(error)) == (status, reason)
+    assert error.details()
+
+
+def test_every_reason_of_the_contract_is_provoked() -> None:
+    """A reason that is added to the contract needs a row here."""
+    assert set(ROWS) == reasons()
+
+
+def leaves(cls: type[errors.HubError]) -> set[type[errors.HubError]]:
+    """The failures that nothing more special stands below."""
+    below = cls.__subclasses__()
+    return set.union(*(leaves(one) for one in below)) if below else {cls}
+
+
+def test_the_tree_of_failures_and_the_contract_name_the_same() -> None:
+    """Every failure of the hub is a reason of the contract, and the other way round; INTERNAL is none of the tree."""
+    assert {cls.reason() for cls in leaves(errors.HubError)} | {"INTERNAL"} == reasons()
+    assert all(any(above in STATUS for above in cls.__mro__) for cls in leaves(errors.HubError))
+
+
+async def test_a_fault_of_the_hub_leaks_nothing(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers get a fixed sentence and an incident id; what happened stands under that id in the log alone."""
+    written = log_to_memory(monkeypatch)
+    hub, stream = await broken_hub(start_hub)
+    met = (await fails(ask(hub.admin, "AdminService/ListAuditEntries")), await stream.ending())
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    for error in met:
+        assert reason_of(error) == "INTERNAL"
+        incident = metadata(error)["incident"]
+        assert error.details() == f"a fault of the hub; its log knows it as {incident}"
+        said = repr((error.details(), error.trailing_metadata(), error.debug_error_string()))
+        assert not [word for word in (*SPILT.split(), "Decode", "Traceback", ".py") if word in said]
+        [told] = [line for line in lines if line.get("incident") == incident]
+        assert "DecodeError" in told["exception"]
