@@ -20,7 +20,9 @@ from hub import errors
 DOMAIN = "tickets.hub.v1"
 MAX_VIOLATIONS = 20
 """Violations told at most: they travel in the trailers, which clients limit to 8 KiB."""
+MAX_MESSAGE = 1_000
 MAX_TEXT = 300
+"""Bytes of a sentence and of a detail: for the same reason."""
 
 STATUS: dict[type[errors.HubError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -125,12 +127,12 @@ async def abort(context: Context, status: status_pb2.Status) -> Never:
 
 def to_status(error: errors.HubError) -> status_pb2.Status:
     """A failure as ``google.rpc.Status``: ErrorInfo, and BadRequest or RetryInfo where they fit (AIP-193)."""
-    status = status_pb2.Status(code=code_of(error).value[0], message=error.message[:1_000])
-    status.details.append(packed(_info(error.reason(), {k: v[:MAX_TEXT] for k, v in error.metadata.items()})))
+    status = status_pb2.Status(code=code_of(error).value[0], message=clipped(error.message, MAX_MESSAGE))
+    status.details.append(packed(_info(error.reason(), {k: clipped(v, MAX_TEXT) for k, v in error.metadata.items()})))
     if isinstance(error, errors.InvalidRequest):
         told = error.violations[:MAX_VIOLATIONS]
         fields = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description[:MAX_TEXT])
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=clipped(v.description, MAX_TEXT))
             for v in told
         ]
         status.details.append(packed(error_details_pb2.BadRequest(field_violations=fields)))
@@ -139,6 +141,11 @@ def to_status(error: errors.HubError) -> status_pb2.Status:
         delay.FromMilliseconds(round(error.retry_after * 1_000))
         status.details.append(packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status
+
+
+def clipped(text: str, most: int) -> str:
+    """The beginning of a text, up to so many bytes: it may hold what a caller sent, in letters of four bytes each."""
+    return text.encode()[:most].decode(errors="ignore")
 
 
 def code_of(error: errors.HubError) -> grpc.StatusCode:
