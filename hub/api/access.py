@@ -30,7 +30,8 @@ from hub.errors import (
 from hub.logs import CALLER
 from hub.model import Caller, Role, State
 
-EXEMPT = "/grpc.health.v1.Health/"
+EXEMPT = ("/grpc.health.v1.Health/", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
+"""Health is open to everyone; reflection looks after itself (``server.py``)."""
 REMEMBERED_PEERS = 10_000
 
 _validator = protovalidate.Validator()
@@ -67,11 +68,11 @@ class Throttle:
         left = min(self._a_minute, left + (now - at) * self._a_minute / 60)
         if len(self._peers) >= REMEMBERED_PEERS:
             self._peers.popitem(last=False)
-        self._peers[peer] = (max(0.0, left - 1), now)
-        if left < 1:
+        self._peers[peer] = (left - 1 if left >= 1 else left, now)
+        if left < 1:  # not counted again: who waits as long as told is not throttled any more
             raise AuthThrottled(
                 "too many failed authentications from your address: wait, and check the key",
-                retry_after=(1 - left) * 60 / self._a_minute,
+                retry_after=(1 - left) * 60 / self._a_minute + 0.001,
             )
 
 
@@ -91,11 +92,14 @@ class AccessInterceptor(WrappingInterceptor):
         self._settings = settings
         self._throttle = Throttle(settings.max_failed_authentications, clock)
 
-    def wrap(self, method: str, handler: Handler) -> Handler:
-        """Put the gate before the handler of a method; health is open to everyone."""
-        if handler.request_streaming or method.startswith(EXEMPT):
+    def wrap(self, method: str, handler: Handler) -> Handler | None:
+        """Put the gate before the handler of a method.
+
+        The gate reads one request: a method that takes a stream of them cannot be called until there is one for those.
+        """
+        if method.startswith(EXEMPT):
             return handler
-        return self._gated(method, handler)
+        return None if handler.request_streaming else self._gated(method, handler)
 
     def _gated(self, method: str, handler: Handler) -> Handler:
         name = "/".join((method.split("/")[1].rsplit(".", 1)[-1], method.split("/")[2]))

@@ -59,8 +59,8 @@ class WrappingInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self) -> None:
         self._wrapped: dict[str, Handler] = {}
 
-    def wrap(self, method: str, handler: Handler) -> Handler:
-        """The handler to use in place of a method's own."""
+    def wrap(self, method: str, handler: Handler) -> Handler | None:
+        """The handler to use in place of a method's own; None: as if there were no such method."""
         raise NotImplementedError
 
     async def intercept_service(
@@ -75,7 +75,9 @@ class WrappingInterceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            wrapped = self._wrapped[method] = self.wrap(method, handler)
+            wrapped = self.wrap(method, handler)
+            if wrapped is not None:
+                self._wrapped[method] = wrapped
         return wrapped
 
 
