@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import descriptor_pool, message_factory
-from tickets.hub.v1 import event_pb2, event_service_pb2, permissions_pb2
+from tickets.hub.v1 import event_pb2, event_service_pb2, integration_pb2, permissions_pb2
 
 from hub import logs
 from hub.delivery.cursor import CursorSeal
@@ -160,3 +160,10 @@ async def fails(call: Any) -> grpc.aio.AioRpcError:  # noqa: ANN401  anything th
     except grpc.aio.AioRpcError as error:
         return error
     raise AssertionError(f"it was answered: {reply}")
+
+
+async def read(hub: RunningHub, integration_id: str) -> integration_pb2.Integration:
+    """An integration as it is now."""
+    reply = await ask(hub.admin, "AdminService/GetIntegration", integration_id=integration_id)
+    assert isinstance(reply.integration, integration_pb2.Integration)
+    return reply.integration
