@@ -15,6 +15,13 @@ EPHEMERAL_PREFIXES = ("cursor/", "claim/", "use/")
 """Keys of which only the newest entry is kept; of all others the superseded ones are the audit trail."""
 
 
+MAX_APPEND = 1_000
+"""Entries in one append at most."""
+
+HEARD_WITHIN = 5.0
+"""Seconds: who has not heard from the store for so long may have missed a revocation, and sends nobody anything."""
+
+
 class Log(Protocol):
     """One ordered, durable list of entries. All methods are safe to call side by side and to cancel at any await.
 
@@ -27,6 +34,10 @@ class Log(Protocol):
         """Whether it has failed for good: nothing is written any more until a restart, reads go on if they can."""
         ...
 
+    def is_current(self) -> bool:
+        """Whether all that was appended up to `HEARD_WITHIN` ago is known here; it comes back by itself."""
+        ...
+
     async def append(self, entries: Sequence[Entry], expect: Expect | None = None) -> list[Appended]:
         """Add entries at the end, in order, all or none; when it returns they survive power loss.
 
@@ -36,7 +47,7 @@ class Log(Protocol):
         A cancelled call has either happened as a whole or not at all.
 
         Args:
-            entries: their `position` is ignored.
+            entries: their `position` is ignored; `MAX_APPEND` at most.
             expect: STATE keys and the position that the newest entry of each must have; 0 = there must be none.
 
         Raises:
@@ -113,10 +124,17 @@ async def open_storage(settings: Settings) -> Log:
     Raises:
         StartError: it cannot be opened; the text says why and what to do.
     """
-    if settings.storage != "sqlite":
-        raise StartError(
-            f"storage: '{settings.storage}' names no backend: leave it unset for SQLite in the data directory"
-        )
-    from hub.storage.sqlite import SqliteLog  # noqa: PLC0415  only the backend in use is imported
+    if settings.storage == "sqlite":
+        from hub.storage.sqlite import SqliteLog  # noqa: PLC0415  only the backend in use is imported
 
-    return await SqliteLog.open(settings)
+        return await SqliteLog.open(settings)
+    if not settings.storage.startswith(("nats://", "tls://")):
+        raise StartError(
+            f"storage: '{settings.storage}' names no backend: leave it unset for SQLite in the data directory, "
+            "or name a NATS cluster: nats://host:4222,..."
+        )
+    try:
+        from hub.storage.jetstream import JetStreamLog  # noqa: PLC0415  the same, and its driver may not be installed
+    except ModuleNotFoundError as error:
+        raise StartError(f"storage: NATS needs the package {error.name}: install 'tickets-hub[jetstream]'") from None
+    return await JetStreamLog.open(settings)

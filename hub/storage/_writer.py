@@ -61,9 +61,10 @@ class Writer:
         failed: set by the store once nothing may be written any more; everything is refused from then on.
     """
 
-    def __init__(self, store: Store) -> None:
-        """Begin to write to a store."""
+    def __init__(self, store: Store, max_entries: int = MAX_GROUP_ENTRIES) -> None:
+        """Begin to write to a store, in groups of up to so many entries."""
         self.failed = False
+        self._max_entries = max_entries
         self._store = store
         self._queue: deque[Request | _Job] = deque()
         self._wake = asyncio.Event()
@@ -119,7 +120,7 @@ class Writer:
         entries = size = 0
         while self._queue and isinstance(head := self._queue[0], Request):
             entries, size = entries + len(head.entries), size + head.size
-            if group and (entries > MAX_GROUP_ENTRIES or size > MAX_GROUP_BYTES):
+            if group and (entries > self._max_entries or size > MAX_GROUP_BYTES):
                 break
             self._queue.popleft()
             if not head.done.cancelled():

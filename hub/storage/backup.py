@@ -165,7 +165,11 @@ def _give_name(part: Path, file: Path) -> None:
         raise StartError(f"{file} exists already: a backup overwrites nothing") from None
     except OSError:  # a file system without links
         part.rename(file)
-    sync_directory(file.parent)
+    try:
+        sync_directory(file.parent)
+    except OSError:
+        file.unlink()
+        raise
 
 
 # Restore.

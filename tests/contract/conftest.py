@@ -1,21 +1,21 @@
 """Every backend, behind one fixture: a new one adds its name and its store here, and the suite holds it to the seam."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from hub.storage import Log
-from tests.contract.stores import SqliteStore, Store
+from tests.contract.stores import JetStreamStore, SqliteStore, Store
 
-BACKENDS = ["sqlite"]
+STORES: dict[str, Callable[[Path], Store]] = {"sqlite": SqliteStore, "jetstream": JetStreamStore}
+BACKENDS = list(STORES)
 
 
 @pytest.fixture(params=BACKENDS)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """An empty store of each backend."""
-    del request  # one backend so far
-    store = SqliteStore(tmp_path / "data")
+    store = STORES[request.param](tmp_path / "data")
     try:
         yield store
     finally:

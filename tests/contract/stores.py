@@ -1,17 +1,30 @@
 """What the contract suite needs of a backend: a store that can be opened, closed, and opened again."""
 
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from hub.config import Settings
 from hub.model import Entry, Kind
-from hub.storage import Log
+from hub.storage import MAX_APPEND, Log
+from hub.storage._jetstream_api import ApiError, Stream
+from hub.storage._jetstream_wire import Wire
+from hub.storage.jetstream import JetStreamLog
 from hub.storage.sqlite import SqliteLog
+from tests.jetstream.servers import shared
 
 
 def settings_for(directory: Path, **values: Any) -> Settings:  # noqa: ANN401  any setting of the hub
     """The settings of a hub in a directory."""
     return Settings.model_validate({"data_dir": directory, **values})
+
+
+def checked(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as the hub holds them: ``model_copy`` itself checks nothing."""
+    whole = Settings.model_validate(settings)
+    return {name: getattr(whole, name) for name in settings}
 
 
 class Store(Protocol):
@@ -45,6 +58,35 @@ class SqliteStore:
             await log.close()
 
 
+async def remove_streams(settings: Settings) -> None:
+    """Leave nothing of a log in the cluster that the settings name."""
+    wire = await Wire.connect(settings)
+    for name in (settings.nats_stream, f"{settings.nats_stream}_MARKS"):
+        with suppress(ApiError):
+            await Stream(wire, name).call("STREAM.DELETE")
+    await wire.close()
+
+
+class JetStreamStore:
+    """A store in streams of its own of the shared NATS server; they are removed at the end."""
+
+    def __init__(self, directory: Path) -> None:
+        self._settings = settings_for(directory, storage=shared().url, nats_stream=f"T{secrets.token_hex(8)}")
+        self._opened: list[JetStreamLog] = []
+
+    async def open(self, **settings: Any) -> JetStreamLog:  # noqa: ANN401  any setting of the hub
+        """See `Store.open`."""
+        log = await JetStreamLog.open(self._settings.model_copy(update=checked(settings)))
+        self._opened.append(log)
+        return log
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        for log in self._opened:
+            await log.close()
+        await remove_streams(self._settings)
+
+
 def event(id_: str = "", body: bytes = b"body", time: int = 1_000, guild_id: int = 7, event_type: int = 10) -> Entry:
     """An event, with what a test does not care about filled in."""
     return Entry(Kind.EVENT, time, body, id=id_, event_type=event_type, guild_id=guild_id)
@@ -53,6 +95,12 @@ def event(id_: str = "", body: bytes = b"body", time: int = 1_000, guild_id: int
 def state(key: str, body: bytes = b"{}", time: int = 1_000) -> Entry:
     """A state entry, with what a test does not care about filled in."""
     return Entry(Kind.STATE, time, body, key=key)
+
+
+async def append_all(log: Log, entries: Sequence[Entry]) -> None:
+    """Append more than one call takes."""
+    for start in range(0, len(entries), MAX_APPEND):
+        await log.append(entries[start : start + MAX_APPEND])
 
 
 async def read_all(log: Log, after: int = 0, limit: int = 500, kinds: frozenset[Kind] | None = None) -> list[Entry]:

@@ -10,7 +10,7 @@ import pytest
 from hub.errors import Conflict, EventIdConflict, StorageUnavailable
 from hub.model import Appended, Entry, Kind
 from hub.storage import EPHEMERAL_PREFIXES, Log
-from tests.contract.stores import Store, event, read_all, state
+from tests.contract.stores import Store, append_all, event, read_all, state
 
 SECOND = 1_000_000
 
@@ -326,8 +326,7 @@ async def test_reading_by_pages_gives_everything_once(log: Log, limit: int) -> N
 
 async def test_rare_kinds_among_many_are_found(log: Log) -> None:
     """A page of few among many others may be empty before the end, and always gets on."""
-    for start in range(0, 25_000, 2_500):
-        await log.append([event(f"{start + n}") for n in range(2_500)])
+    await append_all(log, [event(f"{n}") for n in range(25_000)])
     await log.append([state("k")])
     assert [e.key for e in await read_all(log, kinds=frozenset([Kind.STATE]))] == ["k"]
 
@@ -376,7 +375,7 @@ async def test_history_of_a_prefix_without_ephemeral_keys(log: Log) -> None:
 
 async def test_a_tail_catches_up_and_then_follows(log: Log) -> None:
     """What is there comes first, then what is appended, in order and once."""
-    await log.append([event(f"{n}") for n in range(2_500)])
+    await append_all(log, [event(f"{n}") for n in range(2_500)])
     async with tail_of(log, 10) as tail:
         assert [e.position for e in await take(tail, 2_490)] == list(range(11, 2_501))
         waiting = asyncio.create_task(anext(tail))
@@ -570,7 +569,7 @@ async def test_erased_events_are_trimmed(log: Log) -> None:
 
 async def test_erase_of_many_in_one_call(log: Log) -> None:
     """More than a transaction takes at once."""
-    await log.append([event(f"{n}") for n in range(1_200)])
+    await append_all(log, [event(f"{n}") for n in range(1_200)])
     await log.erase(range(1, 1_201))
     assert {e.kind for e in await read_all(log)} == {Kind.ERASED}
 

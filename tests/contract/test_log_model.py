@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from hub.errors import Conflict, EventIdConflict
 from hub.model import Appended, Entry, Kind
 from hub.storage import EPHEMERAL_PREFIXES, Log
-from tests.contract.conftest import BACKENDS
-from tests.contract.stores import SqliteStore, Store, read_all
+from tests.contract.conftest import BACKENDS, STORES
+from tests.contract.stores import read_all
 
 WINDOW = 10 * 1_000_000
 KEYS = ["integration/a", "integration/b", "cursor/a", "claim/a"]
-STORES: dict[str, Callable[[Path], Store]] = {"sqlite": SqliteStore}
 
 EVENTS = st.builds(
     Entry,

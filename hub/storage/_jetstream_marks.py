@@ -1,0 +1,140 @@
+"""What the log keeps about itself, in a small stream of its own: how far it was trimmed, what was erased, its secret.
+
+It stands beside the log so that positions are those of the hub's entries alone. Of each subject the newest message
+counts. Every replica follows it.
+"""
+
+import asyncio
+import secrets
+
+import msgspec
+
+from hub.storage._jetstream_api import Draft, Stored, Stream, WrongLast
+from hub.storage._jetstream_follow import Follower
+
+
+class Extent(msgspec.Struct, frozen=True):
+    """How far the log was trimmed.
+
+    Attributes:
+        first: the oldest position whose event was not trimmed away.
+        forgotten: state without a body below this position was removed.
+        trimmed_time: when the newest event that was trimmed away was accepted; -1: none was.
+        last_time: when the log's newest entry was accepted, as of the trim.
+    """
+
+    first: int = 1
+    forgotten: int = 1
+    trimmed_time: int = -1
+    last_time: int = 0
+
+
+class Gone(msgspec.Struct, frozen=True):
+    """An event whose content is gone, but whose time and id still count, and its place where it was `erased`."""
+
+    time: int
+    erased: bool
+    id_hash: bytes = b""
+    digest: bytes = b""
+
+
+class Marks:
+    """The marks of one log, as of the newest that came in.
+
+    Attributes:
+        extent: how far the log was trimmed.
+        gone: by position, what was erased, or trimmed while its id still counted.
+        last: the newest position of the marks' own stream that was taken in.
+        moved: set when the extent has moved; whoever waits for it clears it.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.extent = Extent()
+        self.gone: dict[int, Gone] = {}
+        self.last = 0
+        self.moved = asyncio.Event()
+        self._stream = stream
+        self._follower = Follower(stream, 0, self._take, newest_first=True)
+        self._arrived = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the marks. Ends by cancellation."""
+        await self._follower.run()
+
+    async def beat(self) -> int:
+        """Write a mark that says nothing: that it is acknowledged shows that the cluster is one. Its position."""
+        return await self._stream.publish(Draft(f"{self._stream.name}.beat", {}, b""))
+
+    async def reached(self, position: int) -> None:
+        """Wait until everything up to a position was taken in."""
+        while self.last < position:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def advance(self, extent: Extent) -> None:
+        """Move the extent on; where another replica has moved it farther, that stands."""
+        subject = f"{self._stream.name}.extent"
+        while extent.first > self.extent.first or extent.forgotten > self.extent.forgotten:
+            stored = await self._stream.get(last_by_subj=subject)
+            now = msgspec.json.decode(stored.data, type=Extent) if stored is not None else Extent()
+            wanted = merged(now, extent)
+            expected = str(stored.position if stored is not None else 0)
+            draft = Draft(subject, {"Nats-Expected-Last-Subject-Sequence": expected}, msgspec.json.encode(wanted))
+            try:
+                await self._stream.publish(draft)
+            except WrongLast:
+                continue
+            self._widen(wanted)
+
+    async def keep(self, position: int, gone: Gone) -> None:
+        """Keep what still counts of an event."""
+        await self._stream.publish(Draft(f"{self._stream.name}.gone.{position}", {}, msgspec.json.encode(gone)))
+        self.gone[position] = gone
+
+    async def drop(self, position: int) -> None:
+        """Keep nothing more of an event."""
+        await self._stream.purge(f"{self._stream.name}.gone.{position}")
+        self.gone.pop(position, None)
+
+    async def secret(self) -> bytes:
+        """The secret of the store: made once, whoever asks first."""
+        subject = f"{self._stream.name}.secret"
+        while (stored := await self._stream.get(last_by_subj=subject)) is None:
+            draft = Draft(subject, {"Nats-Expected-Last-Subject-Sequence": "0"}, secrets.token_bytes(32))
+            try:
+                await self._stream.publish(draft)
+            except WrongLast:
+                continue
+        return stored.data
+
+    def erased(self, after: int, through: int) -> list[tuple[int, int]]:
+        """Positions and times of the events between two positions that were erased and not trimmed."""
+        first = max(after + 1, self.extent.first)
+        return sorted(
+            (position, gone.time)
+            for position, gone in self.gone.items()
+            if gone.erased and first <= position <= through
+        )
+
+    def _take(self, batch: list[Stored]) -> None:
+        for stored in batch:
+            kind, _, name = stored.subject.removeprefix(f"{self._stream.name}.").partition(".")
+            if kind == "extent":
+                self._widen(msgspec.json.decode(stored.data, type=Extent))
+            elif kind == "gone":
+                self.gone[int(name)] = msgspec.json.decode(stored.data, type=Gone)
+        self.last = batch[-1].position
+        self._arrived.set()
+
+    def _widen(self, extent: Extent) -> None:
+        self.extent = merged(self.extent, extent)
+        self.moved.set()
+
+
+def merged(one: Extent, other: Extent) -> Extent:
+    """The farther of two extents in everything: none of it ever goes back."""
+    return Extent(*(max(pair) for pair in zip(_values(one), _values(other), strict=True)))
+
+
+def _values(extent: Extent) -> tuple[int, ...]:
+    return msgspec.structs.astuple(extent)

