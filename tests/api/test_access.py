@@ -1,0 +1,267 @@
+"""Who is let in: each method by each role, each wrong key, and what is open to everyone."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+
+from hub.api.access import REMEMBERED_PEERS, AccessInterceptor, Throttle
+from hub.api.failures import FailureInterceptor
+from hub.api.server import REFLECTION, SERVICES, add_reflection
+from hub.control import keys
+from hub.errors import AuthThrottled
+from hub.model import Role
+from tests.api.wire import ask, fails, send
+from tests.conftest import Caller, FakeClock, RunningHub, StartHub, detail_of, info_of, reason_of
+
+ALLOWED = """
+    EventService/EmitEvent              b--    EventService/BatchEmitEvents        b--
+    EventService/Subscribe              -i-    EventService/CommitCursor           -i-
+    EventService/ListOwnSubscriptions   -i-    EventService/DeleteSubscription     -i-
+    AdminService/RegisterIntegration    --a    AdminService/GetIntegration         --a
+    AdminService/ListIntegrations       --a    AdminService/UpdateIntegration      --a
+    AdminService/ApproveIntegration     --a    AdminService/RejectIntegration      --a
+    AdminService/SuspendIntegration     --a    AdminService/ResumeIntegration      --a
+    AdminService/DeleteIntegration      --a    AdminService/SetScopes              --a
+    AdminService/RotateKey              --a    AdminService/RevokeKey              --a
+    AdminService/ListKeys               --a    AdminService/CreateServiceKey       --a
+    AdminService/BlockDeveloper         --a    AdminService/BatchBlockDevelopers   --a
+    AdminService/UnblockDeveloper       --a    AdminService/ListBlockedDevelopers  --a
+    AdminService/GetPrivilegeReport     --a    AdminService/ListSubscriptions      --a
+    AdminService/ListAuditEntries       --a
+    DeveloperService/GetOwnIntegration  bi-    DeveloperService/ListOwnIntegrations bi-
+    DeveloperService/UpdateProfile      bi-    DeveloperService/RotateOwnKey       bi-
+    DeveloperService/RevokeOwnKey       bi-    DeveloperService/ListOwnKeys        bi-
+    DeveloperService/RequestScopes      bi-    DeveloperService/PreviewEvent       bi-
+    DeveloperService/SendTestEvent      bi-
+    DirectoryService/ListScopes         bia    DirectoryService/FindIntegrations   bia
+    DirectoryService/SubmitApplication  b-a    DirectoryService/InstallIntegration b--
+    DirectoryService/UninstallIntegration b--  DirectoryService/ListInstallations  b--
+"""
+"""Who may call what, written by hand: b(ot), i(ntegration), a(dmin). A method that is added needs its place here."""
+
+TABLE = dict(zip(ALLOWED.split()[::2], ALLOWED.split()[1::2], strict=True))
+NO_MESSAGE = b"\xff"
+"""What no method takes: a call that is let in fails by it, and changes nothing."""
+
+
+def test_the_table_has_every_method_of_the_contract() -> None:
+    """Whoever adds a method has to say here who may call it."""
+    served = {f"{service.name}/{method.name}" for service in SERVICES for method in service.methods}
+    assert set(TABLE) == served
+
+
+async def test_each_method_lets_in_the_roles_of_the_table_and_no_others(start_hub: StartHub) -> None:
+    """Every method of every service, called by every role and by nobody."""
+    hub = await start_hub(max_failed_authentications=10_000)
+    _, reader = await hub.register("TICKET_CREATED")
+    callers = {"b": hub.bot, "i": reader, "a": hub.admin}
+    got = {}
+    for method in TABLE:
+        errors = {letter: await fails(send(caller, method, NO_MESSAGE)) for letter, caller in callers.items()}
+        assert {reason_of(error) for error in errors.values()} <= {"INVALID_REQUEST", "ROLE_NOT_ALLOWED"}
+        let_in = {letter for letter, error in errors.items() if reason_of(error) == "INVALID_REQUEST"}
+        got[method] = "".join(letter if letter in let_in else "-" for letter in "bia")
+        assert reason_of(await fails(send(hub.caller(""), method, NO_MESSAGE))) == "KEY_MISSING"
+    assert got == TABLE
+
+
+@asynccontextmanager
+async def side_door(hub: RunningHub, *, reflection: bool = False) -> AsyncIterator[str]:
+    """Another server behind the gate of a hub, with methods that the contract does not know; yields its address."""
+    registry = hub.hub._changes._registry
+    access = AccessInterceptor(registry, {}, hub.settings, FakeClock())
+    server = grpc.aio.server(interceptors=(FailureInterceptor(), access), options=[("grpc.so_reuseport", 0)])
+
+    async def answer(request: Any, context: Any) -> bytes:  # noqa: ANN401  whatever gRPC brings
+        del request, context
+        return b"let in"
+
+    async def answers(request: Any, context: Any) -> AsyncIterator[bytes]:  # noqa: ANN401  whatever gRPC brings
+        del request, context
+        yield b"let in"
+
+    handlers: dict[str, Any] = {
+        "One": grpc.unary_unary_rpc_method_handler(answer),
+        "Stream": grpc.unary_stream_rpc_method_handler(answers),
+        "Upload": grpc.stream_unary_rpc_method_handler(answer),
+        "Both": grpc.stream_stream_rpc_method_handler(answers),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("some.Service", handlers),))
+    if reflection:
+        add_reflection(server, access)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+@pytest.mark.parametrize("method", ["One", "Stream", "Upload", "Both"])
+async def test_a_method_without_an_access_rule_cannot_be_called(hub: RunningHub, method: str) -> None:
+    """Deny by default, whatever the shape of the method and the role of the caller."""
+    async with side_door(hub) as address, grpc.aio.insecure_channel(address) as channel:
+        kinds: dict[str, Any] = {
+            "One": channel.unary_unary,
+            "Stream": channel.unary_stream,
+            "Upload": channel.stream_unary,
+            "Both": channel.stream_stream,
+        }
+        for caller in (hub.bot, hub.admin):
+            sent: Any = b"x" if method in {"One", "Stream"} else iter([b"x"])
+            call = kinds[method](f"/some.Service/{method}")(sent, metadata=caller.metadata)
+            error = await fails(call.read() if method in {"Stream", "Both"} else call)
+            assert error.code() in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED}
+
+
+def texts_without_a_key(key: str) -> dict[str, list[tuple[str, str]]]:
+    """Metadata that holds no key."""
+    return {
+        "none": [],
+        "no scheme": [("authorization", key)],
+        "another scheme": [("authorization", f"Basic {key}")],
+        "nothing after it": [("authorization", "Bearer ")],
+        "another name": [("x-authorization", f"Bearer {key}")],
+    }
+
+
+def texts_with_a_wrong_key(key: str) -> list[str]:
+    """Keys that are nearly right."""
+    role, key_id, secret = key.split("_")[1:]
+    stranger = keys.mint(Role.BOT, b"another hub's pepper", 1).text
+    body = f"tkt_{role}_{key_id}_{'0' * keys.SECRET_LENGTH}"
+    return [
+        "x",
+        key[:-1],
+        key + "0",
+        key.lower(),
+        key.replace("tkt_", "", 1),
+        f"tkt_admin_{key_id}_{secret}",
+        f"{key} {key}",
+        stranger,
+        body + keys.checksum(body),
+    ]
+
+
+async def test_without_a_key_or_with_a_wrong_one_nobody_is_let_in(start_hub: StartHub) -> None:
+    """Missing keys are said to be missing; malformed, unknown and forged ones read alike, to the letter."""
+    hub = await start_hub(max_failed_authentications=10_000)
+    call: Any = hub.channel.unary_unary("/tickets.hub.v1.DirectoryService/ListScopes", None, None)
+    for metadata in texts_without_a_key(hub.bot.key).values():
+        assert reason_of(await fails(call(b"", metadata=metadata))) == "KEY_MISSING"
+    told = set()
+    for wrong in texts_with_a_wrong_key(hub.bot.key):
+        error = await fails(call(b"", metadata=[("authorization", f"Bearer {wrong}")]))
+        assert (error.code(), reason_of(error)) == (grpc.StatusCode.UNAUTHENTICATED, "KEY_UNKNOWN")
+        told.add((error.details(), str(info_of(error))))
+    assert len(told) == 1
+    await call(b"", metadata=[("authorization", f"bearer  {hub.bot.key} ")])
+
+
+def test_the_checksum_tells_every_typo_and_every_swap() -> None:
+    """One character changed, or two neighbours swapped, is told without a look-up."""
+    text = keys.mint(Role.INTEGRATION, b"pepper", 1).text
+    assert keys.read_id(text) == text.split("_")[2]
+    for at in range(len(text)):
+        for other in ("0", "a", "Z", "_", "-", "\n"):
+            assert other == text[at] or keys.read_id(text[:at] + other + text[at + 1 :]) is None
+        swapped = text[:at] + text[at : at + 2][::-1] + text[at + 2 :]
+        assert swapped == text or keys.read_id(swapped) is None
+
+
+async def test_a_key_ends_when_its_time_is_over_and_not_when_the_clock_jumps(start_hub: StartHub) -> None:
+    """A key of an hour is good while the wall clock leaps a day, and expired once an hour has passed."""
+    clock = FakeClock()
+    hub = await start_hub(clock)
+    expire_time = {"seconds": clock.now() // 10**6 + 3_600}
+    created = await ask(
+        hub.admin, "AdminService/CreateServiceKey", role=1, display_name="short", expire_time=expire_time
+    )
+    short = hub.caller(created.key.secret)
+    clock.wall_offset = 24 * 3_600 * 10**6
+    await ask(short, "DirectoryService/ListScopes")
+    clock.monotonic_offset = 3_601
+    error = await fails(ask(short, "DirectoryService/ListScopes"))
+    assert (error.code(), reason_of(error)) == (grpc.StatusCode.UNAUTHENTICATED, "KEY_EXPIRED")
+    assert info_of(error).metadata["expire_time"] == created.key.expire_time.ToJsonString()
+
+
+async def test_guessing_is_throttled_and_a_valid_key_never_is(start_hub: StartHub) -> None:
+    """After as many guesses as are allowed a minute the address has to wait; time, and nothing else, makes it good."""
+    clock = FakeClock()
+    hub = await start_hub(clock, max_failed_authentications=3)
+    guesses = [hub.caller("tkt_bot_guess"), hub.caller("")]
+    said = [reason_of(await fails(ask(guesses[turn % 2], "DirectoryService/ListScopes"))) for turn in range(6)]
+    assert said == ["KEY_UNKNOWN", "KEY_MISSING", "KEY_UNKNOWN", *["AUTH_THROTTLED"] * 3]
+    for _ in range(20):
+        await ask(hub.bot, "DirectoryService/ListScopes")
+    error = await fails(ask(guesses[0], "DirectoryService/ListScopes"))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    wait = detail_of(error, error_details_pb2.RetryInfo).retry_delay.ToTimedelta().total_seconds()
+    assert 0 < wait <= 20
+    clock.monotonic_offset += wait
+    assert reason_of(await fails(ask(guesses[0], "DirectoryService/ListScopes"))) == "KEY_UNKNOWN"
+    assert reason_of(await fails(ask(guesses[0], "DirectoryService/ListScopes"))) == "AUTH_THROTTLED"
+
+
+def test_each_address_is_throttled_for_itself_and_few_are_remembered() -> None:
+    """One address that guesses does not lock out another; a flood of addresses does not fill the memory."""
+    throttle = Throttle(1, FakeClock())
+    throttle.failed("ipv4:192.0.2.1")
+    with pytest.raises(AuthThrottled):
+        throttle.failed("ipv4:192.0.2.1")
+    throttle.failed("ipv4:192.0.2.2")
+    for number in range(REMEMBERED_PEERS + 10):
+        throttle.failed(f"ipv6:[2001:db8::{number:x}]")
+    assert len(throttle._peers) <= REMEMBERED_PEERS
+
+
+async def test_an_expired_key_is_told_so_however_often(start_hub: StartHub) -> None:
+    """Who comes with a key that was revoked is no guesser: the reason stays the same."""
+    hub = await start_hub(max_failed_authentications=1)
+    integration, reader = await hub.register("TICKET_CREATED")
+    await ask(hub.admin, "AdminService/RotateKey", integration_id=integration.integration_id, overlap={})
+    said = {reason_of(await fails(ask(reader, "DirectoryService/ListScopes"))) for _ in range(5)}
+    assert said == {"KEY_REVOKED"}
+
+
+async def test_health_is_open_to_everyone(hub: RunningHub) -> None:
+    """A load balancer has no key: the hub and each of its services are SERVING."""
+    stub: Any = health_pb2_grpc.HealthStub(hub.channel)
+    for service in ("", *(service.full_name for service in SERVICES)):
+        reply = await stub.Check(health_pb2.HealthCheckRequest(service=service))
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def services_by_reflection(address: str, version: str, caller: Caller) -> set[str]:
+    """What a server lists by reflection, asked as a caller."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = channel.stream_stream(
+            f"/{version}/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        call = stub(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), metadata=caller.metadata)
+        reply = await call.read()
+        return {service.name for service in reply.list_services_response.service}
+
+
+@pytest.mark.parametrize("version", REFLECTION)
+async def test_reflection_is_open_on_loopback_and_wants_a_key_elsewhere(hub: RunningHub, version: str) -> None:
+    """On loopback nobody is asked; behind the gate anyone with a key is answered, whatever their role."""
+    _, reader = await hub.register("TICKET_CREATED")
+    everything = {service.full_name for service in SERVICES}
+    nobody = hub.caller("")
+    assert everything <= await services_by_reflection(hub.address, version, nobody)
+    async with side_door(hub, reflection=True) as address:
+        for caller in (hub.bot, hub.admin, reader):
+            assert everything <= await services_by_reflection(address, version, caller)
+        for wrong, reason in ((nobody, "KEY_MISSING"), (hub.caller("x"), "KEY_UNKNOWN")):
+            error = await fails(services_by_reflection(address, version, wrong))
+            assert (error.code(), reason_of(error)) == (grpc.StatusCode.UNAUTHENTICATED, reason)
