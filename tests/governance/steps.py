@@ -51,6 +51,13 @@ async def refused(who: Caller, method: str, /, **fields: Any) -> Refusal:  # noq
     return told(await fails(call(who, method, **fields)))
 
 
+async def read(hub: RunningHub, integration_id: str) -> integration_pb2.Integration:
+    """An integration as an admin sees it now."""
+    reply = await call(hub.admin, "AdminService/GetIntegration", integration_id=integration_id)
+    assert isinstance(reply.integration, integration_pb2.Integration)
+    return reply.integration
+
+
 def told(error: grpc.aio.AioRpcError) -> Refusal:
     """A failure, as a caller's program reads it."""
     info = info_of(error)

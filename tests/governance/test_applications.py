@@ -3,7 +3,7 @@
 import pytest
 from tickets.hub.v1 import event_pb2, integration_pb2
 
-from tests.api.wire import numbers, read
+from tests.api.wire import numbers
 from tests.conftest import REGISTRATION, RunningHub, StartHub, asked
 from tests.governance.steps import (
     NOBODYS_ID,
@@ -14,6 +14,7 @@ from tests.governance.steps import (
     granted,
     opened,
     own_key,
+    read,
     refused,
     requested,
     state,

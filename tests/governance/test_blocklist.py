@@ -2,7 +2,6 @@
 
 from tickets.hub.v1 import admin_service_pb2
 
-from tests.api.wire import read
 from tests.conftest import REGISTRATION, FakeClock, RunningHub, StartHub, asked
 from tests.governance.steps import (
     OWNER,
@@ -12,6 +11,7 @@ from tests.governance.steps import (
     block,
     call,
     opened,
+    read,
     refused,
     state,
     ticket,

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from tickets.hub.v1 import integration_pb2
 
-from tests.api.wire import fails, read
+from tests.api.wire import fails
 from tests.conftest import RunningHub, asked
-from tests.governance.steps import GUILD_ADMIN, OWNER, apply_for, approve, call, install, state, ticket, told
+from tests.governance.steps import GUILD_ADMIN, OWNER, apply_for, approve, call, install, read, state, ticket, told
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "governance.md"
 SAMPLE = {"event": ticket("")}

@@ -2,9 +2,21 @@
 
 import pytest
 
-from tests.api.wire import fails, read
+from tests.api.wire import fails
 from tests.conftest import RunningHub, asked
-from tests.governance.steps import NOBODYS_ID, OWNER, STRANGER, apply_for, block, call, own_key, refused, state, told
+from tests.governance.steps import (
+    NOBODYS_ID,
+    OWNER,
+    STRANGER,
+    apply_for,
+    block,
+    call,
+    own_key,
+    read,
+    refused,
+    state,
+    told,
+)
 
 SAMPLE: dict[str, object] = {"event": {"guild_id": "41", "ticket_created": {"creator_user_id": "7"}}}
 CALLS: dict[str, dict[str, object]] = {
