@@ -160,18 +160,24 @@ class SubscriptionNotFound(NotFound):
 
 
 class EventIdConflict(HubError):
-    """The id was used within the dedupe window for an event with other content."""
+    """The id was used within the dedupe window for an event with other content.
 
-    def __init__(self, event_id: str) -> None:
+    Attributes:
+        event_id: the id.
+        index: which of the events stored at once it is, where the log can tell.
+    """
+
+    def __init__(self, event_id: str, index: int | None = None) -> None:
         super().__init__(
             f"the id '{event_id}' already names an event with other content: give each event an id of its own",
             metadata={"event_id": event_id},
         )
         self.event_id = event_id
+        self.index = index
 
     def among(self, event_ids: Sequence[str]) -> "EventIdConflict":
         """The same, telling also which of a request's events it is."""
-        self.metadata["index"] = str(event_ids.index(self.event_id))
+        self.metadata["index"] = str(event_ids.index(self.event_id) if self.index is None else self.index)
         return self
 
 

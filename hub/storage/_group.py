@@ -80,7 +80,7 @@ class Group:
                 first = new_ids.get(entry.id) or self._seen.get(entry.id)
                 if first is not None and at - first.time <= self._window:
                     if first.digest != content:
-                        raise EventIdConflict(entry.id)
+                        raise EventIdConflict(entry.id, len(results))
                     results.append(Appended(first.position, first.time, duplicate=True))
                     continue
                 new_ids[entry.id] = Seen(position + 1, at, content)
