@@ -93,7 +93,7 @@ def restore(settings: Settings, file: Path) -> Backup:
     _refuse_other_stores(settings, "nats stream restore")
     file, path = file.absolute(), settings.data_dir.absolute()
     with _complaints(f"backup {file}"), _opened(file) as source:
-        secret = _fitting_secret(_what_it_says(source, file), read_meta(source), settings)
+        secret = _fitting_secret(file, _what_it_says(source, file), read_meta(source), settings)
     _refuse_used(path)
     directory = DataDirectory.open(path)
     try:
@@ -224,7 +224,7 @@ def _begin_anew(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-def _fitting_secret(backup: Backup, meta: Meta, settings: Settings) -> bytes:
+def _fitting_secret(file: Path, backup: Backup, meta: Meta, settings: Settings) -> bytes:
     """The secret to write beside the restored store; empty where the settings give it."""
     if settings.secret is not None and not _given_secret_fits(settings, meta):
         raise StartError(
@@ -233,6 +233,8 @@ def _fitting_secret(backup: Backup, meta: Meta, settings: Settings) -> bytes:
         )
     if settings.secret is None and not backup.secret:
         raise StartError("this backup was made without the hub's secret: set HUB_SECRET as it was")
+    if backup.secret and secret_check(backup.secret) != meta.secret_check:
+        raise StartError(f"{file} is damaged: the hub's secret in it is another one")
     return b"" if settings.secret is not None else backup.secret
 
 
@@ -264,6 +266,8 @@ def _what_it_says(connection: sqlite3.Connection, file: Path) -> Backup:
     if pragma(connection, "application_id") != BACKUP_ID:
         raise StartError(f"{file} is no backup, or one that was cut off: 'hub backup' makes one")
     refuse_version(connection, str(file))
+    if pragma(connection, "page_count") * pragma(connection, "page_size") != file.stat().st_size:
+        raise StartError(f"{file} is damaged: it is longer or shorter than what was written")
     return msgspec.convert(dict(connection.execute("SELECT name, value FROM backup")), Backup)
 
 

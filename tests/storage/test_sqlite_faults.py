@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -78,22 +77,6 @@ async def test_a_full_disk_refuses_trim_and_says_so(log: SqliteLog) -> None:
     with pytest.raises(StorageFull):
         await log.append([event("x", bytes(50_000))])
     assert await log.trim(50, 100) == 50
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library to preload that makes syncing fail on command."""
-    compiler = shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        reason = "no C compiler, or not Linux: syncing cannot be made to fail"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    library = tmp_path_factory.mktemp("shim") / "fsync_shim.so"
-    subprocess.run(  # noqa: S603  our own file, by a fixed command
-        [compiler, "-shared", "-fPIC", "-o", library, HERE / "fsync_shim.c", "-ldl"], check=True, capture_output=True
-    )
-    return library
 
 
 def run_faults(shim: Path, directory: Path, file: str) -> list[str]:
