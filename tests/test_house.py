@@ -16,7 +16,7 @@ ROOMS = ("errors", "model", "config", "scopes", "storage", "control", "delivery"
 ANYWHERE = {"clock"}
 """Knows nothing of ours, so everyone may know it."""
 
-OUTSIDE = {"aiosqlite": ["storage/sqlite.py"], "nats": ["storage/jetstream.py"], "grpc": ["api/", "client/"]}
+OUTSIDE = {"aiosqlite": ["storage/sqlite.py"], "nats": ["storage/_jetstream_wire.py"], "grpc": ["api/", "client/"]}
 """Where a driver or a transport may be imported, as the beginnings of paths below hub/."""
 
 STANDARD = frozenset(sys.stdlib_module_names)

@@ -68,6 +68,9 @@ STORE_PERIOD = 0.5
 SLACK = 1 * MIB
 """What the transport takes beyond the largest request, so that the hub itself can say what is too large."""
 
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
 log = structlog.get_logger()
 
 
@@ -178,7 +181,7 @@ class Hub:
     async def _serve(self, server: grpc.aio.Server) -> None:
         await server.start()
         self._server = server
-        await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._tell_health(_SERVING)
         self._spawn(self._watch_store())
         log.info("serving", address=self._settings.listen, port=self.port)
 
@@ -200,11 +203,16 @@ class Hub:
         await self._log.close()
 
     async def _watch_store(self) -> None:
-        """Say in health that nothing can be stored any more; open streams go on until somebody restarts the hub."""
-        while not self._log.failed:  # noqa: ASYNC110  the seam has a mark to look at, and nothing to wait for
+        """Say in health whether the store is heard from; where it failed, that it needs a restart."""
+        serving = True
+        while not self._log.failed:
+            if serving != self._log.is_current():
+                serving = not serving
+                log.warning("the store is heard from again" if serving else "the store is silent: not serving")
+                await self._tell_health(_SERVING if serving else _NOT_SERVING)
             await asyncio.sleep(STORE_PERIOD)
         log.error("the store has failed: not serving until a restart")
-        await self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._tell_health(_NOT_SERVING)
 
     async def _tell_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         for name in ("", *(service.full_name for service in SERVICES)):

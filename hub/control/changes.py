@@ -28,7 +28,7 @@ from hub.model import (
     Role,
     ServiceRecord,
 )
-from hub.storage import Log
+from hub.storage import MAX_APPEND, Log
 
 ATTEMPTS = 10
 """How often a change is decided anew when other replicas keep being faster."""
@@ -122,8 +122,8 @@ class Changes:
     async def save_usage(self) -> None:
         """Keep the times of last use that are only in memory."""
         entries = self._registry.usage.take_unsaved()
-        if entries:
-            await self._log.append(entries)
+        for start in range(0, len(entries), MAX_APPEND):
+            await self._log.append(entries[start : start + MAX_APPEND])
 
     async def _change(
         self, by: Caller, key: str, current: Callable[[], Held[Record]], decide: Callable[[Record], Record], reason: str

@@ -16,7 +16,7 @@ from hub.delivery.cursor import CursorSeal
 from hub.delivery.feed import Batch, Feed
 from hub.delivery.frames import Interest, frame
 from hub.delivery.views import Look, Narrowing, View, piece
-from hub.errors import CursorExpired, HubError, SubscriptionNotFound, SubscriptionTakenOver
+from hub.errors import CursorExpired, HubError, StorageUnavailable, SubscriptionNotFound, SubscriptionTakenOver
 from hub.model import Caller, Entry
 
 MAX_NOTICES = 20
@@ -98,6 +98,7 @@ class Surroundings:
     seal: CursorSeal
     notices: Notices
     clock: Clock
+    is_current: Callable[[], bool]
     _views: dict[str, tuple[object, object, View]] = field(default_factory=dict)
 
     def view(self, integration_id: str) -> View:
@@ -172,6 +173,8 @@ class Stream:
                 return self._frame(self._notices.pop(0), 0)
             if self._ending is not None:
                 raise self._ending
+            if not self._around.is_current():  # a revocation may have been missed
+                raise StorageUnavailable
             ready = self._take()
             if isinstance(ready, bytes):
                 return ready

@@ -20,7 +20,7 @@ from hub.delivery.cursor import CursorSeal
 from hub.delivery.feed import Feed
 from hub.delivery.stream import Notices, Place, Start, Stream, Subscription, Surroundings
 from hub.delivery.subscriptions import require_room
-from hub.errors import Draining, ScopeNotGranted, SubscriptionNotFound, TooManyStreams
+from hub.errors import Draining, ScopeNotGranted, StorageUnavailable, SubscriptionNotFound, TooManyStreams
 from hub.model import Caller, ClaimRecord, Entry, Kind
 from hub.storage import Log
 
@@ -38,7 +38,7 @@ class Streams:
         settings: Settings,
         clock: Clock,
     ) -> None:
-        self.around = Surroundings(registry, feed, seal, notices, clock)
+        self.around = Surroundings(registry, feed, seal, notices, clock, log.is_current)
         self._log = log
         self._settings = settings
         self._slots: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -101,9 +101,12 @@ class Streams:
                 self.around.registry.usage.note_stream(integration_id, used)
 
     async def watch(self) -> None:
-        """Drop streams whose reader takes nothing, for as long as the hub runs."""
+        """Drop streams whose reader takes nothing, and all where the store is silent, for as long as the hub runs."""
         while True:
             await asyncio.sleep(min(1.0, self._settings.write_deadline / 4))
+            if not self._log.is_current():
+                for stream in [stream for streams in self._open.values() for stream in streams]:
+                    stream.end(StorageUnavailable())
             latest = self.around.clock.monotonic() - self._settings.write_deadline
             for stream in [s for streams in self._open.values() for s in streams if 0 < s.write_began < latest]:
                 stream.on_stall()
@@ -121,6 +124,8 @@ class Streams:
     def _require_service(self) -> None:
         if self._draining:
             raise Draining
+        if not self._log.is_current():
+            raise StorageUnavailable
 
     def _require_permission(self, caller: Caller, asked: Subscription) -> None:
         self._require_service()

@@ -36,6 +36,8 @@ BEAT = 1.0
 """Seconds between two proofs that the cluster acknowledges and that this replica has all of it."""
 APPEND_TIME = 5.0
 """Seconds that a group may take to be acknowledged, with all that is tried again."""
+FEW = 8
+"""Appends of one entry that are stored one by one rather than as one batch."""
 _READ_AGAIN = 0.2
 
 log = structlog.get_logger(__name__)
@@ -178,13 +180,10 @@ class JetStreamLog:
     async def _keep_hearing(self) -> None:
         while True:
             await asyncio.sleep(BEAT)
-            was_current = self.is_current()
             try:
                 await self._hear()
             except (NoAnswer, ApiError, TimeoutError) as error:
                 log.debug("the cluster is silent", error=str(error))
-            if self.is_current() != was_current:
-                log.warning("the store answers again" if self.is_current() else "the store does not answer")
 
     # Appending.
 
@@ -197,7 +196,15 @@ class JetStreamLog:
         return await self._work.append(entries, expect)
 
     async def write(self, requests: list[Request]) -> list[Outcome]:
-        """See `Store.write`."""
+        """See `Store.write`.
+
+        The server stages a batch in files, which takes longer than to store a few events one by one.
+        """
+        if len(requests) <= FEW and all(len(request.entries) == 1 for request in requests):
+            return [outcome for request in requests for outcome in await self._write([request])]
+        return await self._write(requests)
+
+    async def _write(self, requests: list[Request]) -> list[Outcome]:
         deadline = self._loop.time() + APPEND_TIME
         while self.is_current():
             group = self._view.group(*wanted((request.entries, request.expect) for request in requests))
