@@ -106,7 +106,7 @@ def restore(settings: Settings, file: Path) -> Backup:
 
 def _refuse_other_stores(settings: Settings, instead: str) -> None:
     if settings.storage != "sqlite":
-        raise StartError(f"this is for the embedded SQLite store alone: for {settings.storage} use '{instead}'")
+        raise StartError(f"this is for the embedded SQLite store alone: for NATS JetStream there is '{instead}'")
 
 
 # Backup.
