@@ -1,6 +1,8 @@
-"""A real hub on loopback with a real SQLite file, and the three kinds of caller to it."""
+"""A real hub on loopback with a real store, and the three kinds of caller to it."""
 
 import asyncio
+import os
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,11 @@ from hub.api.server import Hub
 from hub.clock import Clock
 from hub.config import Settings
 from hub.model import Role
+from tests.contract.stores import remove_streams
+from tests.jetstream.servers import shared
+
+BOTH = ("test_smoke.py", "api/test_permissions.py", "delivery/test_permission.py", "delivery/test_takeover.py")
+"""Test files that run over both backends with every `make test`; TEST_STORAGE=jetstream runs all over that one."""
 
 PATIENCE = 10.0
 """Seconds that a test waits for something before it fails."""
@@ -169,14 +176,33 @@ class RunningHub:
 StartHub = Callable[..., Awaitable[RunningHub]]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what starts a hub over each backend that is asked for: see `BOTH`."""
+    if "backend" in metafunc.fixturenames:
+        chosen = os.environ.get("TEST_STORAGE")
+        name = metafunc.definition.path.relative_to(Path(__file__).parent).as_posix()
+        metafunc.parametrize("backend", [chosen] if chosen else ["sqlite", "jetstream"][: 1 + (name in BOTH)])
+
+
 @pytest.fixture
-async def start_hub(tmp_path: Path) -> AsyncIterator[StartHub]:
+async def store_flags(backend: str) -> AsyncIterator[dict[str, Any]]:
+    """The settings that name a fresh store of a backend; nothing of it is left afterwards."""
+    if backend == "sqlite":
+        yield {}
+        return
+    flags = {"storage": shared().url, "nats_stream": f"T{secrets.token_hex(8)}"}
+    yield flags
+    await remove_streams(config.load(flags))
+
+
+@pytest.fixture
+async def start_hub(tmp_path: Path, store_flags: dict[str, Any]) -> AsyncIterator[StartHub]:
     """Starts hubs: `start_hub(retention=60, ...)`; a second start on the same directory has the keys of the first."""
     running: list[RunningHub] = []
     known: dict[Path, dict[Role, str]] = {}
 
     async def start(clock: Clock | None = None, **flags: Any) -> RunningHub:  # noqa: ANN401  any setting
-        flags = {"data_dir": tmp_path / "data", "listen": "127.0.0.1:0", "drain_time": 1} | flags
+        flags = {"data_dir": tmp_path / "data", "listen": "127.0.0.1:0", "drain_time": 1} | store_flags | flags
         settings = config.load(flags)
         hub = await Hub.start(settings, clock)
         keys = known.setdefault(settings.data_dir, hub.first_keys or {})
