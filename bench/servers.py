@@ -145,11 +145,12 @@ async def _line(stream: asyncio.StreamReader | None) -> str:
 
 async def _serving(process: Process) -> int:
     """Read the hub's log until it says where it listens."""
+    said = []
     while line := await _line(process.stderr):
-        told = msgspec.json.decode(line)
-        if told["event"] == "serving":
+        said.append(line)
+        if line.startswith("{") and (told := msgspec.json.decode(line))["event"] == "serving":
             return int(told["port"])
-    raise RuntimeError("the hub did not start")
+    raise RuntimeError("\n".join(["the hub did not start", *said]))
 
 
 async def _discard(stream: asyncio.StreamReader | None) -> None:

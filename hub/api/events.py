@@ -53,7 +53,9 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
         del context
         entry = to_entry(request.event, self._clock.now(), "event")
         [appended] = await self._feed.append([entry])
-        return _result(entry.id, appended)
+        response = event_service_pb2.EmitEventResponse()
+        _tell(response, entry.id, appended)
+        return response
 
     async def BatchEmitEvents(  # noqa: N802
         self, request: event_service_pb2.BatchEmitEventsRequest, context: Context
@@ -66,9 +68,10 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
             results = await self._feed.append(entries)
         except EventIdConflict as conflict:
             raise conflict.among([entry.id for entry in entries]) from None
-        return event_service_pb2.BatchEmitEventsResponse(
-            results=[_result(entry.id, appended) for entry, appended in zip(entries, results, strict=True)]
-        )
+        response = event_service_pb2.BatchEmitEventsResponse()
+        for entry, appended in zip(entries, results, strict=True):
+            _tell(response.results.add(), entry.id, appended)
+        return response
 
     async def Subscribe(  # type: ignore[override]  # noqa: N802  it writes ready bytes instead of yielding messages
         self, request: event_service_pb2.SubscribeRequest, context: Context
@@ -173,10 +176,13 @@ def time_ordered_id(now: int) -> str:
     return f"{now // 1_000:012x}-{secrets.token_hex(10)}"
 
 
-def _result(event_id: str, appended: Appended) -> event_service_pb2.EmitEventResponse:
-    return event_service_pb2.EmitEventResponse(
-        event_id=event_id, accept_time=convert.timestamp(appended.time), duplicate=appended.duplicate
-    )
+def _tell(result: event_service_pb2.EmitEventResponse, event_id: str, appended: Appended) -> None:
+    """Fill in what became of an event; in place, because messages made apart would be copied into their list."""
+    result.event_id = event_id
+    result.duplicate = appended.duplicate
+    seconds, micros = divmod(appended.time, convert.MICROS)
+    result.accept_time.seconds = seconds
+    result.accept_time.nanos = micros * 1_000
 
 
 class Dropper:

@@ -7,6 +7,7 @@ pages of older ones. Must not know gRPC, keys or any stream's limits.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -22,9 +23,6 @@ from hub.storage import Log
 
 PAGE = 2048
 """Positions in a page of older events. Pages are cut at multiples of it, so that different cursors meet in one page."""
-
-LOOK = 4096
-"""Events of the window that one take looks through at most: bounds the step of the event loop."""
 
 EVENTS_ONLY = frozenset({Kind.EVENT})
 
@@ -61,6 +59,13 @@ class _Page:
         self.size = sum(item.size for item in items)
         self.shown: dict[Lens, list[Item]] = {}
         self.bodies: dict[tuple[Lens, int, int], Body] = {}
+
+    def forget_bodies(self) -> int:
+        """Drop what was made of its events; returns the bytes that this gives back."""
+        before, self.size = self.size, sum(item.size for item in self.items)
+        self.shown.clear()
+        self.bodies.clear()
+        return before - self.size
 
 
 class Feed:
@@ -183,7 +188,7 @@ class Feed:
             return None
         if lens is interest.lens and after >= interest.since:
             return self._from_interest(interest, after, limit)
-        if after >= self._window_after:
+        if after >= self._window_after and (after // PAGE + 1) * PAGE > self.through:
             return self._from_window(lens, after, until, limit)
         return self._from_page(lens, after, until, limit)
 
@@ -206,25 +211,33 @@ class Feed:
         return _batch(body, self.through if complete else body.last.position)
 
     def _from_window(self, lens: Lens, after: int, until: float, limit: int) -> Batch:
-        start = index_after(self._window, after)
-        looked = self._window[start : start + LOOK]
-        complete = start + len(looked) == len(self._window)
-        end = int(min(until, self.through if complete else looked[-1].position))
-        shown = [item for item in looked if item.position <= end and lens.shape(item.entry) is not None][:limit]
+        """What follows in the page that is not full yet; nobody can share what is still growing."""
+        end = int(min(until, self.through))
+        shown = _shown(lens, self._window[index_after(self._window, after) :], end, limit)
         return _cut(lens, shown, limit, end, self._settings.max_frame_bytes)
 
     def _from_page(self, lens: Lens, after: int, until: float, limit: int) -> Batch | Missing:
         number = after // PAGE
         page = self._pages.get(number)
         if page is None or page.through <= after:
-            return Missing(number)
+            page = self._page_of_window(number)
+            if page is None:
+                return Missing(number)
         self._pages.move_to_end(number)
-        end = int(min(until, page.through))
         if until < page.through:  # a grant begins inside the page: seldom, so nothing of it is kept
-            items = page.items[index_after(page.items, after) : index_after(page.items, end)]
-            shown = [item for item in items if lens.shape(item.entry) is not None][:limit]
-            return _cut(lens, shown, limit, end, self._settings.max_frame_bytes)
+            shown = _shown(lens, page.items[index_after(page.items, after) :], int(until), limit)
+            return _cut(lens, shown, limit, int(until), self._settings.max_frame_bytes)
         return self._shared_cut(lens, page, after, limit)
+
+    def _page_of_window(self, number: int) -> _Page | None:
+        """A page that needs no reading; None where the window does not hold all of it."""
+        start, end = number * PAGE, (number + 1) * PAGE
+        if start < self._window_after:
+            return None
+        items = self._window[index_after(self._window, start) : index_after(self._window, end)]
+        page = _Page(items, end)
+        self._keep(number, page)
+        return page
 
     def _shared_cut(self, lens: Lens, page: _Page, after: int, limit: int) -> Batch:
         """The rest of the chunk of a page that a position lies in: those who started apart go on together."""
@@ -239,6 +252,7 @@ class Feed:
         body = page.bodies.get(key)
         if body is None:
             body = page.bodies[key] = join(lens, shown[start:stop], self._settings.max_frame_bytes)
+            self._grow(page, len(body.data))
         return _batch(body, page.through if start + body.events == len(shown) else body.last.position)
 
     async def load(self, number: int) -> None:
@@ -264,10 +278,30 @@ class Feed:
 
     def _keep(self, number: int, page: _Page) -> None:
         replaced = self._pages.pop(number, None)
+        self._pages_size -= replaced.size if replaced else 0
         self._pages[number] = page
-        self._pages_size += page.size - (replaced.size if replaced else 0)
+        self._pages_size += page.size
+        self._shrink_pages()
+
+    def _grow(self, page: _Page, size: int) -> None:
+        """Count what was made of a page: many lenses make much of it."""
+        page.size += size
+        self._pages_size += size
+        self._shrink_pages()
+
+    def _shrink_pages(self) -> None:
+        """Keep the pages' size; of the one in use nothing but its events is kept where it alone is too large."""
         while self._pages_size > self._settings.page_cache_bytes and len(self._pages) > 1:
             self._pages_size -= self._pages.popitem(last=False)[1].size
+        if self._pages_size > self._settings.page_cache_bytes:
+            for page in self._pages.values():
+                self._pages_size -= page.forget_bodies()
+
+
+def _shown(lens: Lens, items: Sequence[Item], end: int, limit: int) -> list[Item]:
+    """The first items up to a position that a lens shows; it looks no further than it must."""
+    found = (item for item in items if item.position <= end and lens.shape(item.entry) is not None)
+    return list(islice(found, limit))
 
 
 def _batch(body: Body, through: int) -> Batch:

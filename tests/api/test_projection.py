@@ -125,7 +125,6 @@ async def ground(request: pytest.FixtureRequest, start_hub: StartHub, monkeypatc
     """A hub with its own sizes, and one so small that every event soon leaves window and cache for the log."""
     if request.param == "in small pages":
         monkeypatch.setattr(feed, "PAGE", 8)
-        monkeypatch.setattr(feed, "LOOK", 3)
         monkeypatch.setattr(frames.Item, "size", 5_000)
     clock = FakeClock()
     return Ground(await start_hub(clock, window_bytes=65_536, page_cache_bytes=65_536, max_streams=10), clock)
