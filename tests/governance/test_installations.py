@@ -288,7 +288,7 @@ async def test_installations_leave_the_integration_itself_alone(hub: RunningHub)
 
 async def test_consent_survives_a_restart(start_hub: StartHub, clock: FakeClock) -> None:
     """After a start on the same store the same guilds count, from the same places in the log."""
-    hub = await start_hub(clock)
+    hub = await start_hub(clock, write_deadline=1e9)
     integration, reader = await hub.register("TICKET_CREATED", guild_access=INSTALLED)
     one = integration.integration_id
     await hub.emit(event("before", "51", ticket_created={"creator_user_id": "7"}))
@@ -296,5 +296,5 @@ async def test_consent_survives_a_restart(start_hub: StartHub, clock: FakeClock)
     await hub.emit(ticket("with", "51"))
     await uninstall(hub, one, "52")
     await hub.close()
-    hub = await start_hub(clock)
+    hub = await start_hub(clock, write_deadline=1e9)
     assert await everything(hub, clock, hub.caller(reader.key), one) == ["with"]
