@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test torture check format proto landed demo bench
+.PHONY: help setup run test torture check format proto landed demo bench bench-long soak
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -53,3 +53,10 @@ demo: $(READY) ## a hub, three integrations and a bot's day in one terminal
 
 bench: $(READY) ## measure the hub beside its floor, NATS JetStream and Redis; under 5 minutes
 	$(BIN)/python -m bench
+
+bench-long: $(READY) ## measure how cost grows: streams, log, integrations; about a quarter of an hour
+	$(BIN)/python -m bench growth
+
+SECONDS ?= 3600
+soak: $(READY) ## an hour of mixed load, and what comes back after it; SECONDS=300 is the short form
+	$(BIN)/python -m bench soak --seconds $(SECONDS)

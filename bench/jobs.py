@@ -59,12 +59,18 @@ class Live(msgspec.Struct, frozen=True, tag=True):
 
 
 class Idle(msgspec.Struct, frozen=True, tag=True):
-    """Open streams, wait for the first frame of each, and hold them until told to go on; `reads`: take frames."""
+    """Open streams, then hold them until the load program is ended.
+
+    Attributes:
+        reads: take what comes after the first frame.
+        shared: streams on one connection.
+    """
 
     target: str
     method: str
     streams: list[Stream]
     reads: bool = True
+    shared: int = 1
     seconds: float = 120.0
 
 

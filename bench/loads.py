@@ -29,9 +29,9 @@ def metadata(key: str) -> list[tuple[str, str]]:
 class Reader:
     """One stream, read until it has had its events."""
 
-    def __init__(self, target: str, method: str, stream: Stream) -> None:
+    def __init__(self, connection: grpc.aio.Channel, method: str, stream: Stream) -> None:
         self.events = self.frames = self.bytes = 0
-        self.channel = channel(target)
+        self.channel = connection
         self._stream = stream
         self._method: Any = self.channel.unary_stream(method)
         self.call: Any = None
@@ -60,6 +60,11 @@ class Reader:
         found: bytes = data
         return found
 
+    async def drain(self) -> None:
+        """Read whatever comes, for ever."""
+        while True:
+            await self._next()
+
     async def all(self) -> None:
         """Open it, and read all of it."""
         await self.count_first()
@@ -74,7 +79,7 @@ class Reader:
 
 async def opened(stack: AsyncExitStack, target: str, method: str, streams: list[Stream]) -> list[Reader]:
     """A reader for each stream, connected."""
-    readers = [Reader(target, method, stream) for stream in streams]
+    readers = [Reader(channel(target), method, stream) for stream in streams]
     for reader in readers:
         await stack.enter_async_context(reader.channel)
     await asyncio.gather(*(reader.channel.channel_ready() for reader in readers))
@@ -190,13 +195,17 @@ async def live(job: Live, go: Go) -> Outcome:
 
 
 async def idle(job: Idle, go: Go) -> Outcome:
-    """Streams that are opened and held."""
-    async with AsyncExitStack() as stack:
-        readers = [Reader(job.target, job.method, stream) for stream in job.streams]
-        for reader in readers:
-            await stack.enter_async_context(reader.channel)
-        began, cpu = time.perf_counter(), time.process_time()
-        failures = await finish([reader.open() for reader in readers], job.seconds)
-        result = outcome(readers, began, cpu, failures)
-        await go()
-        return result
+    """Streams that are opened at once and held; whether they are read is up to the job."""
+    channels = [channel(job.target) for _ in range(0, len(job.streams), job.shared)]
+    readers = [Reader(channels[n // job.shared], job.method, one) for n, one in enumerate(job.streams)]
+    began, cpu = time.perf_counter(), time.process_time()
+    failures = await finish([reader.open() for reader in readers], job.seconds)
+    result = outcome(readers, began, cpu, failures)
+    reading = [asyncio.create_task(reader.drain()) for reader in readers if job.reads]
+    await go()
+    for task in reading:
+        task.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
+    for one in channels:
+        await one.close()
+    return result

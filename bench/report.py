@@ -1,6 +1,6 @@
 """The table written down: as JSON, and as Markdown with a chart."""
 
-from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -9,16 +9,19 @@ from bench.figures import Figure, lines
 from bench.servers import ROOT
 
 DOCS = ROOT / "docs"
-REACH_JSON, REACH_CHART = DOCS / "performance.json", DOCS / "performance.svg"
 PAGE = DOCS / "performance.md"
+_PARTS = {
+    "reach": ("Against the floor and the peers", "make bench"),
+    "growth": ("How cost grows", "make bench-long"),
+}
 
 _BAR, _GAP, _LEFT, _WIDTH = 16, 12, 430, 400
 """Pixels of the chart: a bar, the space after it, the names on the left, the longest bar."""
 
 _HEAD = """# Performance
 
-This page is written by the program: `make bench` measures the first part and `make bench-long` the second, on the
-machine named below, over loopback. Compare ratios, which are of one run; absolute figures are of this machine.
+This page is written by the program, `bench/`, from what it measured on the machine named below, over loopback.
+Compare ratios, which are of one run; absolute figures are of this machine.
 
 Processor time is the server's alone, all of its threads, as the operating system counts it per process. The load comes
 from other processes on the same cores. Events have about 100 bytes. The floor is a bare grpc.aio server with ready
@@ -29,42 +32,76 @@ figure without them is reported for comparison.
 """
 
 
-def save_reach(figures: list[Figure], seconds: float, runs: int) -> None:
-    """Write down what ``make bench`` measured."""
-    told = {"machine": machine.described(), "runs": runs, "seconds": round(seconds), "figures": figures}
-    REACH_JSON.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n")
-    REACH_CHART.write_text(ratio_chart(figures))
+def save(part: str, figures: list[Figure], seconds: float, runs: int) -> None:
+    """Write down what a part of the bench measured."""
+    told = _Part(machine.described(), runs, round(seconds), figures)
+    (DOCS / f"performance-{part}.json").write_bytes(pretty(told))
+    (DOCS / f"performance-{part}.svg").write_text(ratio_chart(figures))
     write_page()
+
+
+def save_soak(told: msgspec.Struct) -> None:
+    """Write down what a soak told."""
+    (DOCS / "performance-soak.json").write_bytes(pretty(told))
+    write_page()
+
+
+def pretty(told: msgspec.Struct) -> bytes:
+    """JSON that people can compare line by line."""
+    return msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n"
 
 
 def write_page() -> None:
     """Make the page anew from what is written down."""
     parts = [_HEAD]
-    if REACH_JSON.exists():
-        parts.append(reach_part(REACH_JSON))
+    for part, (title, command) in _PARTS.items():
+        file = DOCS / f"performance-{part}.json"
+        if file.exists():
+            parts.append(part_lines(part, title, command, msgspec.json.decode(file.read_bytes(), type=_Part)))
+    file = DOCS / "performance-soak.json"
+    if file.exists():
+        parts.append(soak_lines(msgspec.json.decode(file.read_bytes())))
     PAGE.write_text("\n".join(parts))
 
 
-class _Reach(msgspec.Struct):
+class _Part(msgspec.Struct):
     machine: dict[str, str]
     runs: int
     seconds: int
     figures: list[Figure]
 
 
-def reach_part(file: Path) -> str:
-    """The figures of ``make bench`` as Markdown."""
-    told = msgspec.json.decode(file.read_bytes(), type=_Reach)
+def part_lines(part: str, title: str, command: str, told: _Part) -> str:
+    """A part as Markdown."""
     notes = [f"- {one.name}: {one.note}" for one in told.figures if one.note]
     return "\n".join(
         [
-            "## Against the floor and the peers\n",
-            f"`make bench`, {told.runs} runs, {told.seconds} s in all.\n",
+            f"## {title}\n",
+            f"`{command}`: {told.runs} runs, {told.seconds} s in all.\n",
             *machine_lines(told.machine),
-            f"\n![Ratios]({REACH_CHART.name})\n",
+            f"\n![Ratios](performance-{part}.svg)\n",
             *markdown(lines(told.figures)),
             "",
             *notes,
+            "",
+        ]
+    )
+
+
+def soak_lines(told: dict[str, Any]) -> str:
+    """The soak as Markdown."""
+    rows = [[name, f"{value:,.0f}", f"{told['after'][name]:,.0f}"] for name, value in told["before"].items()]
+    return "\n".join(
+        [
+            "## What comes back after a mixed load\n",
+            f"`make soak`: {told['seconds']} s, {told['calls']:,} calls: emits, some cancelled, streams that come and",
+            "go, keys that end under open streams. The hub after its warm-up, and after the load:\n",
+            *markdown([["", "before", "after"], *rows]),
+            "",
+            f"Steps of the event loop over 10 ms: {told['long_steps']}, of which {told['busy_steps']} were on the",
+            "processor for that long; the others waited for it.",
+            "",
+            *(f"- `{step}`" for step in told["worst"]),
             "",
         ]
     )

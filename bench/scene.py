@@ -31,12 +31,18 @@ ROOM = {"max_streams_per_integration": 10_000, "max_subscriptions": 10_000}
 
 
 class View:
-    """An integration: its scopes, the guilds that its streams ask for, and its key."""
+    """An integration: its id and key, its scopes, and the guilds that its streams ask for."""
 
-    def __init__(self, key: str, scopes: Iterable[int] = ALL, guilds: Iterable[str] = ()) -> None:
+    def __init__(self, integration_id: str, key: str, scopes: Iterable[int] = ALL, guilds: Iterable[str] = ()) -> None:
+        self.integration_id = integration_id
         self.key = key
+        self._scopes = list(scopes)
         self._guilds = list(guilds)
-        self._types = {DELIVERS[scope] for scope in scopes}
+        self._types = {DELIVERS[scope] for scope in self._scopes}
+
+    def only(self, guild: str) -> "View":
+        """The same integration, where its streams ask for one guild."""
+        return View(self.integration_id, self.key, self._scopes, [guild])
 
     def stream(self, name: str, *, cursor: str = "", latest: bool = False, after: int = 0, total: int = 0) -> Stream:
         """A stream that ends with what it shows of the events numbered from `after` to `total`."""
@@ -70,7 +76,7 @@ async def register(hub: Server, admin_key: str, scopes: Iterable[int] = ALL, gui
     async with channel(hub.target) as connection:
         admin = admin_service_pb2_grpc.AdminServiceStub(connection)
         made = await admin.RegisterIntegration(request, metadata=loads.metadata(admin_key), timeout=30)
-    return View(made.key.secret, scopes, guilds)
+    return View(made.integration.integration_id, made.key.secret, scopes, guilds)
 
 
 async def different_views(hub: Server, admin_key: str, count: int) -> list[View]:
