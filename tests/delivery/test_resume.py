@@ -1,6 +1,5 @@
-"""Where a stream starts, what a committed place is worth, and who may have how many of them."""
+"""Where a stream starts, and that every frame's cursor leads on from there."""
 
-import asyncio
 from typing import Any
 
 import grpc
@@ -9,7 +8,7 @@ from tickets.hub.v1 import admin_service_pb2, event_service_pb2
 
 from hub.delivery.cursor import CursorSeal
 from hub.model import Kind
-from tests.conftest import RunningHub, StartHub, info_of, reason_of
+from tests.conftest import RunningHub, info_of, reason_of
 from tests.delivery.kit import (
     EARLIEST,
     all_of,
@@ -22,7 +21,6 @@ from tests.delivery.kit import (
     notice,
     opened,
     refused,
-    subscriptions,
     ticket,
 )
 
@@ -106,50 +104,6 @@ async def test_committed_and_the_default_start(hub: RunningHub) -> None:
     assert await names_until(other, "c") == ["c"]
 
 
-async def test_a_commit_survives_a_restart(start_hub: StartHub) -> None:
-    """The committed place is in the log like everything else."""
-    hub = await start_hub()
-    _, reader = await hub.register("TICKET_CREATED")
-    await emit(hub, ids("a", 5))
-    stream = await reader.subscribe(earliest={}, max_batch_size=2)
-    await commit(reader, (await stream.frame()).cursor)
-    await hub.close()
-    again = await start_hub()
-    stream = await again.caller(reader.key).subscribe()
-    assert await names_until(stream, "a00004") == ids("a", 5)[2:]
-
-
-async def test_a_commit_never_goes_backwards_unless_forced(hub: RunningHub) -> None:
-    """The reply says which place is kept, and whether it is the one that was sent."""
-    _, reader = await hub.register("TICKET_CREATED")
-    await emit(hub, ids("a", 6))
-    stream = await reader.subscribe(earliest={}, max_batch_size=2)
-    early, late = (await stream.frame()).cursor, (await stream.frame()).cursor
-    assert (await commit(reader, late)).committed
-    reply = await commit(reader, early)
-    assert not reply.committed
-    assert (await opened(hub, reply.cursor)).position == (await opened(hub, late)).position
-    assert await names_until(await reader.subscribe(), "a00005") == ids("a", 6)[4:]
-    assert (await commit(reader, early, force=True)).committed
-    assert await names_until(await reader.subscribe(), "a00005") == ids("a", 6)[2:]
-
-
-async def test_many_commits_at_once_cost_few_writes_and_the_newest_wins(hub: RunningHub) -> None:
-    """Of 200 concurrent commits, in whichever order they come, the furthest is kept, by far fewer entries."""
-    _, reader = await hub.register("TICKET_CREATED")
-    await emit(hub, ids("a", 200))
-    stream = await reader.subscribe(earliest={}, max_batch_size=1)
-    cursors = [(await stream.frame()).cursor for _ in range(200)]
-    before = (await hub.hub._log.bounds()).last
-    shuffled = [cursors[n * 7 % 200] for n in range(200)]
-    replies = await asyncio.gather(*(commit(reader, cursor) for cursor in shuffled))
-    assert any(reply.committed for reply in replies)
-    written = (await hub.hub._log.bounds()).last - before
-    assert 1 <= written < 100
-    kept = (await subscriptions(reader))["default"].cursor
-    assert (await opened(hub, kept)).position == (await opened(hub, cursors[-1])).position
-
-
 async def test_any_cursor_is_a_place_and_no_right(hub: RunningHub) -> None:
     """Another integration's cursor starts there, with what one's own scopes cover."""
     _, rich = await hub.register("TICKET_CREATED", "TICKET_STATS")
@@ -189,51 +143,6 @@ async def test_a_cursor_of_before_a_restore_is_expired(hub: RunningHub) -> None:
     gap = (await notice(stream, "gap")).gap
     assert gap.cause == event_service_pb2.GAP_CAUSE_RESTORE
     assert await names_until(stream, "a00002") == ids("a", 3)
-
-
-async def test_own_subscriptions_are_listed_and_deleted(hub: RunningHub) -> None:
-    """Name, place, connection and key are told; deleting ends the stream, forgets the place, and is not done twice."""
-    _, reader = await hub.register("TICKET_CREATED")
-    stream = await reader.subscribe(subscription_id="b")
-    await commit(reader, stream.frames[0].cursor, subscription_id="a")
-    listed = await subscriptions(reader)
-    assert list(listed) == ["a", "b"]
-    assert (listed["a"].connected, listed["b"].connected) == (False, True)
-    assert (bool(listed["a"].cursor), bool(listed["b"].cursor)) == (True, False)
-    assert listed["a"].HasField("commit_time")
-    assert listed["b"].key_id == stream.frames[0].ready.key_id
-    assert listed["b"].HasField("connect_time")
-    for name in ("a", "b"):
-        request = event_service_pb2.DeleteSubscriptionRequest(subscription_id=name)
-        await reader.call("EventService/DeleteSubscription", request)
-        failure = await refused(reader.call("EventService/DeleteSubscription", request))
-        assert (failure.code(), reason_of(failure)) == (grpc.StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND")
-    ending = await stream.ending()
-    assert (ending.code(), reason_of(ending)) == (grpc.StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND")
-    assert not await subscriptions(reader)
-    ending = await reader.open(subscription_id="a", committed={}).ending()
-    assert reason_of(ending) == "SUBSCRIPTION_NOT_FOUND"
-
-
-async def test_there_are_only_so_many_subscriptions(start_hub: StartHub) -> None:
-    """TOO_MANY_SUBSCRIPTIONS names the limit and those there are; deleting one makes room; being quick does not."""
-    hub = await start_hub(max_subscriptions=3)
-    _, reader = await hub.register("TICKET_CREATED")
-    cursor = (await reader.subscribe(subscription_id="s")).frames[0].cursor
-    attempts = [refused(commit(reader, cursor, subscription_id=f"c{n}")) for n in range(20)]
-    outcomes = await asyncio.gather(*attempts, return_exceptions=True)
-    refusals = [one for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
-    assert len(refusals) == 18
-    names = list(await subscriptions(reader))
-    assert len(names) == 3
-    for failure in (refusals[-1], await reader.open(subscription_id="more").ending()):
-        assert (failure.code(), reason_of(failure)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_SUBSCRIPTIONS")
-        assert info_of(failure).metadata["limit"] == "3"
-    await reader.subscribe(subscription_id="s")
-    await reader.call(
-        "EventService/DeleteSubscription", event_service_pb2.DeleteSubscriptionRequest(subscription_id=names[0])
-    )
-    await reader.subscribe(subscription_id="more")
 
 
 async def test_an_admin_sees_who_reads_and_how_far_behind(hub: RunningHub) -> None:

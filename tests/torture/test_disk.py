@@ -10,7 +10,7 @@ from tickets.hub.v1 import admin_service_pb2, event_service_pb2
 
 from hub.model import Kind
 from tests.conftest import PATIENCE, RunningHub, detail_of, reason_of
-from tests.delivery.kit import emit, ids, log_of, names_until, notice, refused, ticket
+from tests.delivery.kit import emit, ids, log_of, names_until, notice, refused, subscriptions, ticket
 from tests.delivery.test_drain import register
 from tests.processes import serving
 from tests.torture.conftest import Compile
@@ -33,8 +33,8 @@ async def test_a_full_disk_refuses_what_it_cannot_keep_and_nothing_else(hub: Run
     stream = await reader.subscribe(earliest={}, heartbeat_interval={"seconds": 1}, max_batch_size=1)
     await set_room(hub, 1)
     refusals = 0
-    for number in range(40):
-        names = ids(f"during{number}-", 100)
+    for number in range(60):
+        names = ids(f"during{number}-", 100 if number < 40 else 1)
         [outcome] = await asyncio.gather(emit(hub, names), return_exceptions=True)
         if not isinstance(outcome, BaseException):
             stored += names
@@ -64,7 +64,7 @@ async def test_after_a_failed_sync_the_hub_says_so_and_reads_go_on(compiled: Com
     faulty = {"LD_PRELOAD": str(compiled(SHIM)), "FAIL_FLAG": str(flag)}
     async with serving(cwd=tmp_path, **faulty) as hub:
         keys = await hub.first_keys()
-        reader = await register(hub, keys["HUB_ADMIN_KEY"])
+        reader, unused = [await register(hub, keys["HUB_ADMIN_KEY"]) for _ in range(2)]
         bot = hub.caller(keys["HUB_BOT_KEY"])
         stream = await reader.subscribe(heartbeat_interval={"seconds": 1})
         one = event_service_pb2.EmitEventRequest(event=ticket("before"))
@@ -87,7 +87,9 @@ async def test_after_a_failed_sync_the_hub_says_so_and_reads_go_on(compiled: Com
         reply = await hub.caller(keys["HUB_ADMIN_KEY"]).call(
             "AdminService/ListIntegrations", admin_service_pb2.ListIntegrationsRequest()
         )
-        assert len(reply.integrations) == 1
+        assert len(reply.integrations) == 2
+        await subscriptions(unused)  # when its key was used cannot be stored, which must not end the hub
+        await hub.heard("put off")
         assert (await hub.stop()).code == 0
     async with serving(cwd=tmp_path) as hub:
         stream = hub.caller(reader.key).open(earliest={})

@@ -68,8 +68,9 @@ class Promises:
 
 
 async def losses(ops: list[Op], root: Path, rng: random.Random) -> AsyncIterator[int]:
-    """Cut the power at random moments: how many acknowledged events are missing, each time."""
-    cuts = sorted(rng.sample(range(len(ops)), LOSSES))
+    """Cut the power at random moments, also while the store is made: how many acknowledged events are missing."""
+    begun = next(number for number, op in enumerate(ops) if op.kind == "A")
+    cuts = {*rng.sample(range(begun), LOSSES // 3), *rng.sample(range(begun, len(ops)), LOSSES - LOSSES // 3)}
     disk, promises = Disk(root), Promises()
     for number, op in enumerate(ops):
         if op.kind == "A":
