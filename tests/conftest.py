@@ -190,9 +190,9 @@ async def store_flags(backend: str) -> AsyncIterator[dict[str, Any]]:
     if backend == "sqlite":
         yield {}
         return
-    flags = {"storage": shared().url, "nats_stream": f"T{secrets.token_hex(8)}"}
-    yield flags
-    await remove_streams(config.load(flags))
+    name = f"T{secrets.token_hex(8)}"
+    yield {"storage": shared().url, "nats_stream": name}
+    await remove_streams(shared().url, name)
 
 
 @pytest.fixture
@@ -203,6 +203,8 @@ async def start_hub(tmp_path: Path, store_flags: dict[str, Any]) -> AsyncIterato
 
     async def start(clock: Clock | None = None, **flags: Any) -> RunningHub:  # noqa: ANN401  any setting
         flags = {"data_dir": tmp_path / "data", "listen": "127.0.0.1:0", "drain_time": 1} | store_flags | flags
+        if "nats_stream" in flags:  # a store for each directory, as the embedded one has it
+            flags["nats_stream"] = f"{flags['nats_stream']}_{Path(str(flags['data_dir'])).name}"
         settings = config.load(flags)
         hub = await Hub.start(settings, clock)
         keys = known.setdefault(settings.data_dir, hub.first_keys or {})

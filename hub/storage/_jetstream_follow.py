@@ -189,7 +189,8 @@ async def newest(stream: Stream, subject: str) -> list[Stored]:
         while len(found) < wanted:
             arrived.clear()
             try:
-                await asyncio.wait_for(arrived.wait(), SILENCE)
+                async with asyncio.timeout(SILENCE):
+                    await arrived.wait()
             except TimeoutError:
                 raise NoAnswer("the newest messages were cut off") from None
     finally:

@@ -48,7 +48,8 @@ class Groups:
                 await self._publish(group, name, attempt)
             except WrongLast as error:
                 if not await self._is_in(group, name):
-                    await asyncio.wait_for(self._catch_up(max(error.last, group.entries[0].position)), PATIENCE)
+                    async with asyncio.timeout(PATIENCE):
+                        await self._catch_up(max(error.last, group.entries[0].position))
                     return False
             except ApiError as error:
                 if error.is_full:

@@ -30,10 +30,10 @@ class Extent(msgspec.Struct, frozen=True):
 
 
 class Gone(msgspec.Struct, frozen=True):
-    """An event whose content is gone, but whose time and id still count, and its place where it was `erased`."""
+    """An event whose content is gone: its time and id still count. `id_hash`, `digest`: empty without an id."""
 
+    position: int
     time: int
-    erased: bool
     id_hash: bytes = b""
     digest: bytes = b""
 
@@ -43,14 +43,16 @@ class Marks:
 
     Attributes:
         extent: how far the log was trimmed.
-        gone: by position, what was erased, or trimmed while its id still counted.
+        erased: by position, what was erased and not trimmed since.
+        trimmed: what was trimmed while its id still counted, by the position of the newest of each trim.
         last: the newest position of the marks' own stream that was taken in.
         moved: set when the extent has moved; whoever waits for it clears it.
     """
 
     def __init__(self, stream: Stream) -> None:
         self.extent = Extent()
-        self.gone: dict[int, Gone] = {}
+        self.erased: dict[int, Gone] = {}
+        self.trimmed: dict[int, list[Gone]] = {}
         self.last = 0
         self.moved = asyncio.Event()
         self._stream = stream
@@ -86,15 +88,31 @@ class Marks:
                 continue
             self._widen(wanted)
 
-    async def keep(self, position: int, gone: Gone) -> None:
-        """Keep what still counts of an event."""
-        await self._stream.publish(Draft(f"{self._stream.name}.gone.{position}", {}, msgspec.json.encode(gone)))
-        self.gone[position] = gone
+    async def keep_erased(self, gone: Gone) -> None:
+        """Keep what still counts of an event that is about to be erased."""
+        await self._stream.publish(Draft(f"{self._stream.name}.erased.{gone.position}", {}, msgspec.json.encode(gone)))
+        self.erased[gone.position] = gone
 
-    async def drop(self, position: int) -> None:
-        """Keep nothing more of an event."""
-        await self._stream.purge(f"{self._stream.name}.gone.{position}")
-        self.gone.pop(position, None)
+    async def keep_trimmed(self, gone: list[Gone]) -> None:
+        """Keep what still counts of events that are about to be trimmed."""
+        newest = gone[-1].position
+        await self._stream.publish(Draft(f"{self._stream.name}.trimmed.{newest}", {}, msgspec.json.encode(gone)))
+        self.trimmed[newest] = gone
+
+    async def drop(self, over: int) -> None:
+        """Keep no more of what was trimmed than still counts: what was accepted after a time."""
+        first = self.extent.first
+        for position in [p for p, gone in self.erased.items() if p < first and gone.time < over]:
+            await self._stream.purge(f"{self._stream.name}.erased.{position}")
+            del self.erased[position]
+        for position in [p for p, gone in self.trimmed.items() if gone[-1].time < over]:
+            await self._stream.purge(f"{self._stream.name}.trimmed.{position}")
+            del self.trimmed[position]
+
+    def gone(self) -> list[Gone]:
+        """All whose ids may still count, in order."""
+        found = [*self.erased.values(), *(one for several in self.trimmed.values() for one in several)]
+        return sorted(found, key=lambda one: one.position)
 
     async def secret(self) -> bytes:
         """The secret of the store: made once, whoever asks first."""
@@ -107,22 +125,20 @@ class Marks:
                 continue
         return stored.data
 
-    def erased(self, after: int, through: int) -> list[tuple[int, int]]:
-        """Positions and times of the events between two positions that were erased and not trimmed."""
+    def erased_between(self, after: int, through: int) -> dict[int, int]:
+        """Positions and times of the events after a position and through another that were erased and not trimmed."""
         first = max(after + 1, self.extent.first)
-        return sorted(
-            (position, gone.time)
-            for position, gone in self.gone.items()
-            if gone.erased and first <= position <= through
-        )
+        return {position: gone.time for position, gone in self.erased.items() if first <= position <= through}
 
     def _take(self, batch: list[Stored]) -> None:
         for stored in batch:
             kind, _, name = stored.subject.removeprefix(f"{self._stream.name}.").partition(".")
             if kind == "extent":
                 self._widen(msgspec.json.decode(stored.data, type=Extent))
-            elif kind == "gone":
-                self.gone[int(name)] = msgspec.json.decode(stored.data, type=Gone)
+            elif kind == "erased":
+                self.erased[int(name)] = msgspec.json.decode(stored.data, type=Gone)
+            elif kind == "trimmed":
+                self.trimmed[int(name)] = msgspec.json.decode(stored.data, type=list[Gone])
         self.last = batch[-1].position
         self._arrived.set()
 

@@ -18,6 +18,8 @@ SCANNED = 10_000
 """Positions that one page looks through for the kinds it wants."""
 _AT_LEAST = 64
 """Messages asked for at once: a page of one entry may lie behind others that do not count."""
+_CHUNK = 500
+"""Entries of the audit trail read at once."""
 _LATE_AGAIN = 0.02
 _LATE_TRIES = 100
 
@@ -30,6 +32,7 @@ class Reads:
         self._subjects = subjects
         self._view = view
         self._marks = marks
+        self._kept: tuple[str, int, int, list[Entry]] = ("", 0, 0, [])
 
     async def read(self, after: int, limit: int, kinds: frozenset[Kind] | None) -> Page:
         """See `Log.read`."""
@@ -69,7 +72,7 @@ class Reads:
 
     def _shown(self, messages: list[Stored], after: int, through: int) -> list[Entry]:
         """The entries that count, with what is left of erased ones, in order."""
-        erased = dict(self._marks.erased(after, through))
+        erased = self._marks.erased_between(after, through)
         entries = [
             entry
             for stored in messages
@@ -97,13 +100,24 @@ class Reads:
         subject = self._subjects.of_key(keys[0]) if len(keys) == 1 else self._subjects.of_prefix(prefix)
         entries: list[Entry] = []
         while before > 1 and len(entries) < limit:
-            start = await self._start_of_history(before, limit, subject)
-            known = max((head for key in keys if start <= (head := self._view.head(key)) < before), default=0)
-            found = await self._between(start, before, subject, known)
+            start, found = await self._chunk(before, max(limit, _CHUNK), subject, keys)
             entries += [entry for entry in reversed(found) if entry.key.startswith(prefix) and self._counts(entry)]
             before = start
         entries = entries[:limit]
         return Page(tuple(entries), entries[-1].position if len(entries) == limit else 0)
+
+    async def _chunk(self, before: int, size: int, subject: str, keys: list[str]) -> tuple[int, list[Entry]]:
+        """The entries of a subject before a position, `size` of them or some more, and the position that they begin at.
+
+        The last chunk is kept: who looks for few goes back in small steps.
+        """
+        name, start, end, found = self._kept
+        if name != subject or not start < before <= end:
+            start = await self._start_of_history(before, size, subject)
+            known = max((head for key in keys if start <= (head := self._view.head(key)) < before), default=0)
+            found = await self._between(start, before, subject, known)
+            self._kept = (subject, start, before, found)
+        return start, [entry for entry in found if entry.position < before]
 
     async def _start_of_history(self, before: int, limit: int, subject: str) -> int:
         """A position from which on there are `limit` messages of a subject before another, and not many more."""

@@ -63,9 +63,9 @@ class Removal:
 
     async def _keep_ids(self, doomed: list[Entry]) -> None:
         """What is trimmed while its id still counts; seldom, as retention is longer than the dedupe window."""
-        for entry in doomed:
-            if entry.id and self._view.last_time - entry.time <= self._view.window:
-                await self._marks.keep(entry.position, _gone(entry, erased=False))
+        over = self._view.last_time - self._view.window
+        if gone := [_gone(entry) for entry in doomed if entry.id and entry.time >= over]:
+            await self._marks.keep_trimmed(gone)
 
     def _without(self, doomed: list[Entry]) -> Extent:
         """The extent once these entries are gone."""
@@ -98,9 +98,7 @@ class Removal:
         for position in [position for position in self._forgotten if position < extent.forgotten]:
             await self._stream.overwrite(position)
             self._forgotten.discard(position)
-        over = self._view.last_time - self._view.window
-        for position in [p for p, gone in self._marks.gone.items() if p < extent.first and gone.time < over]:
-            await self._marks.drop(position)
+        await self._marks.drop(self._view.last_time - self._view.window)
 
     async def erase(self, positions: Sequence[int]) -> None:
         """See `Log.erase`, of a few at once."""
@@ -112,11 +110,11 @@ class Removal:
         stored = await self._stream.get(seq=position)
         if stored is None or not self._subjects.is_event(stored.subject):
             return
-        await self._marks.keep(position, _gone(self._subjects.entry(stored), erased=True))
+        await self._marks.keep_erased(_gone(self._subjects.entry(stored)))
         await self._stream.overwrite(position)
 
 
-def _gone(entry: Entry, *, erased: bool) -> Gone:
+def _gone(entry: Entry) -> Gone:
     if not entry.id:
-        return Gone(entry.time, erased)
-    return Gone(entry.time, erased, hash_of(entry.id), digest(entry.body))
+        return Gone(entry.position, entry.time)
+    return Gone(entry.position, entry.time, hash_of(entry.id), digest(entry.body))

@@ -38,6 +38,8 @@ APPEND_TIME = 5.0
 """Seconds that a group may take to be acknowledged, with all that is tried again."""
 FEW = 8
 """Appends of one entry that are stored one by one rather than as one batch."""
+_LATE = 0.2
+"""Seconds after which an entry that should have come is asked for."""
 _READ_AGAIN = 0.2
 
 log = structlog.get_logger(__name__)
@@ -99,15 +101,16 @@ class JetStreamLog:
         last = await self._stream.last()
         await self._take_states()
         start = await self._start_of_window(last)
-        for position, gone in sorted(self._marks.gone.items()):
+        for gone in self._marks.gone():
             if gone.id_hash:
-                self._view.ids.add(gone.id_hash, Seen(position, gone.time, gone.digest))
+                self._view.ids.add(gone.id_hash, Seen(gone.position, gone.time, gone.digest))
         self._view.advance(start - 1)
         self._spawn(Follower(self._stream, start - 1, self._take).run())
         while self._view.last < last:
             reached = self._view.last
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._catch_up(last), START_TIME / 2)
+                async with asyncio.timeout(START_TIME / 2):
+                    await self._catch_up(last)
             if self._view.last > reached:
                 patience.reschedule(self._loop.time() + START_TIME)
         self._tails.publish((), self._view.last)
@@ -129,7 +132,7 @@ class JetStreamLog:
     async def _start_of_window(self, last: int) -> int:
         """The position of the first event whose id is still known."""
         newest_entry = await self._stream.get(last_by_subj=f"{self._stream.name}.>")
-        times = [self._marks.extent.last_time, *(gone.time for gone in self._marks.gone.values())]
+        times = [self._marks.extent.last_time, *(gone.time for gone in self._marks.gone())]
         if newest_entry is not None:
             times.append(time_of(newest_entry))
         self._view.last_time = max(times)
@@ -151,7 +154,8 @@ class JetStreamLog:
         """Wait until everything up to a position is in the view; the last of it may have been removed meanwhile."""
         while self._view.last < position:
             try:
-                await asyncio.wait_for(self._view.reached(position), 0.2)
+                async with asyncio.timeout(_LATE):
+                    await self._view.reached(position)
             except TimeoutError:
                 following = await self._stream.get(seq=self._view.last + 1, next_by_subj=">")
                 if following is None or following.position > position:
@@ -320,10 +324,10 @@ class JetStreamLog:
         finally:
             self._closed = True
             self._tails.close()
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            while tasks := list(self._tasks):
+                for task in tasks:
+                    task.cancel()  # again and again: a wait that ends at the same moment swallows it
+                await asyncio.wait(tasks, timeout=_LATE)
             await self._wire.close()
 
 

@@ -1,15 +1,15 @@
 """What the contract suite needs of a backend: a store that can be opened, closed, and opened again."""
 
+import json
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from hub.config import Settings
 from hub.model import Entry, Kind
 from hub.storage import MAX_APPEND, Log
-from hub.storage._jetstream_api import ApiError, Stream
+from hub.storage._jetstream_api import PATIENCE, Stream
 from hub.storage._jetstream_wire import Wire
 from hub.storage.jetstream import JetStreamLog
 from hub.storage.sqlite import SqliteLog
@@ -58,11 +58,12 @@ class SqliteStore:
             await log.close()
 
 
-async def remove_streams(settings: Settings) -> None:
-    """Leave nothing of a log in the cluster that the settings name."""
-    wire = await Wire.connect(settings)
-    for name in (settings.nats_stream, f"{settings.nats_stream}_MARKS"):
-        with suppress(ApiError):
+async def remove_streams(url: str, prefix: str) -> None:
+    """Leave nothing of the logs whose streams' names begin so."""
+    wire = await Wire.connect(Settings.model_validate({"storage": url}))
+    listed = json.loads((await wire.request("$JS.API.STREAM.NAMES", patience=PATIENCE)).data)
+    for name in listed["streams"] or ():
+        if name.startswith(prefix):
             await Stream(wire, name).call("STREAM.DELETE")
     await wire.close()
 
@@ -84,7 +85,7 @@ class JetStreamStore:
         """See `Store.close`."""
         for log in self._opened:
             await log.close()
-        await remove_streams(self._settings)
+        await remove_streams(self._settings.storage, self._settings.nats_stream)
 
 
 def event(id_: str = "", body: bytes = b"body", time: int = 1_000, guild_id: int = 7, event_type: int = 10) -> Entry:

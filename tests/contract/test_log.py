@@ -285,13 +285,14 @@ async def test_a_snapshot_under_way_is_the_whole_truth_through_its_position(log:
             await log.append([state(f"k{n % 7}", b"%d" % n), event(f"e{n}")])
 
     writer = asyncio.create_task(write())
-    snapshots = []
+    snapshots: dict[int, list[Entry]] = {}
     while not writer.done():
-        snapshots.append(await log.snapshot())
+        snapshot, through = await log.snapshot()
+        assert snapshots.setdefault(through, snapshot) == snapshot
     await writer
     entries = [e for e in await read_all(log) if e.kind is Kind.STATE]
-    assert len({through for _, through in snapshots}) > 5
-    for snapshot, through in snapshots:
+    assert len(snapshots) > 5
+    for through, snapshot in snapshots.items():
         newest = {e.key: e for e in entries if e.position <= through}
         assert snapshot == sorted(newest.values(), key=lambda e: e.position)
 
