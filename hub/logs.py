@@ -7,8 +7,9 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -41,9 +42,29 @@ def configure(level: str, style: str) -> None:
             hide_keys,  # type: ignore[list-item]  # structlog's types know no processor of finished lines
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(Unfailing(sys.stderr)),  # type: ignore[arg-type]  # all it uses
         cache_logger_on_first_use=False,
     )
+
+
+class Unfailing:
+    """A file that loses what cannot be written: a full disk or a closed pipe under the log must not end a call.
+
+    Raised where a call is refused it would reach the caller as an exception's text, and in a stop leave the store open.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        """Write, if that is possible."""
+        with suppress(OSError, ValueError):  # ValueError: the file is closed
+            self._file.write(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        with suppress(OSError, ValueError):
+            self._file.flush()
 
 
 def add_caller(logger: object, name: str, event: Event) -> Event:
