@@ -73,6 +73,10 @@ class DeveloperService(developer_service_pb2_grpc.DeveloperServiceServicer):
         """Other texts and URLs."""
         del context
         new = request.integration
+        if request.integration_id and new.integration_id not in ("", request.integration_id):
+            raise InvalidRequest.field(
+                "integration.integration_id", "differs from integration_id: name one integration"
+            )
         by, held = self._change(request.integration_id or new.integration_id, request.acting_user_id)
         decide = self._commands.update(new, request.update_mask, PROFILE)
         changed = await self._commands.change(by, held.record.integration_id, decide, etag=request.etag or new.etag)

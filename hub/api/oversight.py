@@ -16,6 +16,9 @@ from hub.errors import InvalidRequest
 from hub.model import BlockRecord, Change, Entry
 from hub.storage import Log
 
+LOOK_AT_ONCE = 200
+"""Entries of the audit trail read in one go."""
+
 LOOK = 2_000
 """Entries of the audit trail that one call looks through at most; then the page is short, and says where to go on."""
 
@@ -134,13 +137,15 @@ class Oversight(admin_service_pb2_grpc.AdminServiceServicer):
         size, looked = self._pages.size(request.page_size), 0
         found: list[admin_service_pb2.AuditEntry] = []
         while before and len(found) < size and looked < LOOK:
-            page = await self._log.history(before, size - len(found))
-            looked += size
-            before = page.through
-            kept = ((entry, _change.decode(entry.body)) for entry in page.entries)
-            found += [convert.audit_entry(entry, change) for entry, change in kept if test.passes(entry, change)]
-            if page.entries and page.entries[-1].time < test.start:
-                before = 0
+            page = await self._log.history(before, LOOK_AT_ONCE)
+            looked += LOOK_AT_ONCE
+            recent = [entry for entry in page.entries if entry.time >= test.start]
+            before = page.through if len(recent) == len(page.entries) else 0
+            passing = [entry for entry in recent if test.passes(entry, _change.decode(entry.body))]
+            taken = passing[: size - len(found)]
+            found += [convert.audit_entry(entry, _change.decode(entry.body)) for entry in taken]
+            if len(taken) < len(passing):
+                before = taken[-1].position
         token = self._pages.token([before], "audit", test.text) if before else ""
         return admin_service_pb2.ListAuditEntriesResponse(entries=found, next_page_token=token)
 

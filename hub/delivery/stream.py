@@ -19,8 +19,8 @@ from hub.delivery.views import Look, Narrowing, View, piece
 from hub.errors import CursorExpired, HubError, StorageUnavailable, SubscriptionNotFound, SubscriptionTakenOver
 from hub.model import Caller, Entry
 
-MAX_NOTICES = 20
-"""Test events wait in line only while fewer notices than this do."""
+MAX_SAMPLES = 20
+"""Test events that wait in line; while so many do, no other is taken."""
 
 SLOW_WRITE = 1.0
 """Seconds: a write that takes longer halves the next frame."""
@@ -133,6 +133,7 @@ class Stream:
         self._pace = asked.batch
         self._used: frozenset[int] = frozenset()
         self._notices: list[bytes] = []
+        self._samples: list[Entry] = []
         self._ending: HubError | None = None
         self._wake: asyncio.Future[None] | None = None
         self._reached = place.time
@@ -173,6 +174,8 @@ class Stream:
                 return self._frame(self._notices.pop(0), 0)
             if self._ending is not None:
                 raise self._ending
+            if self._samples and (sample := self._shown(self._samples.pop(0))):
+                return self._frame(sample, 0)
             if not self._around.is_current():  # a revocation may have been missed
                 raise StorageUnavailable
             ready = self._take()
@@ -230,12 +233,16 @@ class Stream:
 
     def send_test(self, entry: Entry) -> bool:
         """Show a sample on the stream, if its view shows it and not too many wait already; tells whether it does."""
-        shape = self._interest.lens.shape(entry)
-        if shape is None or self._ending is not None or len(self._notices) >= MAX_NOTICES:
+        if not self._shown(entry) or self._ending is not None or len(self._samples) >= MAX_SAMPLES:
             return False
-        self._notices.append(piece(entry, shape))
+        self._samples.append(entry)
         self.wake()
         return True
+
+    def _shown(self, entry: Entry) -> bytes:
+        """A sample as the view shows it now; b"" where it does not."""
+        shape = self._interest.lens.shape(entry)
+        return piece(entry, shape) if shape is not None else b""
 
     def take_used(self) -> frozenset[int]:
         """The scopes that delivered something since this was last asked."""

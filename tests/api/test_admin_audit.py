@@ -131,14 +131,15 @@ async def test_the_trail_is_paged(hub: RunningHub) -> None:
 
 
 async def test_the_trail_of_one_integration(hub: RunningHub) -> None:
-    """With an id only its changes are listed, not those of ids that begin alike; a token holds for that list alone."""
+    """With an id only its changes are listed, an id that is none is refused; a token holds for that list alone."""
     mine, _ = await hub.register("TICKET_CREATED")
     other, _ = await hub.register("TICKET_CREATED")
     await ask(hub.admin, "RotateKey", integration_id=mine.integration_id)
     assert {entry.integration_id for entry in await trail(hub)} == {"", mine.integration_id, other.integration_id}
     entries = await trail(hub, integration_id=mine.integration_id)
     assert [entry.integration_id for entry in entries] == [mine.integration_id] * 2
-    assert await trail(hub, integration_id=mine.integration_id[:-1]) == []
+    none = await refusal(ask(hub.admin, "ListAuditEntries", integration_id=mine.integration_id[:-1]))
+    assert none == (Code.NOT_FOUND, "INTEGRATION_NOT_FOUND")
     page = await ask(hub.admin, "ListAuditEntries", integration_id=mine.integration_id, page_size=1)
     stolen = {"integration_id": other.integration_id, "page_token": page.next_page_token}
     assert await violations(ask(hub.admin, "ListAuditEntries", **stolen)) == ["page_token"]
