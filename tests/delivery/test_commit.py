@@ -38,23 +38,20 @@ async def test_a_commit_never_goes_backwards_unless_forced(hub: RunningHub) -> N
     assert await names_until(await reader.subscribe(), "a00005") == ids("a", 6)[2:]
 
 
-async def test_many_commits_at_once_cost_few_writes(hub: RunningHub) -> None:
-    """Of 200 concurrent commits, each further than the one before, the furthest is kept, by far fewer entries."""
+async def test_of_many_commits_at_once_the_furthest_is_kept(hub: RunningHub) -> None:
+    """However many come at once, over the wire."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 200))
     stream = await reader.subscribe(earliest={}, max_batch_size=1)
     cursors = [(await stream.frame()).cursor for _ in range(200)]
-    before = (await hub.hub._log.bounds()).last
     replies = await asyncio.gather(*(commit(reader, cursor) for cursor in cursors))
     assert replies[-1].committed
-    written = (await hub.hub._log.bounds()).last - before
-    assert 1 <= written < 150
     kept = (await subscriptions(reader))["default"].cursor
     assert (await opened(hub, kept)).position == (await opened(hub, cursors[-1])).position
 
 
 async def test_of_the_commits_that_wait_only_the_furthest_is_written(hub: RunningHub) -> None:
-    """In whichever order they came: one append is in flight, one waits, and each caller is told what is kept."""
+    """In whichever order they came: one append is in flight, one waits, each caller is told what is kept."""
     integration, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 30))
     stream = await reader.subscribe(earliest={}, max_batch_size=1)
