@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tickets.hub.v1 import errors_pb2
+from tickets.hub.v1 import directory_service_pb2, errors_pb2
 
 from hub import errors
 from hub.api.failures import STATUS
@@ -59,3 +59,16 @@ async def test_a_fault_of_the_hub_leaks_nothing(start_hub: StartHub, monkeypatch
         assert not [word for word in (*SPILT.split(), "Decode", "Traceback", ".py") if word in said]
         [told] = [line for line in lines if line.get("incident") == incident]
         assert "DecodeError" in told["exception"]
+
+
+async def test_a_log_that_cannot_be_written_breaks_nothing(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a closed pipe for a log every call is refused as ever, and the hub ends as ever: it can be started again."""
+    written = log_to_memory(monkeypatch)
+    hub = await start_hub()
+    written.close()
+    for _ in range(2):
+        assert reason_of(await fails(ask(hub.caller("x"), "DirectoryService/ListScopes"))) == "KEY_UNKNOWN"
+    await hub.close()
+    await (await start_hub()).bot.call("DirectoryService/ListScopes", directory_service_pb2.ListScopesRequest())

@@ -159,7 +159,10 @@ async def open_and_settle(ground: Ground, who: Caller, holder: str, **request: A
 @settings(
     max_examples=30,
     deadline=None,  # real I/O
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # one log for all examples: each has its own grants
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+    ],  # one log for all: each has its own grants
 )
 @given(want=asked_for(), before=plans, after=plans, cut=st.integers(0, 200))
 async def test_a_stream_brings_all_that_it_may_see_and_no_byte_more(
@@ -190,7 +193,10 @@ async def test_a_stream_brings_all_that_it_may_see_and_no_byte_more(
 @settings(
     max_examples=20,
     deadline=None,  # real I/O
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # one log for all examples: each has its own grants
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+    ],  # one log for all: each has its own grants
 )
 @given(steps=st.lists(st.tuples(st.lists(st.sampled_from(EVERY_SCOPE), unique=True), plans), min_size=1, max_size=4))
 async def test_a_replay_has_of_each_time_what_the_grants_since_then_show(
