@@ -173,6 +173,12 @@ class RunningHub:
         await self.hub.stop()
 
 
+def require_embedded(hub: RunningHub) -> None:
+    """Go on only over SQLite: the test reaches into its file. What it shows does not depend on the store."""
+    if hub.settings.storage != "sqlite":
+        pytest.skip("it breaks the file of the embedded store")
+
+
 StartHub = Callable[..., Awaitable[RunningHub]]
 
 

@@ -8,7 +8,7 @@ from hub.delivery.cursor import CursorSeal
 from hub.storage.sqlite import SqliteLog
 from tests.api.provoke import TICKET, Failure, metadata, retry_seconds, row
 from tests.api.wire import RawStream, ask, emit_all, event, fails, until
-from tests.conftest import Caller, RunningHub, StartHub, asked, reason_of
+from tests.conftest import Caller, RunningHub, StartHub, asked, reason_of, require_embedded
 
 
 @row(grpc.StatusCode.OUT_OF_RANGE)
@@ -85,6 +85,7 @@ async def auth_throttled(start_hub: StartHub) -> Failure:
 async def storage_full(start_hub: StartHub) -> Failure:
     """A disk without room: SQLite may not take another page."""
     hub = await start_hub()
+    require_embedded(hub)
     log = hub.hub._log
     assert isinstance(log, SqliteLog)
     [[pages]] = await log._rows("PRAGMA page_count")
@@ -114,6 +115,7 @@ async def draining(start_hub: StartHub) -> Failure:
 async def storage_unavailable(start_hub: StartHub) -> Failure:
     """A store whose file cannot be read any more."""
     hub = await start_hub()
+    require_embedded(hub)
     log = hub.hub._log
     assert isinstance(log, SqliteLog)
     await log._reader.close()
@@ -143,6 +145,7 @@ SPILT = "owner 80351110224678912 tkt_admin_x"
 async def broken_hub(start_hub: StartHub) -> tuple[RunningHub, RawStream]:
     """A hub in whose database somebody wrote, and a stream that comes upon it; the audit trail does, too."""
     hub = await start_hub()
+    require_embedded(hub)
     integration, reader = await hub.register("MEMBER_VERIFIED")
     both = asked("MEMBER_VERIFIED", "TICKET_CREATED")
     await ask(hub.admin, "AdminService/SetScopes", integration_id=integration.integration_id, scopes=both)

@@ -1,0 +1,52 @@
+"""How long the faults take: a few rounds with every test, a hundred of each with TORTURE=1."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub import config
+from hub.storage.jetstream import JetStreamLog
+from tests.jetstream.servers import Cluster
+
+TORTURE = bool(os.environ.get("TORTURE"))
+
+Replica = Callable[..., Awaitable[JetStreamLog]]
+
+
+def rounds(short: int, long: int = 100) -> int:
+    """How often a fault is put."""
+    return long if TORTURE else short
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long form takes its time."""
+    for item in items:
+        if TORTURE and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(6 * 3600))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Three NATS servers that sync each write before they acknowledge it; a test may do to them what it likes."""
+    three = Cluster(tmp_path / "nats")
+    three.start()
+    yield three
+    three.stop()
+
+
+@pytest.fixture
+async def replica(tmp_path: Path, cluster: Cluster) -> AsyncIterator[Replica]:
+    """Opens the log that the cluster keeps three times, each time as another replica of the hub would."""
+    opened: list[JetStreamLog] = []
+
+    async def one(url: str = "", **flags: Any) -> JetStreamLog:  # noqa: ANN401  any setting
+        named = {"data_dir": tmp_path, "storage": url or cluster.url, "nats_replicas": 3}
+        opened.append(await JetStreamLog.open(config.load(named | flags)))
+        return opened[-1]
+
+    yield one
+    for log in opened:
+        await log.close()
