@@ -58,8 +58,7 @@ class Streams:
             IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted: nor for this holder.
         """
         self._require_permission(caller, asked)
-        names = set(self.around.registry.subscriptions(caller.integration_id)) | set(self._slots[caller.integration_id])
-        require_room(names, asked.subscription_id, self._settings.max_subscriptions)
+        self._require_room(caller.integration_id, asked.subscription_id)
         with self._slot(caller.integration_id, asked.subscription_id):
             name = f"{caller.integration_id}/{asked.subscription_id}"
             start = await self._place(asked.start, name)
@@ -137,6 +136,10 @@ class Streams:
                 f"not granted: {names}; ask an admin for it, or leave it out of `scopes`",
                 metadata={"scopes": names.replace(" ", "")},
             )
+
+    def _require_room(self, integration_id: str, subscription_id: str) -> None:
+        names = set(self.around.registry.subscriptions(integration_id)) | set(self._slots[integration_id])
+        require_room(names, subscription_id, self._settings.max_subscriptions)
 
     @contextmanager
     def _slot(self, integration_id: str, subscription_id: str) -> Iterator[None]:
