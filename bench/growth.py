@@ -14,6 +14,8 @@ from bench.servers import Server
 FEW, MANY, CROWD = 10, 1_000, 5_000
 FRAME = 100
 BATCHES, RATE = 100, 20.0
+SHARED = 50
+"""Streams on one connection, where connections are not what is measured."""
 ALLOWED_IDLE = 40.0
 """KB that an idle stream may take."""
 
@@ -49,7 +51,7 @@ async def strangers(hub: Server, count: int) -> list[Stream]:
 
 async def beside_idle(hub: Server, streams: Sequence[Stream]) -> float:
     """Microseconds of processor time an event, net of what the same streams cost while nothing is emitted."""
-    crowd = await Load.start(Idle(hub.target, scene.SUBSCRIBE, list(streams), shared=50))
+    crowd = await Load.start(Idle(hub.target, scene.SUBSCRIBE, list(streams), shared=SHARED))
     try:
         seconds = BATCHES / RATE
         before = machine.cpu(hub.pid)
@@ -104,8 +106,8 @@ async def memory(data: Path, runs: int) -> list[Figure]:
             bare = await stack.enter_async_context(servers.floor(data))
             view = await scene.register(hub, hub.keys["HUB_ADMIN_KEY"])
             streams = [view.stream(f"s{number}", latest=True) for number in range(MANY)]
-            mine = await held(hub, Idle(hub.target, scene.SUBSCRIBE, streams))
-            theirs = await held(bare, Idle(bare.target, floor.FOLLOW, [Stream(b"-")] * MANY))
+            mine = await held(hub, Idle(hub.target, scene.SUBSCRIBE, streams, shared=SHARED))
+            theirs = await held(bare, Idle(bare.target, floor.FOLLOW, [Stream(b"-")] * MANY, shared=SHARED))
         idle.add(mine / MANY / 1024, theirs / MANY / 1024)
         allowed.add(mine / MANY / 1024, ALLOWED_IDLE)
         costs = [await beside_flood(data / f"flood{run}-{reads}", reads=reads) for reads in (False, True)]
