@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test torture check format proto landed demo bench bench-long soak
+.PHONY: help setup run test torture check format proto landed demo cluster bench bench-long soak
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,8 +25,9 @@ run: $(READY) ## run the hub: embedded storage in ./data; the first start prints
 test: $(READY) ## every test
 	$(BIN)/python -m pytest
 
-torture: $(READY) ## the tests that break things, in their long form: an hour or two
-	TORTURE=1 $(BIN)/python -m pytest tests/torture
+torture: $(READY) ## the tests that break things, in their long form, and all suites over NATS: some hours
+	TORTURE=1 $(BIN)/python -m pytest tests/torture tests/jetstream
+	TEST_STORAGE=jetstream $(BIN)/python -m pytest tests/test_smoke.py tests/api tests/delivery tests/governance
 
 check: $(READY) ## style, types, the contract, and that generated/ is fresh
 	$(BIN)/ruff check .
@@ -47,6 +48,9 @@ proto: $(READY) ## make generated/ from protos/
 
 landed: $(READY) ## note the contract as what clients rely on: from now on `make check` refuses to break it
 	$(BIN)/python tools/make_proto.py --landed
+
+cluster: $(READY) ## three nats-server and three hubs on loopback, as plain processes
+	$(BIN)/python examples/cluster/cluster.py
 
 demo: $(READY) ## a hub, three integrations and a bot's day in one terminal
 	$(BIN)/python examples/demo.py

@@ -4,9 +4,10 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import click
+from pydantic import SecretStr
 
 from hub import config, logs
 from hub.config import Settings
@@ -27,7 +28,7 @@ def setting_options(*names: str) -> Callable[[Command], Command]:
             text = f"{field.description} [{field.default}]" if field.default is not None else field.description
             if field.annotation is bool:
                 command = click.option(flag, name, flag_value=True, default=None, help=text)(command)
-            elif name != "secret":  # a flag would show it to everyone who lists processes
+            elif SecretStr not in get_args(field.annotation):  # a flag would show it to everyone who lists processes
                 command = click.option(flag, name, metavar="VALUE", help=text)(command)
         return click.option("--config", "config_file", metavar="FILE", help="TOML file of settings [$HUB_CONFIG]")(
             command

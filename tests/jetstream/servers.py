@@ -1,6 +1,7 @@
 """Real NATS servers on loopback for the tests: a shared one, and clusters of three, in directories of their own."""
 
 import atexit
+import ctypes
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ import pytest
 
 BINARY = Path(sys.executable).parent / "nats-server"
 PATIENCE = 20.0
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 
 def binary() -> str:
@@ -37,16 +40,32 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def _end_with_the_tests() -> None:
+    """Have the kernel end this process when the one that started it ends."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Server:
     """One nats-server. It can be killed, frozen and started again on the same port and store."""
 
-    def __init__(self, directory: Path, name: str = "n1", *, extra: str = "", sync: str = "") -> None:
-        """`extra`: lines of its configuration; `sync`: when JetStream's files are synced, "always" for example."""
+    def __init__(
+        self, directory: Path, name: str = "n1", *, extra: str = "", sync: str = "", bound: bool = False
+    ) -> None:
+        """What is not the default.
+
+        Args:
+            directory: where its files lie.
+            name: of the server.
+            extra: lines of its configuration.
+            sync: when JetStream's files are synced, "always" for example.
+            bound: it ends with the thread that starts it, however that ends.
+        """
         self.directory = directory
         self.name = name
         self.port = free_port()
         self._extra = extra
         self._sync = f"sync_interval: {sync}" if sync else ""
+        self._bound = bound and sys.platform == "linux"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -70,7 +89,10 @@ class Server:
         )
         with (self.directory / f"{self.name}.log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  the program of a development dependency
-                [binary(), "-c", str(configuration)], stdout=log, stderr=log
+                [binary(), "-c", str(configuration)],
+                stdout=log,
+                stderr=log,
+                preexec_fn=_end_with_the_tests if self._bound else None,  # noqa: PLW1509  one call of the kernel
             )
         self._wait_for_greeting()
 
@@ -138,7 +160,7 @@ class Cluster:
 def shared() -> Server:
     """One server for all tests that need no other; each takes streams of its own."""
     directory = Path(tempfile.mkdtemp(prefix="hub-nats-"))
-    server = Server(directory)
+    server = Server(directory, bound=True)
     server.start()
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     atexit.register(server.kill)
