@@ -16,6 +16,7 @@ import pytest
 from hub.config import Settings
 from hub.errors import EventIdConflict, StartError
 from hub.model import Entry, Kind
+from hub.storage._files import DataDirectory
 from hub.storage.backup import back_up, restore
 from hub.storage.sqlite import SqliteLog
 
@@ -406,6 +407,21 @@ async def test_a_directory_that_is_not_empty(backup: Path, tmp_path: Path) -> No
     assert [path.name for path in new.iterdir()] == ["notes"]
     (new / "notes").rename(new / "hub.lock")
     restore(settings(new), backup)
+
+
+async def test_a_directory_that_fills_meanwhile(backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody put there between the first look and the lock is found, and stays."""
+    hold = DataDirectory.open
+
+    def late(path: Path) -> DataDirectory:
+        path.mkdir()
+        (path / "secret").write_text("theirs")
+        return hold(path)
+
+    monkeypatch.setattr(DataDirectory, "open", late)
+    with pytest.raises(StartError, match=r"is not empty \(it holds secret\)"):
+        restore(settings(tmp_path / "new"), backup)
+    assert (tmp_path / "new" / "secret").read_text() == "theirs"
 
 
 async def test_a_directory_that_a_hub_holds(backup: Path, log: SqliteLog, tmp_path: Path) -> None:
