@@ -9,7 +9,7 @@ import secrets
 
 import msgspec
 
-from hub.storage._jetstream_api import Draft, Stored, Stream, WrongLast
+from hub.storage._jetstream_api import ApiError, Draft, Stored, Stream, WrongLast
 from hub.storage._jetstream_follow import Follower
 
 
@@ -64,8 +64,18 @@ class Marks:
         await self._follower.run()
 
     async def beat(self) -> int:
-        """Write a mark that says nothing: that it is acknowledged shows that the cluster is one. Its position."""
-        return await self._stream.publish(Draft(f"{self._stream.name}.beat", {}, b""))
+        """Write a mark that says nothing: that it is acknowledged shows that the cluster is one. Its position.
+
+        Where there is no room left a removal of nothing shows it, too.
+        """
+        subject = f"{self._stream.name}.beat"
+        try:
+            return await self._stream.publish(Draft(subject, {}, b""))
+        except ApiError as error:
+            if not error.is_full:
+                raise
+        await self._stream.purge(subject, keep=1)
+        return self.last
 
     async def reached(self, position: int) -> None:
         """Wait until everything up to a position was taken in."""

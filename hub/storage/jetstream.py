@@ -223,7 +223,7 @@ class JetStreamLog:
     async def undo(self, error: Exception) -> Exception:
         """See `Store.undo`. There is nothing half done: a batch is stored whole or not at all."""
         if isinstance(error, NoAnswer | ApiError | TimeoutError):
-            return StorageUnavailable()
+            return StorageFull() if isinstance(error, ApiError) and error.is_full else StorageUnavailable()
         return type(error)() if isinstance(error, StorageUnavailable | StorageFull) else error
 
     async def settle(self) -> None:
