@@ -20,7 +20,7 @@ from hub.delivery.stream import Start, Stream, Subscription
 from hub.delivery.streams import Streams
 from hub.delivery.subscriptions import Subscriptions
 from hub.delivery.views import Narrowing
-from hub.errors import EventIdConflict, SlowConsumer
+from hub.errors import EventIdConflict, HubError
 from hub.model import Appended, Entry, Kind
 
 DEFAULT_SUBSCRIPTION = "default"
@@ -193,9 +193,9 @@ class Dropper:
         self._handler = asyncio.current_task()
         self._abort: asyncio.Task[None] | None = None
 
-    def __call__(self) -> None:
-        """Drop it; a second time does nothing."""
+    def __call__(self, ending: HubError) -> None:
+        """Drop it for a reason; a second time does nothing."""
         if self._abort is None and self._handler is not None:
-            self._abort = asyncio.create_task(abort(self._context, to_status(SlowConsumer())))
+            self._abort = asyncio.create_task(abort(self._context, to_status(ending)))
             self._abort.add_done_callback(lambda task: task.cancelled() or task.exception())
             self._handler.cancel()

@@ -117,7 +117,7 @@ class Stream:
         position: what lies after it was not handed out yet.
         scopes: what it acts by, as of the newest change.
         write_began: when the handler began to write the frame in its hand; 0 = it writes none.
-        on_stall: drops the stream when a write takes longer than the deadline.
+        on_stall: drops the stream, with this failure, when a write takes too long.
     """
 
     def __init__(self, around: Surroundings, caller: Caller, asked: Subscription, stream_id: str, place: Place) -> None:
@@ -128,7 +128,7 @@ class Stream:
         self.open_time = around.clock.now()
         self.scopes = around.view(caller.integration_id).scopes(asked.narrowing)
         self.write_began = 0.0
-        self.on_stall: Callable[[], None] = lambda: None
+        self.on_stall: Callable[[HubError], None] = lambda _: None
         self._around = around
         self._pace = asked.batch
         self._used: frozenset[int] = frozenset()
@@ -230,6 +230,11 @@ class Stream:
             self._ending = ending
             self._notices = [farewell] if farewell is not None else []
             self.wake()
+
+    @property
+    def ending(self) -> HubError | None:
+        """Why it has ended, but for what is still being written; None = it goes on."""
+        return self._ending
 
     def send_test(self, entry: Entry) -> bool:
         """Show a sample on the stream, if its view shows it and not too many wait already; tells whether it does."""

@@ -20,9 +20,12 @@ from hub.delivery.cursor import CursorSeal
 from hub.delivery.feed import Feed
 from hub.delivery.stream import Notices, Place, Start, Stream, Subscription, Surroundings
 from hub.delivery.subscriptions import require_room
-from hub.errors import Draining, ScopeNotGranted, StorageUnavailable, SubscriptionNotFound, TooManyStreams
+from hub.errors import Draining, ScopeNotGranted, SlowConsumer, StorageUnavailable, SubscriptionNotFound, TooManyStreams
 from hub.model import Caller, ClaimRecord, Entry, Kind
 from hub.storage import Log
+
+ENDING_PATIENCE = 1.0
+"""Seconds that a stream which has ended may stand in a write: its reader takes nothing, and its place is needed."""
 
 
 class Streams:
@@ -106,9 +109,11 @@ class Streams:
             if not self._log.is_current():
                 for stream in [stream for streams in self._open.values() for stream in streams]:
                     stream.end(StorageUnavailable())
-            latest = self.around.clock.monotonic() - self._settings.write_deadline
-            for stream in [s for streams in self._open.values() for s in streams if 0 < s.write_began < latest]:
-                stream.on_stall()
+            now = self.around.clock.monotonic()
+            for stream in [s for streams in self._open.values() for s in streams if s.write_began]:
+                patience = self._settings.write_deadline if stream.ending is None else ENDING_PATIENCE
+                if stream.write_began < now - patience:
+                    stream.on_stall(stream.ending or SlowConsumer())
 
     async def drain(self, patience: float) -> None:
         """End all streams with a Goodbye, and wait up to `patience` seconds until their handlers are through."""
@@ -151,6 +156,9 @@ class Streams:
                 f"{limit} streams of this integration are open already: close one first",
                 metadata={"limit": str(limit), "subscriptions": ",".join(sorted(slots))},
             )
+        stuck = sum(1 for s in self._open.get(integration_id, ()) if s.ending is not None and s.write_began)
+        if stuck >= limit:  # they were taken over, and their readers take nothing
+            raise TooManyStreams("earlier streams of this integration are still being ended: wait", retry_after=2)
         if self._count >= self._settings.max_streams:
             raise TooManyStreams("the hub has as many streams open as it may: try again later", retry_after=10)
         slots[subscription_id] += 1

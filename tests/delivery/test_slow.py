@@ -103,3 +103,34 @@ async def test_a_frame_is_as_large_as_it_may_be_and_no_larger(start_hub: StartHu
     for frame in stream.frames[1:] + replay.frames[1:]:
         assert len(frame.SerializeToString()) <= largest + 100  # the cursor and its tag come on top
     assert len(replay.frames) < len(names) / 5
+
+
+async def test_a_reader_that_stands_still_cannot_hold_what_was_taken_over(start_hub: StartHub) -> None:
+    """A stream that ended while its reader took nothing is gone long before the write deadline, and says why."""
+    hub = await start_hub(write_deadline=600, max_streams_per_integration=1)
+    _, reader = await hub.register("TICKET_CREATED")
+    async with standing_still(hub, reader) as still:
+        older = await still.subscribe()
+        await emit(hub, ids("e", 5_000))
+        await until(lambda: any(stream.write_began for stream in live(hub)))
+        newer = await reader.subscribe()
+        await until(lambda: len(live(hub)) == 1)
+        _, _, ending = await rest_of(older)
+    assert (ending.code(), reason_of(ending)) == (grpc.StatusCode.ABORTED, "SUBSCRIPTION_TAKEN_OVER")
+    await emit(hub, ["after"])
+    assert await names_until(newer, "after") == ["after"]
+    await reader.subscribe()
+
+
+async def test_ended_streams_that_nobody_reads_are_limited_too(start_hub: StartHub) -> None:
+    """However often a subscription is taken over by readers that stand still, only so many handlers are held."""
+    hub = await start_hub(write_deadline=600, max_streams_per_integration=1)
+    _, reader = await hub.register("TICKET_CREATED")
+    async with standing_still(hub, reader) as still:
+        await still.subscribe()
+        await emit(hub, ids("e", 5_000))
+        await until(lambda: any(stream.write_began for stream in live(hub)))
+        await still.subscribe()
+        third = still.open()
+        refused = await third.ending()
+    assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS")
