@@ -502,6 +502,18 @@ async def test_a_wrong_line_is_named(hub: RunningHub, wrong: bytes, complaint: s
     assert [event.id for event in await stored(hub)] == ["n1", "n7"]
 
 
+async def test_a_line_without_an_end(hub: RunningHub) -> None:
+    """What is longer than any event is refused without waiting for its end: it is not kept in memory until then."""
+    process = await begin("emit", "--address", hub.address, "-", variables={"HUB_BOT_KEY": hub.keys[Role.BOT]})
+    assert process.stdin is not None
+    process.stdin.write(json_lines(numbered(1)).encode() + bytes(1_000_000))
+    assert await line_of(process.stderr) == "hub: line 2: longer than any event"
+    assert await line_of(process.stderr) == "hub: 1 event stored"
+    process.stdin.close()
+    async with asyncio.timeout(PATIENCE):
+        assert await process.wait() == 1
+
+
 async def test_the_first_line_may_be_the_wrong_one(hub: RunningHub) -> None:
     """Where nothing stands before the wrong line nothing is stored, and that is said."""
     answer = await emit(hub, "-", stdin=json_lines(numbered(1, guild_id="x"), numbered(2)))
@@ -534,6 +546,24 @@ async def test_ctrl_c_says_what_is_stored(hub: RunningHub) -> None:
     assert (await line_of(process.stdout)).startswith("n1 ")
     process.send_signal(signal.SIGINT)
     assert (await ended(process)) == Ended(130, "", "hub: interrupted\nhub: 1 event stored\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-",), "hub: nobody reads standard output any more\nhub: 1 event stored\n"),
+        (("ticket_closed", "--guild", "1"), ""),
+    ],
+)
+async def test_answers_that_nobody_reads(hub: RunningHub, words: tuple[str, ...], said: str) -> None:
+    """Where the answer cannot be printed the event is stored all the same, nothing more is, and the status is 1."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    variables = {"HUB_BOT_KEY": hub.keys[Role.BOT]}
+    process = await begin("emit", "--address", hub.address, *words, stdout=write_end, variables=variables)
+    os.close(write_end)
+    assert await ended(process, json_lines(numbered(1))) == Ended(1, "", said)
+    assert len(await stored(hub)) == 1
 
 
 async def test_the_bots_key_is_needed(hub: RunningHub) -> None:

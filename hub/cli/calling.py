@@ -5,7 +5,6 @@ Lives here: flags, keys, TLS, one line for a failure. What is sent and shown is 
 
 import os
 import ssl
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -114,16 +113,3 @@ def told(error: HubCallError) -> str:
 def plain(text: str) -> str:
     """A text from elsewhere as one line that does nothing to a terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
-
-
-def print_lines(lines: list[str]) -> None:
-    """Write to standard output, at once.
-
-    Raises:
-        BrokenPipeError: nobody reads it any more; what Python does at its end does not fail for that.
-    """
-    try:
-        click.echo("\n".join(lines))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise

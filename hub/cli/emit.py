@@ -13,7 +13,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from tickets.hub.v1.event_pb2 import Event
 from tickets.hub.v1.event_service_pb2 import EmitEventResponse
 
-from hub.cli.calling import FAILED, Calling, calling_options, fail, open_client, plain, print_lines, told
+from hub.cli.calling import FAILED, Calling, calling_options, fail, open_client, plain, told
 from hub.cli.settling import give_up
 from hub.client import Client, HubCallError, Policy
 
@@ -204,7 +204,7 @@ class Emitter:
         self._stored += len(results)
         self._known += sum(result.duplicate for result in results)
         if results and not self._quiet:
-            print_lines([result_line(result) for result in results])
+            click.echo("\n".join(result_line(result) for result in results))
 
     def _summary(self) -> str:
         known = f", {self._known} of them known before" if self._known else ""

@@ -17,7 +17,7 @@ from tickets.hub.v1.event_pb2 import Event
 from tickets.hub.v1.event_service_pb2 import Gap, GapCause, Goodbye, GrantsChanged, Heartbeat, Ready
 from tickets.hub.v1.permissions_pb2 import Scope
 
-from hub.cli.calling import Calling, calling_options, fail, open_client, plain, print_lines, told
+from hub.cli.calling import Calling, calling_options, fail, open_client, plain, told
 from hub.cli.settling import give_up
 from hub.client import Client, HubCallError, Notice, Policy, Reconnecting, Start, Subscription
 from hub.client.requests import Wanted
@@ -106,7 +106,7 @@ def show(events: Subscription, line: Callable[[Event, str], str], count: int | N
     shown = 0
     try:
         for event in events:
-            print_lines([line(event, events.cursor)])
+            click.echo(line(event, events.cursor))
             shown += 1
             if shown == count:
                 return
