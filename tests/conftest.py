@@ -31,7 +31,13 @@ from hub.model import Role
 from tests.contract.stores import remove_streams
 from tests.jetstream.servers import shared
 
-BOTH = ("test_smoke.py", "api/test_permissions.py", "delivery/test_permission.py", "delivery/test_takeover.py")
+BOTH = (
+    "test_smoke.py",
+    "api/test_permissions.py",
+    "delivery/test_permission.py",
+    "delivery/test_takeover.py",
+    "jetstream/test_doubt.py",
+)
 """Test files that run over both backends with every `make test`; TEST_STORAGE=jetstream runs all over that one."""
 
 PATIENCE = 10.0

@@ -1,0 +1,158 @@
+"""What is lost or late on the way: answers, deliveries, pages of a server that is behind; and what is removed later."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from hub.model import Appended, Entry
+from hub.storage import _jetstream_follow as follow
+from hub.storage import _jetstream_removal as removal
+from hub.storage._jetstream_api import Listing, Stream
+from hub.storage._jetstream_wire import Message, NoAnswer
+from hub.storage.jetstream import JetStreamLog
+from tests.conftest import RunningHub, reason_of
+from tests.contract.stores import JetStreamStore, event, read_all, state
+from tests.delivery.kit import emit
+
+Open = Callable[..., Awaitable[JetStreamLog]]
+
+
+@pytest.fixture
+async def store(tmp_path: Any) -> Any:  # noqa: ANN401  a generator's type says nothing here
+    """An empty store on the shared server."""
+    one = JetStreamStore(tmp_path)
+    yield one
+    await one.close()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_an_answer_that_is_lost_stores_nothing_twice(
+    store: JetStreamStore, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """The group is in, its acknowledgement is not: the store is asked, and the caller told what was stored."""
+    log = await store.open()
+    name = "publish" if count == 1 else "publish_together"
+    really = getattr(Stream, name)
+    lost = 0
+
+    async def lose(stream: Stream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed
+        nonlocal lost
+        position = int(await really(stream, *words, **options))
+        if stream.name == log._stream.name and not lost:
+            lost = position
+            raise NoAnswer("lost")
+        return position
+
+    monkeypatch.setattr(Stream, name, lose)
+    entries = [state(f"k{n}") for n in range(count)]
+    assert await log.append(entries) == [Appended(n + 1, 1_000) for n in range(count)]
+    assert lost == count
+    assert len(await read_all(log)) == count
+
+
+async def test_a_question_that_is_lost_is_asked_again(store: JetStreamStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group never came to the server: it is sent again, and stored once."""
+    log = await store.open()
+    really, lost = Stream.publish_together, list[int]()
+
+    async def lose(stream: Stream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed
+        if not lost:
+            lost.append(1)
+            raise NoAnswer("lost")
+        return await really(stream, *words, **options)
+
+    monkeypatch.setattr(Stream, "publish_together", lose)
+    assert [one.position for one in await log.append([event("a"), event("b")])] == [1, 2]
+    assert lost
+
+
+async def test_a_delivery_that_is_lost_is_noticed_and_fetched(
+    store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One message of many, and one with nothing behind it, do not reach another replica: its tail has them all."""
+    writer = await store.open()
+    really = follow.Delivery._on_message
+    lose = {3, 9}
+
+    def on_message(delivery: follow.Delivery, message: Message) -> None:
+        is_entry = message.subject.startswith(f"{writer._stream.name}.event")
+        is_readers = delivery._stream.wire is not writer._wire
+        position = follow._numbers(message.reply)[0] if is_entry and is_readers else 0
+        if position not in lose:
+            really(delivery, message)
+        lose.discard(position)
+
+    monkeypatch.setattr(follow.Delivery, "_on_message", on_message)
+    reader = await store.open()
+    async with aclosing(cast("Any", reader.tail(0))) as tail:
+        for n in range(9):
+            await writer.append([event(f"{n}")])
+        got: list[int] = []
+        while len(got) < 9:
+            got += [entry.position for entry in await anext(tail)]
+    assert got == list(range(1, 10))
+    assert not lose
+
+
+async def test_a_page_of_a_server_that_is_behind_is_not_taken_for_all(
+    store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that ends too early, or is empty, is asked for again; where it has something, `through` says how far."""
+    log = await store.open()
+    await log.append([event(f"{n}") for n in range(6)])
+    really, behind = Stream.page, [4, 0]
+
+    async def page(stream: Stream, start: int, limit: int, subject: str = "") -> Listing:
+        listing = await really(stream, start, limit, subject)
+        if not behind:
+            return listing
+        reached = behind.pop(0)
+        return Listing([stored for stored in listing.messages if stored.position <= reached], ended=True)
+
+    monkeypatch.setattr(Stream, "page", page)
+    first = await log.read(0, 100)
+    assert [entry.position for entry in first.entries] == list(range(1, first.through + 1))
+    assert [entry.position for entry in await read_all(log)] == list(range(1, 7))
+    assert not behind
+
+
+async def test_what_was_trimmed_is_removed_later_and_its_ids_stay_known(
+    store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The messages go from the server; a replica that opens then still knows the ids of the dedupe window."""
+    monkeypatch.setattr(removal, "REMOVE_AFTER", 0.0)
+    log = await store.open()
+    await log.append([event("a"), event("b"), state("claim/x", b"", 1_000), event("c")])
+    assert await log.trim(4, 10) == 3
+    messages = [(await log._stream.info())["state"]["messages"]]
+    while messages[-1] > 1:
+        messages.append((await log._stream.info())["state"]["messages"])
+    await log.close()
+    log = await store.open()
+    assert [entry.position for entry in await read_all(log)] == [4]
+    assert await log.append([event("a")]) == [Appended(1, 1_000, duplicate=True)]
+
+
+async def test_a_replica_in_the_dark_hands_out_nothing(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the moment on that the store was not heard from no event leaves, though it is here already."""
+    log = hub.hub._log
+    if not isinstance(log, JetStreamLog):
+        pytest.skip("the embedded store is never in the dark: nobody else writes")
+    _, reader = await hub.register("TICKET_CREATED")
+    stream = await reader.subscribe()
+    feed = hub.hub._streams.around.feed
+    [known] = [entry for entry in await sample(hub) if entry.id == "known"]
+    assert [one.id for one in await stream.events(1)] == ["known"]
+    monkeypatch.setattr(log, "_heard", -1e9)
+    feed._take_in([msgspec.structs.replace(known, id="dark", position=feed.through + 1)])
+    assert reason_of(await stream.ending()) == "STORAGE_UNAVAILABLE"
+    assert sum(len(frame.events) for frame in stream.frames) == 1
+
+
+async def sample(hub: RunningHub) -> list[Entry]:
+    """The log with an event in it."""
+    await emit(hub, ["known"])
+    return await read_all(hub.hub._log)
