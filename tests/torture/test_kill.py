@@ -25,6 +25,9 @@ from tests.delivery.kit import ticket
 from tests.torture.conftest import rounds
 
 PATIENCE = 60
+LOOK = 50
+"""Rounds after which the store is looked at."""
+
 STEPS = [(call, when) for call in ("executemany", "commit", "execute_fetchall") for when in ("before", "after")]
 
 
@@ -150,12 +153,10 @@ async def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
         async with nursery(tmp_path / "data") as born:
             async with born.hub(None) as (_, channel):
                 key = await register(Caller(channel, born.keys["ADMIN"]))
-            for _ in range(rounds(50, 3_000)):
+            for number in range(1, rounds(50, 3_000) + 1):
                 await live_and_die(born, key, bot, reader, rng)
-            events = await events_in(tmp_path / "data")
-            positions = Counter(entry.id for entry in events)
-            assert bot.acknowledged <= positions.keys()
-            assert set(positions.values()) == {1}
+                if number % LOOK == 0:
+                    events = await checked(tmp_path / "data", bot)
             async with born.hub(None) as (pid, channel), asyncio.timeout(PATIENCE):
                 following = asyncio.create_task(reader.follow(Caller(channel, key)))
                 while len(reader.seen) < len(events):  # noqa: ASYNC110  the next frame wakes nobody
@@ -168,10 +169,14 @@ async def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
         raise
 
 
-async def events_in(directory: Path) -> list[Entry]:
-    """All events of a store that nobody holds."""
+async def checked(directory: Path, bot: Bot) -> list[Entry]:
+    """All events of a store that nobody holds: what was acknowledged is there, and nothing twice."""
     log = await SqliteLog.open(settings_for(directory))
     try:
-        return await read_all(log, kinds=frozenset([Kind.EVENT]))
+        events = await read_all(log, kinds=frozenset([Kind.EVENT]))
     finally:
         await log.close()
+    positions = Counter(entry.id for entry in events)
+    assert bot.acknowledged <= positions.keys()
+    assert set(positions.values()) == {1}
+    return events
