@@ -57,12 +57,12 @@ def show(table: list[list[str]]) -> None:
 
 def measure(part: str, only: list[str], runs: int) -> None:
     """Measure a part, or some sections of it; a whole part is written down."""
-    began = time.monotonic()
+    began, described = time.monotonic(), machine.described()
     figures = asyncio.run(run({name: SECTIONS[part][name] for name in only or SECTIONS[part]}, runs))
     print()
     show(lines(figures))
     if not only:
-        report.save(part, figures, time.monotonic() - began, runs)
+        report.save(part, figures, described, time.monotonic() - began, runs)
 
 
 def main() -> None:

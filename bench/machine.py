@@ -38,11 +38,12 @@ def usage(pid: int) -> Usage:
 
 
 def described() -> dict[str, str]:
-    """The machine and the versions, for the reader of the figures."""
+    """The machine, how busy it is, and the versions, for the reader of the figures."""
     memory = os.sysconf("SC_PHYS_PAGES") * _PAGE / 2**30
     return {
         "processor": f"{os.cpu_count()} cores, {_processor()}",
         "memory": f"{memory:.0f} GiB",
+        "busy with other things": f"{os.getloadavg()[0]:.1f} processes on average in the minute before",
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "Python": platform.python_version(),
         "SQLite": sqlite3.sqlite_version,

@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 
-from bench import machine
 from bench.figures import Figure, lines
 from bench.servers import ROOT
 
@@ -32,9 +31,9 @@ figure without them is reported for comparison.
 """
 
 
-def save(part: str, figures: list[Figure], seconds: float, runs: int) -> None:
-    """Write down what a part of the bench measured."""
-    told = _Part(machine.described(), runs, round(seconds), figures)
+def save(part: str, figures: list[Figure], described: dict[str, str], seconds: float, runs: int) -> None:
+    """Write down what a part of the bench measured; `described`: the machine, before it began."""
+    told = _Part(described, runs, round(seconds), figures)
     (DOCS / f"performance-{part}.json").write_bytes(pretty(told))
     (DOCS / f"performance-{part}.svg").write_text(ratio_chart(figures))
     write_page()
