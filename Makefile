@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test torture check format proto landed demo cluster bench bench-long soak
+.PHONY: help setup run test torture check format proto landed demo cluster cluster-test bench bench-long soak
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(READY) ## a .venv with everything
 
@@ -28,6 +28,9 @@ test: $(READY) ## every test
 torture: $(READY) ## the tests that break things, in their long form, and all suites over NATS: some hours
 	TORTURE=1 $(BIN)/python -m pytest tests/torture tests/jetstream
 	TEST_STORAGE=jetstream $(BIN)/python -m pytest tests/test_smoke.py tests/api tests/delivery tests/governance
+
+cluster-test: $(READY) ## the faults of a cluster of three nats-server, a few rounds of each
+	TEST_CLUSTER=1 $(BIN)/python -m pytest tests/jetstream
 
 check: $(READY) ## style, types, the contract, and that generated/ is fresh
 	$(BIN)/ruff check .
