@@ -22,7 +22,7 @@ $(READY): pyproject.toml
 run: $(READY) ## run the hub: embedded storage in ./data; the first start prints the first keys
 	$(BIN)/hub serve
 
-test: $(READY) ## every test
+test: $(READY) ## every test but the faults of a cluster
 	$(BIN)/python -m pytest
 
 torture: $(READY) ## the tests that break things, in their long form, and all suites over NATS: some hours
