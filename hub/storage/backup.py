@@ -23,7 +23,15 @@ import msgspec
 from hub.clock import Clock
 from hub.config import Settings
 from hub.errors import StartError
-from hub.storage._files import DATABASE, LOCK, SECRET, DataDirectory, complaints, derived_secret, sync_directory
+from hub.storage._carried import (
+    fitting_secret,
+    give_name,
+    given_secret_fits,
+    refuse_existing,
+    refuse_used,
+    require_store,
+)
+from hub.storage._files import DATABASE, SECRET, DataDirectory, complaints, sync_directory
 from hub.storage._schema import (
     APPLICATION_ID,
     BACKUP_ID,
@@ -64,11 +72,8 @@ def back_up(settings: Settings, file: Path) -> Backup:
         StartError: there is no store, no secret that fits it, no room, or the file exists; nothing is left behind.
     """
     _refuse_other_stores(settings, "nats stream backup")
-    database, file = settings.data_dir.absolute() / DATABASE, file.absolute()
-    if not database.is_file() or not database.stat().st_size:
-        raise StartError(f"there is no store in {database.parent}: set HUB_DATA_DIR to the directory of the hub")
-    if os.path.lexists(file):
-        raise StartError(f"{file} exists already: a backup overwrites nothing")
+    database, file = require_store(settings), file.absolute()
+    refuse_existing(file, "a backup")
     part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
     with _complaints(f"backup {file}"):
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -76,7 +81,7 @@ def back_up(settings: Settings, file: Path) -> Backup:
             begun = Clock().now()
             _copy(database, part)
             made = _complete(part, database, settings, begun)
-            _give_name(part, file)
+            give_name(part, file, "a backup")
         finally:
             part.unlink(missing_ok=True)
             part.with_name(f"{part.name}-journal").unlink(missing_ok=True)
@@ -93,11 +98,12 @@ def restore(settings: Settings, file: Path) -> Backup:
     _refuse_other_stores(settings, "nats stream restore")
     file, path = file.absolute(), settings.data_dir.absolute()
     with _complaints(f"backup {file}"), _opened(file) as source:
-        secret = _fitting_secret(file, _what_it_says(source, file), read_meta(source), settings)
-    _refuse_used(path)
+        carried, check = _what_it_says(source, file).secret, read_meta(source).secret_check
+        secret = fitting_secret(settings, carried, check, "backup")
+    refuse_used(path, "restore")
     directory = DataDirectory.open(path)
     try:
-        _refuse_used(path)  # now that nobody else can begin one
+        refuse_used(path, "restore")  # now that nobody else can begin one
         with _complaints(f"restoring {file}"):
             return _bring_back(file, directory, secret)
     finally:
@@ -143,7 +149,7 @@ def _secret_beside(database: Path, meta: Meta, settings: Settings) -> bytes:
 
     A backup whose secret nobody has opens with no key: better to hear of that now.
     """
-    if _given_secret_fits(settings, meta):
+    if given_secret_fits(settings, meta.secret_check):
         return b""
     file = database.with_name(SECRET)
     try:
@@ -155,34 +161,7 @@ def _secret_beside(database: Path, meta: Meta, settings: Settings) -> bytes:
     return secret
 
 
-def _give_name(part: Path, file: Path) -> None:
-    """Under its name there is all of it or nothing, and nothing is overwritten."""
-    with part.open("rb") as whole:
-        os.fsync(whole.fileno())
-    try:
-        os.link(part, file)
-    except FileExistsError:
-        raise StartError(f"{file} exists already: a backup overwrites nothing") from None
-    except OSError:  # a file system without links
-        part.rename(file)
-    try:
-        sync_directory(file.parent)
-    except OSError:
-        file.unlink()
-        raise
-
-
 # Restore.
-
-
-def _refuse_used(path: Path) -> None:
-    """Check that there is nothing in a directory but perhaps a lock that nobody holds."""
-    with complaints(f"data directory {path}"):
-        found = sorted({entry.name for entry in path.iterdir()} - {LOCK}) if path.exists() else []
-    if found:
-        raise StartError(
-            f"data directory {path} is not empty (it holds {found[0]}): restore into an empty or a new one"
-        )
 
 
 def _bring_back(file: Path, directory: DataDirectory, secret: bytes) -> Backup:
@@ -224,20 +203,6 @@ def _begin_anew(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-def _fitting_secret(file: Path, backup: Backup, meta: Meta, settings: Settings) -> bytes:
-    """The secret to write beside the restored store; empty where the settings give it."""
-    if settings.secret is not None and not _given_secret_fits(settings, meta):
-        raise StartError(
-            "HUB_SECRET does not fit this backup: "
-            + ("unset it, the backup has its own secret" if backup.secret else "set it as it was when it was made")
-        )
-    if settings.secret is None and not backup.secret:
-        raise StartError("this backup was made without the hub's secret: set HUB_SECRET as it was")
-    if backup.secret and secret_check(backup.secret) != meta.secret_check:
-        raise StartError(f"{file} is damaged: the hub's secret in it is another one")
-    return b"" if settings.secret is not None else backup.secret
-
-
 # Both.
 
 
@@ -269,12 +234,6 @@ def _what_it_says(connection: sqlite3.Connection, file: Path) -> Backup:
     if pragma(connection, "page_count") * pragma(connection, "page_size") != file.stat().st_size:
         raise StartError(f"{file} is damaged: it is longer or shorter than what was written")
     return msgspec.convert(dict(connection.execute("SELECT name, value FROM backup")), Backup)
-
-
-def _given_secret_fits(settings: Settings, meta: Meta) -> bool:
-    if settings.secret is None:
-        return False
-    return secret_check(derived_secret(settings.secret.get_secret_value())) == meta.secret_check
 
 
 def _check_structure(connection: sqlite3.Connection, file: Path) -> None:

@@ -20,10 +20,11 @@ from typing import Any
 from hub.config import Settings
 from hub.errors import StartError
 from hub.model import Bounds
-from hub.storage import backup
+from hub.storage import _carried, backup
 from hub.storage.sqlite import SqliteLog
 
 RANDOM_KILLS = 40
+FILES = (backup.__file__, _carried.__file__)
 
 
 def say(*words: object) -> None:
@@ -37,7 +38,7 @@ def settings(directory: Path) -> Settings:
 
 
 def run_in_child(work: Callable[[], object], *, kill_at_line: int = 0, kill_after: float = 0) -> bool:
-    """Do something in a child that is killed before a line of ``hub/storage/backup.py``, or after some seconds.
+    """Do something in a child that is killed before a line of `FILES`, or after some seconds.
 
     Returns:
         Whether it came to its end.
@@ -58,13 +59,13 @@ def run_in_child(work: Callable[[], object], *, kill_at_line: int = 0, kill_afte
 
 def killer(number: int) -> Callable[[FrameType, str, Any], Any]:
     """A trace function that kills the process before the so-manieth line of those that it comes to."""
-    seen = set[int]()
+    seen = set[tuple[str, int]]()
 
     def trace(frame: FrameType, event: str, _: object) -> Any:  # noqa: ANN401  a trace function or None
-        if frame.f_code.co_filename != backup.__file__:
+        if frame.f_code.co_filename not in FILES:
             return None
         if event == "line":
-            seen.add(frame.f_lineno)
+            seen.add((frame.f_code.co_filename, frame.f_lineno))
             if len(seen) == number:
                 os.kill(os.getpid(), signal.SIGKILL)
         return trace
