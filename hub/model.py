@@ -243,6 +243,13 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
     scopes: Mapping[int, int]
 
 
+class ImportRecord(msgspec.Struct, frozen=True):
+    """That this log is made of another one, the one of `epoch`; until it is `done` it is not all there."""
+
+    epoch: int
+    done: bool
+
+
 class FieldChange(msgspec.Struct, frozen=True):
     """One field before and after, as JSON, without secrets; "" where it was not there."""
 

@@ -9,6 +9,7 @@ import click
 
 from hub.cli.backup import backup_command, restore_command
 from hub.cli.emit import emit
+from hub.cli.moving import export_command, import_command
 from hub.cli.serving import create_key, init, serve
 from hub.cli.tail import tail
 
@@ -18,5 +19,9 @@ def main() -> None:
     """The Tickets integration hub."""
 
 
-for command in (serve, init, create_key, backup_command, restore_command, tail, emit):
+for command in (
+    *(serve, init, create_key),
+    *(backup_command, restore_command, export_command, import_command),
+    *(tail, emit),
+):
     main.add_command(command)

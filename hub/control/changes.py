@@ -14,7 +14,7 @@ import msgspec
 
 from hub.clock import Clock
 from hub.control import keys
-from hub.control.registry import SECRET_KEY, SERVICE_KEY, Held, Record, Registry, etag, secret_check
+from hub.control.registry import IMPORT_KEY, SECRET_KEY, SERVICE_KEY, Held, Record, Registry, etag, secret_check
 from hub.errors import Conflict, EtagMismatch, StorageUnavailable
 from hub.model import (
     BlockRecord,
@@ -219,7 +219,7 @@ async def initialise(log: Log, registry: Registry, clock: Clock, secret: bytes) 
         for key, record in records.items()
     ]
     try:
-        await log.append(entries, dict.fromkeys(records, 0))
+        await log.append(entries, dict.fromkeys((*records, IMPORT_KEY), 0))  # nor has an import begun meanwhile
     except Conflict:
         return None
     return {role: key.text for role, key in minted.items()}

@@ -28,6 +28,7 @@ from hub.model import (
     ClaimRecord,
     CursorRecord,
     Entry,
+    ImportRecord,
     IntegrationRecord,
     KeyRecord,
     Kind,
@@ -36,6 +37,7 @@ from hub.model import (
 
 SERVICE_KEY = "service"
 SECRET_KEY = "secret"  # noqa: S105  the name of an entry
+IMPORT_KEY = "import/log"
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -45,6 +47,7 @@ _service = msgspec.json.Decoder(ServiceRecord)
 _claim = msgspec.json.Decoder(ClaimRecord)
 _cursor = msgspec.json.Decoder(CursorRecord)
 _block = msgspec.json.Decoder(BlockRecord)
+_import = msgspec.json.Decoder(ImportRecord)
 
 
 class SecretCheck(msgspec.Struct, frozen=True):
@@ -98,13 +101,14 @@ class Registry:
             "block": self._apply_block,
             "claim": self._apply_claim,
             "cursor": self._apply_cursor,
+            "import": self._apply_import,
         }
 
     def apply(self, entries: Iterable[Entry]) -> set[str]:
         """Take state entries in, in order; returns the ids of the integrations that they concern.
 
         Raises:
-            StartError: the store was made with another secret.
+            StartError: the store was made with another secret, or is not all there.
         """
         self.installations.begin()
         concerned: set[str] = set()
@@ -267,6 +271,14 @@ class Registry:
             raise StartError(
                 "the hub's secret does not fit this store: its keys and cursors were made with another one; "
                 "set HUB_SECRET to that, or unset it where the store keeps its own"
+            )
+        return ()
+
+    def _apply_import(self, entry: Entry) -> tuple[str, ...]:
+        if not _import.decode(entry.body).done:
+            raise StartError(
+                "an import into this store was cut off, it is not all there: remove the store (the data directory, or "
+                "both NATS streams) and run 'hub import' again"
             )
         return ()
 

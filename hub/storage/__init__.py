@@ -11,7 +11,7 @@ from hub.config import Settings
 from hub.errors import StartError
 from hub.model import Appended, Bounds, Entry, Expect, Kind, Page
 
-EPHEMERAL_PREFIXES = ("cursor/", "claim/", "use/")
+EPHEMERAL_PREFIXES = ("cursor/", "claim/", "use/", "import/")
 """Keys of which only the newest entry is kept; of all others the superseded ones are the audit trail."""
 
 

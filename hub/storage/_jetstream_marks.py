@@ -124,11 +124,11 @@ class Marks:
         found = [*self.erased.values(), *(one for several in self.trimmed.values() for one in several)]
         return sorted(found, key=lambda one: one.position)
 
-    async def secret(self) -> bytes:
-        """The secret of the store: made once, whoever asks first."""
+    async def secret(self, wanted: bytes = b"") -> bytes:
+        """The secret of the store: made once, whoever asks first; `wanted`: what it is to be if it is made now."""
         subject = f"{self._stream.name}.secret"
         while (stored := await self._stream.get(last_by_subj=subject)) is None:
-            draft = Draft(subject, {"Nats-Expected-Last-Subject-Sequence": "0"}, secrets.token_bytes(32))
+            draft = Draft(subject, {"Nats-Expected-Last-Subject-Sequence": "0"}, wanted or secrets.token_bytes(32))
             try:
                 await self._stream.publish(draft)
             except WrongLast:

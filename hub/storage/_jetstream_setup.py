@@ -7,6 +7,7 @@ from typing import Any
 from hub.config import Settings
 from hub.errors import StartError
 from hub.storage._jetstream_api import ApiError, Stream
+from hub.storage._jetstream_marks import Marks
 from hub.storage._jetstream_wire import NoAnswer, Wire, shown
 
 START_TIME = 15.0
@@ -63,6 +64,29 @@ async def prepare(wire: Wire, settings: Settings) -> tuple[Stream, Stream, int]:
     info = await _made(log, wanted(name, settings.nats_replicas), settings)
     await _made(marks, wanted_marks(marks.name, settings.nats_replicas), settings)
     return log, marks, epoch_of(info["created"])
+
+
+def in_place_of(settings: Settings) -> str:
+    """What to do where a log is not empty."""
+    name = settings.nats_stream
+    return f"set HUB_NATS_STREAM to a new name, or remove {name} and {name}_MARKS with 'nats stream rm'"
+
+
+async def lay_secret(settings: Settings, secret: bytes) -> None:
+    """Begin a log with a secret of before, rather than one of its own.
+
+    Raises:
+        StartError: the log has another secret already, or cannot be reached.
+    """
+    wire = await Wire.connect(settings)
+    try:
+        _, marks, _ = await prepare(wire, settings)
+        if await Marks(marks).secret(secret) != secret:
+            raise StartError(f"stream {marks.name} has a secret of its own already: {in_place_of(settings)}")
+    except (NoAnswer, ApiError) as error:
+        raise StartError(f"NATS at {shown(settings)} does not answer: {error}") from None
+    finally:
+        await wire.close()
 
 
 def epoch_of(created: str) -> int:
