@@ -4,7 +4,7 @@ Lives here: what is carried, in which order it becomes valid, and what is refuse
 (``storage/export.py``) nor what becomes of positions (``places.py``).
 
 All entries move but those that say nothing any more: what was erased, what was forgotten. What retention has removed is
-carried as one mark with the time up to which events may be gone, so that nobody who asks for older ones is left to
+carried as one mark with the time up to which events are gone, so that nobody who asks for older ones is left to
 believe that there were none. Until its last transaction the new log says of itself that it is not all there, and no hub
 starts on it (`Registry`).
 """
@@ -45,7 +45,7 @@ async def export_log(settings: Settings, file: Path) -> tuple[Header, Trailer]:
         bounds = await log.bounds()
         header = await _header(log, settings, bounds)
         with new_export(file, header) as export:
-            async for entry in _carried(log, bounds, header.time):
+            async for entry in _carried(log, bounds):
                 export.add(entry)
             if await log.bounds() != bounds:
                 raise StartError("the log has changed meanwhile: stop every hub of this store, then export again")
@@ -72,20 +72,36 @@ async def _header(log: Log, settings: Settings, bounds: Bounds) -> Header:
     )
 
 
-async def _carried(log: Log, bounds: Bounds, now: int) -> AsyncIterator[Entry]:
-    """The entries that move. An ERASED one at most: the place and time up to which events may have been removed."""
-    removed, after = bounds.first - 1, 0
-    while after < bounds.last:
+async def _carried(log: Log, bounds: Bounds) -> AsyncIterator[Entry]:
+    """The entries that move. One of them may be ERASED: it stands for all that was removed up to its place."""
+    async for entry in _said(log, 0, bounds.first - 1):
+        yield entry
+    if bounds.first > 1:
+        yield Entry(Kind.ERASED, await _removed_through(log, bounds.first), b"", position=bounds.first - 1)
+    async for entry in _said(log, bounds.first - 1, bounds.last):
+        yield entry
+
+
+async def _removed_through(log: Log, first: int) -> int:
+    """When the newest event below the log's beginning was accepted: who asks for that time does not get all of it."""
+    low, high = 0, 1 << 62
+    while low < high:
+        middle = (low + high) // 2
+        if await log.position_at(middle) + 1 < first:
+            low = middle + 1
+        else:
+            high = middle
+    return low - 1
+
+
+async def _said(log: Log, after: int, through: int) -> AsyncIterator[Entry]:
+    """The entries after a position and through another that still say something."""
+    while after < through:
         page = await log.read(after, PAGE_ENTRIES)
         for entry in page.entries:
-            if 0 < removed < entry.position:
-                yield Entry(Kind.ERASED, entry.time, b"", position=removed)
-                removed = 0
-            if _says_something(entry):
+            if entry.position <= through and _says_something(entry):
                 yield entry
         after = page.through
-    if removed:
-        yield Entry(Kind.ERASED, now, b"", position=removed)
 
 
 def _says_something(entry: Entry) -> bool:
