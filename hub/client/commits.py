@@ -41,8 +41,12 @@ class Commits:
         return cursor
 
     def settled(self, cursor: str, failure: HubCallError | None, now: float) -> None:
-        """The call for a cursor has ended; raises the failure that no repetition mends."""
-        if failure is None:
+        """The call for a cursor has ended; raises the failure that no repetition mends.
+
+        An expired cursor is let go: it is the stream's to say what that means, by a Gap, behind which cursors are good
+        again, or by its end.
+        """
+        if failure is None or failure.reason == "CURSOR_EXPIRED":
             self._backoff.succeeded()
             self._not_before = now + self._policy.commit_interval
         elif failure.mends_by_reopening():

@@ -10,15 +10,17 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from tickets.hub.v1.admin_service_pb2 import RotateKeyRequest, SetScopesRequest
 from tickets.hub.v1.event_pb2 import Event, MemberVerified
-from tickets.hub.v1.event_service_pb2 import Goodbye, GrantsChanged, Heartbeat
+from tickets.hub.v1.event_service_pb2 import Gap, Goodbye, GrantsChanged, Heartbeat
 from tickets.hub.v1.integration_pb2 import ScopeRequest
 from tickets.hub.v1.permissions_pb2 import SCOPE_MEMBER_VERIFIED, SCOPE_TICKET_STATS
 
 from hub.client import Client, HubCallError, Notice, Reconnecting, Start
 from hub.client.aio import AsyncClient
 from hub.client.transport import CHANNEL_OPTIONS
+from hub.delivery.cursor import CursorSeal
 from tests.client.helpers import event
 from tests.client.real import PATIENCE, POLICY, Proxy, Reading, RealHub
+from tests.conftest import StartHub
 
 
 @pytest.fixture
@@ -169,6 +171,29 @@ async def test_auto_commit_keeps_the_place_for_tasks_too(real: RealHub) -> None:
     async with AsyncClient(real.address, key, policy=POLICY) as second:
         resumed = second.subscribe(start=Start.committed())
         assert (await asyncio.wait_for(anext(resumed), PATIENCE)).id == "between"
+
+
+async def test_auto_commit_survives_a_restore(start_hub: StartHub) -> None:
+    """A place of before a restore: a Gap, then all that is kept, and the next run goes on behind what was dealt with."""
+    hub = await start_hub()
+    _, reader = await hub.register("TICKET_STATS")
+    notices: list[Notice] = []
+    before = CursorSeal(await hub.hub._log.secret()).seal(4711, 1, 1).decode()
+    for name in "ab":
+        await hub.emit(event(name))
+    async with AsyncClient(hub.address, reader.key, policy=POLICY) as first:
+        subscription = first.subscribe(
+            auto_commit=True,
+            start=Start.cursor(before),
+            on_expired_cursor="earliest",
+            max_batch_size=1,
+            on_notice=notices.append,
+        )
+        assert [(await asyncio.wait_for(anext(subscription), PATIENCE)).id for _ in "ab"] == ["a", "b"]
+        assert any(isinstance(notice, Gap) for notice in notices)
+    async with AsyncClient(hub.address, reader.key, policy=POLICY) as second:
+        resumed = second.subscribe(start=Start.committed())
+        assert (await asyncio.wait_for(anext(resumed), PATIENCE)).id == "b"
 
 
 def test_committed_without_a_commit_is_said(real: RealHub) -> None:

@@ -298,6 +298,17 @@ def test_a_commit_that_failed_is_repeated_unless_overtaken() -> None:
     assert commits.take() == "c2"
 
 
+def test_an_expired_cursor_is_let_go() -> None:
+    """Ready's cursor is of before a restore: the Gap brings one that can be kept, and nothing else waits."""
+    commits = Commits(Policy(commit_interval=5))
+    commits.offer("before the gap")
+    commits.settled(commits.take(), HubCallError("OUT_OF_RANGE", "CURSOR_EXPIRED", "restored"), 100)
+    assert commits.due(200) == float("inf")
+    commits.offer("after the gap")
+    assert commits.due(105) == 0
+    assert commits.take() == "after the gap"
+
+
 def test_a_commit_that_fails_for_good_is_raised() -> None:
     """A place that is not kept must not look kept."""
     commits = Commits(POLICY)

@@ -354,6 +354,24 @@ def test_a_commit_that_fails_for_good_is_raised_while_iterating(hub: Hub) -> Non
     stream.await_cancel()
 
 
+def test_after_a_restore_the_gaps_cursor_is_committed(hub: Hub) -> None:
+    """Ready's cursor is of the log before the restore and cannot be kept: who asked to go on goes on."""
+    hub.read(hub.client.subscribe(auto_commit=True, on_expired_cursor="earliest", on_notice=hub.notices.append))
+    stream = Stream(hub.channel).send(ready("before"))
+    request, rpc = hub.unary("CommitCursor")
+    assert request.cursor == "before"
+    fail(rpc, grpc.StatusCode.OUT_OF_RANGE, details(11, "CURSOR_EXPIRED", cause="RESTORE"))
+    stream.send(SubscribeResponse(cursor="after", gap=Gap()))
+    while hub.clock.sleeping(COMMITS) != POLICY.commit_interval:
+        pass
+    hub.clock.advance(POLICY.commit_interval)
+    request, rpc = hub.unary("CommitCursor")
+    assert request.cursor == "after"
+    rpc.terminate(CommitCursorResponse(), (), grpc.StatusCode.OK, "")
+    stream.send(frame("c2", "a"))
+    assert hub.next() == "a"
+
+
 def test_commit_keeps_a_place_by_hand(hub: Hub, background: Callable[..., Future[Any]]) -> None:
     """For whoever decides alone what is dealt with; repeated like an emit."""
     answer = background(lambda: hub.client.commit("c9", subscription_id="mine", force=True))
