@@ -15,6 +15,7 @@ from nats.aio.client import Client
 
 from hub.config import Settings
 from hub.errors import StartError
+from hub.storage._nats_credentials import Credentials
 
 CONNECT_TIME = 15.0
 """Seconds that a start waits for the cluster."""
@@ -225,9 +226,8 @@ def _options(settings: Settings) -> dict[str, Any]:
     if settings.nats_token is not None:
         options["token"] = settings.nats_token.get_secret_value()
     if settings.nats_credentials is not None:
-        if not settings.nats_credentials.is_file():
-            raise StartError(f"nats_credentials: there is no file {settings.nats_credentials}")
-        options["user_credentials"] = str(settings.nats_credentials)
+        credentials = Credentials(settings.nats_credentials)
+        options |= {"user_jwt_cb": credentials.jwt, "signature_cb": credentials.sign}
     if settings.nats_tls_ca is not None or settings.storage.startswith("tls:"):
         options["tls"] = _tls(settings)
     return options
