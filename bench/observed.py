@@ -62,6 +62,7 @@ async def serve(data: Path) -> None:
     try:
         keys = {role.name: key for role, key in (hub.first_keys or {}).items()}
         say({"port": hub.port, "keys": keys})
+        gc.freeze()  # as ``hub serve`` does
         watch(steps)
         while await asyncio.to_thread(sys.stdin.readline):
             told, steps[:] = list(steps), []

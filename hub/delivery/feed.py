@@ -15,14 +15,18 @@ import msgspec
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control.registry import Registry
-from hub.delivery.frames import Body, Interest, InterestIndex, Item, index_after, join
-from hub.delivery.views import Lens
+from hub.delivery.frames import Body, Excerpt, Item, Page, index_after
+from hub.delivery.interest import Interest, InterestIndex
+from hub.delivery.views import Lens, Shape
 from hub.errors import EmitBacklogFull
 from hub.model import Appended, Entry, Kind
 from hub.storage import Log
 
 PAGE = 2048
 """Positions in a page of older events. Pages are cut at multiples of it, so that different cursors meet in one page."""
+
+_SHOWN_BYTES = 24
+"""What a lens keeps for each event that it shows of a page, beside what is joined."""
 
 EVENTS_ONLY = frozenset({Kind.EVENT})
 
@@ -46,26 +50,6 @@ class Missing(NamedTuple):
     """What follows lies in this page of the log, which is not in memory: ``await feed.load(page)``, then take again."""
 
     page: int
-
-
-class _Page:
-    """A page in memory, with the bodies made of it so far."""
-
-    __slots__ = ("bodies", "items", "shown", "size", "through")
-
-    def __init__(self, items: list[Item], through: int) -> None:
-        self.items = items
-        self.through = through
-        self.size = sum(item.size for item in items)
-        self.shown: dict[Lens, list[Item]] = {}
-        self.bodies: dict[tuple[Lens, int, int], Body] = {}
-
-    def forget_bodies(self) -> int:
-        """Drop what was made of its events; returns the bytes that this gives back."""
-        before, self.size = self.size, sum(item.size for item in self.items)
-        self.shown.clear()
-        self.bodies.clear()
-        return before - self.size
 
 
 class Feed:
@@ -94,7 +78,7 @@ class Feed:
         self._window: list[Item] = []
         self._window_after = registry.through
         self._window_size = 0
-        self._pages: OrderedDict[int, _Page] = OrderedDict()
+        self._pages: OrderedDict[int, Page] = OrderedDict()
         self._pages_size = 0
         self._loading: dict[int, asyncio.Task[None]] = {}
 
@@ -190,7 +174,8 @@ class Feed:
             return self._from_interest(interest, after, limit)
         if after >= self._window_after and (after // PAGE + 1) * PAGE > self.through:
             return self._from_window(lens, after, until, limit)
-        return self._from_page(lens, after, until, limit)
+        is_shared = lens is not interest.lens or interest.followers > 1
+        return self._from_page(lens, after, until, limit, is_shared=is_shared)
 
     def oldest(self, interest: Interest, lens: Lens, after: int) -> int | None:
         """When the oldest event after a position that a lens shows was accepted; None: there is none, 0: not known."""
@@ -198,11 +183,11 @@ class Feed:
             return None
         if lens is not interest.lens or after < interest.since:
             return 0
-        start = index_after(interest.matches, after)
-        return interest.matches[start].entry.time if start < len(interest.matches) else None
+        start = interest.matches.index_after(after)
+        return interest.matches.items[start].entry.time if start < len(interest.matches) else None
 
     def _from_interest(self, interest: Interest, after: int, limit: int) -> Batch:
-        start = index_after(interest.matches, after)
+        start = interest.matches.index_after(after)
         stop = min(start + limit, len(interest.matches))
         if start == stop:
             return Batch(b"", 0, self.through, 0)
@@ -213,10 +198,10 @@ class Feed:
     def _from_window(self, lens: Lens, after: int, until: float, limit: int) -> Batch:
         """What follows in the page that is not full yet; nobody can share what is still growing."""
         end = int(min(until, self.through))
-        shown = _shown(lens, self._window[index_after(self._window, after) :], end, limit)
-        return _cut(lens, shown, limit, end, self._settings.max_frame_bytes)
+        items = self._window[index_after(self._window, after) : index_after(self._window, end)]
+        return self._unshared(Excerpt(lens, *_shown(lens, items, limit)), 0, end, limit)
 
-    def _from_page(self, lens: Lens, after: int, until: float, limit: int) -> Batch | Missing:
+    def _from_page(self, lens: Lens, after: int, until: float, limit: int, *, is_shared: bool) -> Batch | Missing:
         number = after // PAGE
         page = self._pages.get(number)
         if page is None or page.through <= after:
@@ -225,35 +210,52 @@ class Feed:
                 return Missing(number)
         self._pages.move_to_end(number)
         if until < page.through:  # a grant begins inside the page: seldom, so nothing of it is kept
-            shown = _shown(lens, page.items[index_after(page.items, after) :], int(until), limit)
-            return _cut(lens, shown, limit, int(until), self._settings.max_frame_bytes)
-        return self._shared_cut(lens, page, after, limit)
+            shown = page.show(lens)
+            return self._unshared(shown, shown.index_after(after), int(until), limit)
+        return self._chunk(lens, page, after, limit, is_shared=is_shared)
 
-    def _page_of_window(self, number: int) -> _Page | None:
+    def _page_of_window(self, number: int) -> Page | None:
         """A page that needs no reading; None where the window does not hold all of it."""
         start, end = number * PAGE, (number + 1) * PAGE
         if start < self._window_after:
             return None
         items = self._window[index_after(self._window, start) : index_after(self._window, end)]
-        page = _Page(items, end)
+        page = Page(items, end)
         self._keep(number, page)
         return page
 
-    def _shared_cut(self, lens: Lens, page: _Page, after: int, limit: int) -> Batch:
+    def _unshared(self, shown: Excerpt, start: int, end: int, limit: int) -> Batch:
+        """A batch of nobody else's, none of it after `end`; the place after it is `end` if nothing was left out."""
+        last = shown.index_after(end)
+        stop = min(start + limit, last)
+        if start == stop:
+            return Batch(b"", 0, end, 0)
+        body = shown.join(start, stop, self._settings.max_frame_bytes)
+        complete = start + body.events == last and body.events < limit
+        return _batch(body, end if complete else body.last.position)
+
+    def _chunk(self, lens: Lens, page: Page, after: int, limit: int, *, is_shared: bool) -> Batch:
         """The rest of the chunk of a page that a position lies in: those who started apart go on together."""
-        shown = page.shown.get(lens)
+        shown = page.excerpts.get(lens)
         if shown is None:
-            shown = page.shown[lens] = [item for item in page.items if lens.shape(item.entry) is not None]
-        start = index_after(shown, after)
+            shown = page.excerpts[lens] = page.show(lens)
+            self._grow(page, len(shown) * _SHOWN_BYTES)
+        start = shown.index_after(after)
         stop = min((start // limit + 1) * limit, len(shown))
         if start == stop:
             return Batch(b"", 0, page.through, page.items[-1].entry.time if page.items else 0)
-        key = (lens, start, stop)
-        body = page.bodies.get(key)
-        if body is None:
-            body = page.bodies[key] = join(lens, shown[start:stop], self._settings.max_frame_bytes)
-            self._grow(page, len(body.data))
+        if is_shared:
+            body = self._kept_body(page, shown, start, stop)
+        else:  # kept for nobody, it would only push out the pages of others
+            body = shown.join(start, stop, self._settings.max_frame_bytes)
         return _batch(body, page.through if start + body.events == len(shown) else body.last.position)
+
+    def _kept_body(self, page: Page, shown: Excerpt, start: int, stop: int) -> Body:
+        count = len(shown.bodies)
+        body = shown.body(start, stop, self._settings.max_frame_bytes)
+        if len(shown.bodies) > count:
+            self._grow(page, len(body.data))
+        return body
 
     async def load(self, number: int) -> None:
         """Bring a page of the log into memory; those who want the same one wait for one read.
@@ -274,16 +276,16 @@ class Feed:
         first = (await self._log.bounds()).first
         if first > self.first:  # another replica removed what this page should hold
             await self._learn_first(first)
-        self._keep(number, _Page(items, min(read.through, end)))
+        self._keep(number, Page(items, min(read.through, end)))
 
-    def _keep(self, number: int, page: _Page) -> None:
+    def _keep(self, number: int, page: Page) -> None:
         replaced = self._pages.pop(number, None)
         self._pages_size -= replaced.size if replaced else 0
         self._pages[number] = page
         self._pages_size += page.size
         self._shrink_pages()
 
-    def _grow(self, page: _Page, size: int) -> None:
+    def _grow(self, page: Page, size: int) -> None:
         """Count what was made of a page: many lenses make much of it."""
         page.size += size
         self._pages_size += size
@@ -295,23 +297,15 @@ class Feed:
             self._pages_size -= self._pages.popitem(last=False)[1].size
         if self._pages_size > self._settings.page_cache_bytes:
             for page in self._pages.values():
-                self._pages_size -= page.forget_bodies()
+                self._pages_size -= page.forget()
 
 
-def _shown(lens: Lens, items: Sequence[Item], end: int, limit: int) -> list[Item]:
-    """The first items up to a position that a lens shows; it looks no further than it must."""
-    found = (item for item in items if item.position <= end and lens.shape(item.entry) is not None)
-    return list(islice(found, limit))
+def _shown(lens: Lens, items: Sequence[Item], limit: int) -> tuple[list[Item], list[Shape]]:
+    """The first items that a lens shows, and how; it looks no further than it must."""
+    shapes = ((item, lens.shape(item.entry)) for item in items)
+    found = list(islice(((item, shape) for item, shape in shapes if shape is not None), limit))
+    return [item for item, _ in found], [shape for _, shape in found]
 
 
 def _batch(body: Body, through: int) -> Batch:
     return Batch(body.data, body.events, through, body.last.entry.time, body.scopes)
-
-
-def _cut(lens: Lens, shown: Sequence[Item], limit: int, end: int, max_bytes: int) -> Batch:
-    """A batch of these items and nobody else's; the place after it is `end` if none was left out."""
-    if not shown:
-        return Batch(b"", 0, end, 0)
-    body = join(lens, shown, max_bytes)
-    complete = body.events == len(shown) and len(shown) < limit
-    return _batch(body, end if complete else body.last.position)

@@ -1,33 +1,35 @@
-"""Frames: what is written to a stream, as ready bytes, and who is to be woken for an event.
+"""Frames: what is written to a stream, as ready bytes.
 
-Lives here: events with their ready-made pieces, the interest index, and the joining of pieces into shared bodies. Must
-not know the log or any stream's limits.
+Lives here: events with their ready-made pieces, what a lens shows of a run of them, and the joining of pieces into
+bodies that streams share. Must not know where events come from, who follows, or any limit of a stream.
 """
 
 from bisect import bisect_right
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, compress
 from typing import NamedTuple
 
+import msgspec
 from tickets.hub.v1 import event_service_pb2
 
 from hub.delivery.views import Lens, Shape, piece, varint
 from hub.model import Entry
 
 _CURSOR_TAG = event_service_pb2.SubscribeResponse.DESCRIPTOR.fields_by_name["cursor"].number << 3 | 2
-_SHARED_BODIES = 8
-"""How many of the newest bodies of a lens are kept for streams that stand at the same place."""
 
 
-class Item:
-    """An event of the log and the pieces of frames made of it, one for each shape asked for so far."""
+class Item(msgspec.Struct, eq=False, gc=False):
+    """An event of the log and the pieces of frames made of it, one for each shape asked for so far.
 
-    __slots__ = ("_pieces", "entry", "position")
+    Out of the garbage collector's sight: it leads nowhere but to bytes, and there are tens of thousands.
+    """
 
-    def __init__(self, entry: Entry) -> None:
-        self.entry = entry
-        self.position = entry.position
-        self._pieces: dict[Shape, bytes] = {}
+    entry: Entry
+    position: int = 0
+    _pieces: dict[Shape, bytes] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.position = self.entry.position
 
     def piece(self, shape: Shape) -> bytes:
         """The event as a field of a frame; made once."""
@@ -51,6 +53,58 @@ class Body(NamedTuple):
     scopes: frozenset[int]
 
 
+class Excerpt:
+    """What a lens shows of a part of the log: events in order, how each is shown, and what was made of them so far.
+
+    Attributes:
+        items, shapes: the events, and beside each how the lens shows it.
+        bodies: by the first index and the one after the last; whoever holds the excerpt bounds their number.
+    """
+
+    __slots__ = ("_lens", "_positions", "bodies", "items", "shapes")
+
+    def __init__(self, lens: Lens, items: Iterable[Item] = (), shapes: Iterable[Shape] = ()) -> None:
+        self._lens = lens
+        self.items = list(items)
+        self.shapes = list(shapes)
+        self._positions = [item.position for item in self.items]
+        self.bodies: dict[tuple[int, int], Body] = {}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def add(self, item: Item, shape: Shape) -> None:
+        """Take one more event in, in this shape."""
+        self.items.append(item)
+        self.shapes.append(shape)
+        self._positions.append(item.position)
+
+    def index_after(self, position: int) -> int:
+        """The index of the first event after a position."""
+        return bisect_right(self._positions, position)
+
+    def forget(self, through: int) -> None:
+        """Drop the events up to a position, and all that was made."""
+        count = self.index_after(through)
+        del self.items[:count], self.shapes[:count], self._positions[:count]
+        self.bodies.clear()
+
+    def body(self, start: int, stop: int, max_bytes: int) -> Body:
+        """The events of a slice, joined, and kept for others who want the same."""
+        made = self.bodies.get((start, stop))
+        if made is None:
+            made = self.bodies[start, stop] = self.join(start, stop, max_bytes)
+        return made
+
+    def join(self, start: int, stop: int, max_bytes: int) -> Body:
+        """The events of a slice, joined: as many as fit into `max_bytes`, and at least one."""
+        items, shapes = self.items[start:stop], self.shapes[start:stop]
+        pieces = [item.piece(shape) for item, shape in zip(items, shapes, strict=True)]
+        fit = bisect_right(list(accumulate(map(len, pieces))), max_bytes) or 1
+        scopes = self._lens.used((item.entry for item in items[:fit]), shapes[:fit])
+        return Body(b"".join(pieces[:fit]), fit, items[fit - 1], scopes)
+
+
 def position_of(item: Item) -> int:
     """The key by which items are ordered."""
     return item.position
@@ -61,146 +115,45 @@ def index_after(items: Sequence[Item], position: int) -> int:
     return bisect_right(items, position, key=position_of)
 
 
-def join(lens: Lens, items: Sequence[Item], max_bytes: int) -> Body:
-    """Join the pieces of items that the lens shows, as many as fit into `max_bytes`, and at least one."""
-    pieces: list[bytes] = []
-    uses: set[tuple[Shape, frozenset[int]]] = set()
-    size = 0
-    last = items[0]
-    for item in items:
-        shape = lens.shape(item.entry)
-        if shape is None:
-            continue
-        made = item.piece(shape)
-        size += len(made)
-        if pieces and size > max_bytes:
-            break
-        pieces.append(made)
-        uses.add((shape, lens.counting(item.entry)))
-        last = item
-    scopes = frozenset(scope for shape, counting in uses for scope in shape.used_of(counting))
-    return Body(b"".join(pieces), len(pieces), last, scopes)
+class Page:
+    """A page in memory, with what each lens shows of it, and what was made of that so far."""
+
+    __slots__ = ("_examples", "_groups", "excerpts", "items", "size", "through")
+
+    def __init__(self, items: list[Item], through: int) -> None:
+        self.items = items
+        self.through = through
+        self.size = sum(item.size for item in items)
+        self.excerpts: dict[Lens, Excerpt] = {}
+        numbers: dict[tuple[int, int], int] = {}
+        self._groups: list[int] = []
+        self._examples: list[Entry] = []
+        for item in items:
+            entry = item.entry
+            number = numbers.setdefault((entry.event_type, entry.guild_id), len(numbers))
+            self._groups.append(number)
+            if number == len(self._examples):
+                self._examples.append(entry)
+
+    def show(self, lens: Lens) -> Excerpt:
+        """What a lens shows of it; not kept."""
+        shapes = self._shapes(lens)
+        return Excerpt(lens, compress(self.items, shapes), filter(None, shapes))
+
+    def _shapes(self, lens: Lens) -> list[Shape | None]:
+        """How a lens shows each event. Where consent does not matter it is asked once for each type and guild."""
+        if lens.installed is not None:
+            return [lens.shape(item.entry) for item in self.items]
+        shapes = [lens.shape(entry) for entry in self._examples]
+        return [shapes[group] for group in self._groups]
+
+    def forget(self) -> int:
+        """Drop what was made of its events; returns the bytes that this gives back."""
+        before, self.size = self.size, sum(item.size for item in self.items)
+        self.excerpts.clear()
+        return before - self.size
 
 
 def frame(cursor: bytes, body: bytes) -> bytes:
     """A `SubscribeResponse` on the wire: the cursor, then fields that are serialised already."""
     return bytes((_CURSOR_TAG,)) + varint(len(cursor)) + cursor + body
-
-
-class Interest:
-    """What the live streams of one lens share: the events since it went live that it shows, and who sleeps.
-
-    Attributes:
-        since: `matches` holds all that the lens shows after this position.
-        matches: in order; those that left the window are dropped at the next look.
-        sleepers: what wakes each stream that waits for the next match.
-    """
-
-    __slots__ = ("_bodies", "followers", "lens", "matches", "since", "sleepers")
-
-    def __init__(self, lens: Lens, since: int) -> None:
-        self.lens = lens
-        self.since = since
-        self.matches: list[Item] = []
-        self.sleepers: set[Callable[[], None]] = set()
-        self.followers = 0
-        self._bodies: dict[tuple[int, int], Body] = {}
-
-    def wake(self) -> None:
-        """Wake whoever sleeps."""
-        sleepers, self.sleepers = self.sleepers, set()
-        for wake in sleepers:
-            wake()
-
-    def forget(self, through: int) -> None:
-        """Drop matches up to a position: they are in the log, not in the window any more."""
-        if self.matches and self.matches[0].position <= through:
-            del self.matches[: index_after(self.matches, through)]
-            self.since = max(self.since, through)
-
-    def body(self, start: int, stop: int, max_bytes: int) -> Body:
-        """The matches of a slice, joined; the newest few are kept for the other streams of the lens."""
-        key = (self.matches[start].position, self.matches[stop - 1].position)
-        made = self._bodies.get(key)
-        if made is None:
-            if len(self._bodies) >= _SHARED_BODIES:
-                self._bodies.clear()
-            made = self._bodies[key] = join(self.lens, self.matches[start:stop], max_bytes)
-        return made
-
-
-class InterestIndex:
-    """Which lenses may want an event, by its type and guild.
-
-    The work for an event grows with who gets it, not with who is connected.
-
-    Args:
-        installed_in: the ids of the integrations that a guild has installed.
-    """
-
-    def __init__(self, installed_in: Callable[[int], Iterable[str]]) -> None:
-        self._installed_in = installed_in
-        self._interests: dict[Lens, Interest] = {}
-        self._by: defaultdict[tuple[object, ...], set[Interest]] = defaultdict(set)
-        self._shard_counts: Counter[int] = Counter()
-
-    def join(self, lens: Lens, since: int) -> Interest:
-        """Count one more stream to a lens; `since` is the position through which events were published."""
-        interest = self._interests.get(lens)
-        if interest is None:
-            interest = self._interests[lens] = Interest(lens, since)
-            for key in self._keys(lens):
-                self._by[key].add(interest)
-            if lens.shard:
-                self._shard_counts[lens.shard[1]] += 1
-        interest.followers += 1
-        return interest
-
-    def leave(self, interest: Interest) -> None:
-        """Count one stream less; with the last one the lens costs nothing any more."""
-        interest.followers -= 1
-        if interest.followers:
-            return
-        lens = interest.lens
-        del self._interests[lens]
-        for key in self._keys(lens):
-            self._by[key].discard(interest)
-            if not self._by[key]:
-                del self._by[key]
-        if lens.shard:
-            self._shard_counts[lens.shard[1]] -= 1
-            self._shard_counts += Counter()  # drops zeros
-
-    def forget(self, through: int) -> None:
-        """Let every lens drop its matches up to a position."""
-        for interest in self._interests.values():
-            interest.forget(through)
-
-    def publish(self, item: Item) -> Iterator[Interest]:
-        """Give an event to every lens that shows it, and tell which those are."""
-        for key in self._candidates(item.entry):
-            for interest in self._by.get(key, ()):
-                if interest.lens.shape(item.entry) is not None:
-                    interest.matches.append(item)
-                    yield interest
-
-    def _candidates(self, entry: Entry) -> Iterator[tuple[object, ...]]:
-        kind, guild = entry.event_type, entry.guild_id
-        yield (kind,)
-        yield (kind, guild)
-        for count in self._shard_counts:
-            yield (kind, count, (guild >> 22) % count)
-        for holder in self._installed_in(guild):
-            yield (kind, holder)
-
-    def _keys(self, lens: Lens) -> Iterator[tuple[object, ...]]:
-        """Where a lens is found: by the narrowest of what limits it, so that it is found once."""
-        for kind in lens.shapes:
-            if lens.guilds:
-                yield from ((kind, guild) for guild in lens.guilds)
-            elif lens.shard:
-                yield (kind, lens.shard[1], lens.shard[0])
-            elif lens.holder:
-                yield (kind, lens.holder)
-            else:
-                yield (kind,)

@@ -14,7 +14,8 @@ from hub.clock import Clock
 from hub.control.registry import Registry
 from hub.delivery.cursor import CursorSeal
 from hub.delivery.feed import Batch, Feed
-from hub.delivery.frames import Interest, frame
+from hub.delivery.frames import frame
+from hub.delivery.interest import Interest
 from hub.delivery.views import Look, Narrowing, View, piece
 from hub.errors import CursorExpired, HubError, StorageUnavailable, SubscriptionNotFound, SubscriptionTakenOver
 from hub.model import Caller, Entry

@@ -5,11 +5,12 @@ of an event to the fields that a set of scopes shows. Must not know streams, fra
 """
 
 import math
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
+from functools import cache, lru_cache
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
+import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 from tickets.hub.v1 import event_pb2, event_service_pb2
 
@@ -19,6 +20,7 @@ from hub.model import Entry, GuildAccess, IntegrationRecord
 EVENT = event_pb2.Event.DESCRIPTOR.fields_by_name
 _ACCEPT_TAG = EVENT["accept_time"].number << 3 | 2
 _OCCUR_TAG = EVENT["occur_time"].number << 3 | 2
+_ID_TAG = EVENT["id"].number << 3 | 2
 _EVENTS_TAG = event_service_pb2.SubscribeResponse.DESCRIPTOR.fields_by_name["events"].number << 3 | 2
 
 
@@ -30,17 +32,22 @@ class Narrowing(NamedTuple):
     shard: tuple[int, int] | None = None
 
 
-class Shape(NamedTuple):
-    """How an event of one type is shown: without these fields of its payload."""
+class Shape(msgspec.Struct, frozen=True, eq=False):
+    """How an event of one type is shown: without these fields of its payload. Interned: compared by identity."""
 
     event_type: int
     withheld: frozenset[str]
 
-    def used_of(self, scopes: frozenset[int]) -> frozenset[int]:
-        """Which of these scopes deliver something of such an event: the event itself, or a field of it."""
-        payload = table.PAYLOADS[self.event_type]
-        shown = {scope for name, scope in payload.requires.items() if name not in self.withheld}
-        return scopes & (payload.delivered_to | shown)
+
+_interned_shape = cache(Shape)
+
+
+@cache
+def _used(shape: Shape, scopes: frozenset[int]) -> frozenset[int]:
+    """Which of these scopes deliver something of such an event: the event itself, or a field of it."""
+    payload = table.PAYLOADS[shape.event_type]
+    shown = {scope for name, scope in payload.requires.items() if name not in shape.withheld}
+    return scopes & (payload.delivered_to | shown)
 
 
 Installed = Mapping[int, Mapping[int, int]]
@@ -80,14 +87,19 @@ class Lens:
         if self.shard is not None and (guild >> 22) % self.shard[1] != self.shard[0]:
             return None
         if self.installed is not None:
-            return shapes_of(self.counting(entry)).get(entry.event_type)
+            return shapes_of(self._counting(entry, self.installed)).get(entry.event_type)
         return shape
 
-    def counting(self, entry: Entry) -> frozenset[int]:
-        """The scopes that count for an event: all of the lens, or those that its guild had agreed to by then."""
-        if self.installed is None:
-            return self.scopes
-        agreed = self.installed.get(entry.guild_id, {})
+    def used(self, entries: Iterable[Entry], shapes: Iterable[Shape]) -> frozenset[int]:
+        """The scopes by which these events are delivered, each shown in its shape."""
+        if self.installed is None:  # all that counts is the type: so it is asked once for each
+            return frozenset().union(*(_used(shape, self.scopes) for shape in set(shapes)))
+        counting = (self._counting(entry, self.installed) for entry in entries)
+        return frozenset().union(*map(_used, shapes, counting))
+
+    def _counting(self, entry: Entry, installed: Installed) -> frozenset[int]:
+        """The scopes of the lens that the guild of an event had agreed to by then."""
+        agreed = installed.get(entry.guild_id, {})
         return frozenset(scope for scope in self.scopes if agreed.get(scope, math.inf) < entry.position)
 
 
@@ -95,7 +107,7 @@ class Lens:
 def shapes_of(scopes: frozenset[int]) -> dict[int, Shape]:
     """How events of each type are shown to who has these scopes."""
     withheld = {number: payload.withheld(scopes) for number, payload in table.PAYLOADS.items()}
-    return {number: Shape(number, names) for number, names in withheld.items() if names is not None}
+    return {number: _interned_shape(number, names) for number, names in withheld.items() if names is not None}
 
 
 class Look(NamedTuple):
@@ -152,7 +164,7 @@ def shown(entry: Entry, shape: Shape) -> event_pb2.Event:
 def piece(entry: Entry, shape: Shape) -> bytes:
     """One event as a ready-made field of a frame, showing what `shape` shows."""
     data = shown_bytes(entry, shape)
-    return bytes((_EVENTS_TAG,)) + varint(len(data)) + data
+    return _head(len(data)) + data
 
 
 def shown_bytes(entry: Entry, shape: Shape) -> bytes:
@@ -161,32 +173,38 @@ def shown_bytes(entry: Entry, shape: Shape) -> bytes:
     The fields of a serialised message may come in any order (protobuf encoding), so the accept time is put behind what
     is stored; only an event with something to withhold is taken apart.
     """
-    body = entry.body
-    if shape.withheld:
-        event = event_pb2.Event.FromString(body)
-        payload = getattr(event, table.PAYLOADS[shape.event_type].name)
-        for name in shape.withheld:
-            payload.ClearField(name)
-        body = event.SerializeToString()
-    time = _timestamp(entry.time)
-    data = body + bytes((_ACCEPT_TAG, len(time))) + time
-    if not _has_occur_time(body):
-        data += bytes((_OCCUR_TAG, len(time))) + time
-    return data
+    body = _without(entry.body, shape) if shape.withheld else entry.body
+    accepted, occurred = _times(entry.time)
+    return body + accepted if _has_occur_time(body) else body + accepted + occurred
+
+
+def _without(body: bytes, shape: Shape) -> bytes:
+    """A stored event without the fields that a shape withholds."""
+    event = event_pb2.Event.FromString(body)
+    payload = getattr(event, table.PAYLOADS[shape.event_type].name)
+    for name in shape.withheld:
+        payload.ClearField(name)
+    return event.SerializeToString()
 
 
 def _has_occur_time(body: bytes) -> bool:
     """Whether an event says when it happened; fields are stored in the order of their numbers, the id before it."""
-    at = 2 + body[1] if body[:1] == _ID_TAG else 0
-    return body[at : at + 1] == bytes((_OCCUR_TAG,))
+    at = 2 + body[1] if body[0] == _ID_TAG else 0
+    return body[at] == _OCCUR_TAG
 
 
-_ID_TAG = bytes((EVENT["id"].number << 3 | 2,))
+@lru_cache(maxsize=1_024)
+def _head(size: int) -> bytes:
+    """What stands before an event of so many bytes in a frame. Kept: most events are about as long as others."""
+    return bytes((_EVENTS_TAG,)) + varint(size)
 
 
-def _timestamp(micros: int) -> bytes:
+@lru_cache(maxsize=1_024)
+def _times(micros: int) -> tuple[bytes, bytes]:
+    """A time as the field that says when an event was accepted, and when it occurred. Kept: a list has one time."""
     seconds, rest = divmod(micros, 1_000_000)
-    return Timestamp(seconds=seconds, nanos=rest * 1_000).SerializeToString()
+    time = Timestamp(seconds=seconds, nanos=rest * 1_000).SerializeToString()
+    return bytes((_ACCEPT_TAG, len(time))) + time, bytes((_OCCUR_TAG, len(time))) + time
 
 
 def varint(value: int) -> bytes:

@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tickets.hub.v1 import event_pb2, event_service_pb2
 
-from hub.delivery.frames import InterestIndex, Item, join
+from hub.delivery.frames import Item, Page
+from hub.delivery.interest import InterestIndex
 from hub.delivery.views import Lens, Narrowing, Shape, View, piece
 from hub.model import Entry, GrantRecord, GuildAccess, IntegrationRecord, Kind, State
 
@@ -147,7 +148,7 @@ def test_the_index_finds_exactly_the_lenses_that_show_an_event(
         assert set(found) == {lens for lens in followed if seen_by(lens, entry)}
     for interest, left in joined:
         if not left:
-            assert [item.position for item in interest.matches] == [
+            assert [item.position for item in interest.matches.items] == [
                 position
                 for position, (event_type, guild) in enumerate(published, start=1)
                 if seen_by(interest.lens, stored(event_type, guild, position))
@@ -172,19 +173,22 @@ def test_a_frame_takes_what_fits_and_at_least_one(
         for position, (event, guild) in enumerate(several, start=1)
     ]
     shown = [item for item in items if seen_by(lens, item.entry)]
-    body = join(lens, items, most)
+    excerpt = Page(items, len(items)).show(lens)
+    assert excerpt.items == shown
+    if not shown:
+        return
+    body = excerpt.join(0, len(shown), most)
     got = event_service_pb2.SubscribeResponse.FromString(body.data).events
     assert [event.id for event in got] == [
         event_pb2.Event.FromString(one.entry.body).id for one in shown[: body.events]
     ]
     assert body.events == len(got)
-    if shown:
-        assert body.last is shown[body.events - 1]
-        assert body.events == 1 or len(body.data) <= most
-        if body.events < len(shown):
-            shape = lens.shape(shown[body.events].entry)
-            assert shape is not None
-            assert len(body.data) + len(shown[body.events].piece(shape)) > most
+    assert body.last is shown[body.events - 1]
+    assert body.events == 1 or len(body.data) <= most
+    if body.events < len(shown):
+        shape = lens.shape(shown[body.events].entry)
+        assert shape is not None
+        assert len(body.data) + len(shown[body.events].piece(shape)) > most
 
 
 def test_an_integration_for_installed_guilds_has_lenses_of_its_own() -> None:

@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import pytest
 
-from hub.delivery import frames
+from hub.delivery import interest
 from tests.conftest import FakeClock, StartHub, Subscriber, reason_of
 from tests.delivery.kit import emit, ids, live, names_until, standing_still, until
 
@@ -43,10 +43,10 @@ async def test_a_reader_that_stands_still_holds_a_bounded_amount(start_hub: Star
             await emit(hub, ids(f"{number}-", 1_000))
         [one] = live(hub)
         await until(lambda: one.write_began)
-        held = one._interest.matches
+        held = one._interest.matches.items
         assert sum(item.size for item in feed._window) <= hub.settings.window_bytes
         assert {item.position for item in held} <= {item.position for item in feed._window}
-        assert len(one._interest._bodies) <= frames._SHARED_BODIES
+        assert len(one._interest.matches.bodies) <= interest._SHARED_BODIES
         assert await names_until(stream, "9-00999") == [name for n in range(10) for name in ids(f"{n}-", 1_000)]
 
 
