@@ -41,7 +41,7 @@ class Groups:
             StorageFull: there is no room.
         """
         name = secrets.token_hex(12)
-        attempt = 0
+        attempt, trouble = 0, ""
         while self._loop.time() < deadline:
             attempt += 1
             try:
@@ -51,16 +51,14 @@ class Groups:
                     async with asyncio.timeout(PATIENCE):
                         await self._catch_up(max(error.last, group.entries[0].position))
                     return False
-            except ApiError as error:
-                if error.is_full:
+            except (ApiError, NoAnswer) as error:
+                if isinstance(error, ApiError) and error.is_full:
                     raise StorageFull from error
-                log.warning("the store refused a group", error=str(error))
-                await asyncio.sleep(_AGAIN)
-                continue
-            except NoAnswer:
+                trouble = str(error)
                 await asyncio.sleep(_AGAIN)
                 continue
             return True
+        log.warning("a group was not acknowledged in time", attempts=attempt, error=trouble)
         raise StorageUnavailable
 
     async def tidy(self, group: Group) -> None:

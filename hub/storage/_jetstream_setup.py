@@ -10,8 +10,8 @@ from hub.storage._jetstream_api import ApiError, Stream
 from hub.storage._jetstream_marks import Marks
 from hub.storage._jetstream_wire import NoAnswer, Wire, shown
 
-START_TIME = 15.0
-"""Seconds that a start waits for a cluster that has no leader yet."""
+START_TIME = 30.0
+"""Seconds that a start waits for a cluster that has no leader yet: an election takes up to 9, and may fail."""
 _AGAIN = 0.25
 _JETSTREAM_OFF = {10039, 10076}
 _NEEDS = "nats-server 2.12 or newer"

@@ -47,6 +47,15 @@ Take = Callable[[Message], None]
 Stop = Callable[[], Awaitable[None]]
 
 
+class _Client(Client):
+    """The library's, but that it lets go of a connection on which a server said nothing before it opens another."""
+
+    async def _connect_to_server(self, s: Any) -> None:  # noqa: ANN401  the library's own
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]  # the library
+        await super()._connect_to_server(s)
+
+
 class Wire:
     """A connection that comes back by itself for as long as it is not closed.
 
@@ -56,7 +65,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.on_reconnect: set[Callable[[], None]] = set()
-        self._client = Client()
+        self._client = _Client()
         self._pages: dict[str, Take] = {}
         self._inbox = ""
         self._requests = 0

@@ -7,7 +7,7 @@ stored, whoever else writes; where somebody was faster nothing is stored, the vi
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from typing import Any, Self, cast
@@ -97,8 +97,8 @@ class JetStreamLog:
         """Learn what there is; from then on follow. It may take long only while entries of the dedupe window come."""
         patience.reschedule(self._loop.time() + START_TIME)
         self._spawn(self._marks.run())
-        await self._marks.reached(await self._marks.beat())
-        last = await self._stream.last()
+        await self._marks.reached(await self._answered(self._marks.beat))
+        last = await self._answered(self._stream.last)
         await self._take_states()
         start = await self._start_of_window(last)
         for gone in self._marks.gone():
@@ -117,6 +117,15 @@ class JetStreamLog:
         await self._hear()
         self._spawn(self._keep_hearing())
         self._spawn(self._removal.run())
+
+    async def _answered(self, question: Callable[[], Awaitable[int]]) -> int:
+        """Ask until there is an answer: a stream that was just made, or has no leader yet, gives none."""
+        while True:
+            try:
+                return await question()
+            except (NoAnswer, ApiError) as error:
+                log.debug("the cluster does not answer yet", error=str(error))
+                await asyncio.sleep(_READ_AGAIN)
 
     async def _take_states(self) -> None:
         """The newest state of each key: from some replica of the stream, and what that did not have yet."""

@@ -1,10 +1,10 @@
-"""The faults of a cluster: a few rounds with TEST_CLUSTER=1, a hundred of each with TORTURE=1.
+"""A cluster of three servers and what stands on it. Its faults: a few rounds of each, a hundred with TORTURE=1.
 
-Three servers that elect a leader need the processor when they need it: on a machine that is busy with something else a
-cluster may not come up in time, which says nothing of the hub. So `make test` leaves them out; `make cluster-test` and
-`make torture` run them. What needs one server only runs with every test.
+Three servers that elect a leader need the processor when they need it. So whoever waits for them here waits long, and
+for what they say themselves: a machine that is busy with something else makes these tests slow, and nothing more.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 
 from hub import config
-from hub.storage import _jetstream_setup, jetstream
+from hub.api.server import Hub
+from hub.storage import _jetstream_setup, _jetstream_wire, jetstream
 from hub.storage.jetstream import JetStreamLog
-from tests.jetstream.servers import Cluster
+from tests.conftest import RunningHub
+from tests.jetstream.proxy import Network
+from tests.jetstream.servers import PATIENCE, Cluster
 
 TORTURE = bool(os.environ.get("TORTURE"))
-WANTED = TORTURE or bool(os.environ.get("TEST_CLUSTER"))
 
 Replica = Callable[..., Awaitable[JetStreamLog]]
+Hubs = Callable[..., Awaitable[list[RunningHub]]]
 
 
 def rounds(short: int, long: int = 100) -> int:
@@ -29,14 +32,10 @@ def rounds(short: int, long: int = 100) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave them out unless they are asked for; the long form takes its time."""
+    """A cluster takes the time that it takes, and the long form its own."""
     for item in items:
-        if Path(__file__).parent not in item.path.parents:
-            continue
-        if TORTURE:
-            item.add_marker(pytest.mark.timeout(6 * 3600))
-        elif not WANTED and "cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.skip(reason="a cluster needs a quiet machine: make cluster-test"))
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(6 * 3600 if TORTURE else 600))
 
 
 @pytest.fixture
@@ -49,17 +48,48 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-async def replica(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Replica]:
-    """Opens the log that the cluster keeps three times, each time as another replica of the hub would."""
-    for module in (_jetstream_setup, jetstream):  # how long an election takes is not what is tested
-        monkeypatch.setattr(module, "START_TIME", 60.0)
+async def network(tmp_path: Path) -> AsyncIterator[Network]:
+    """The same, with ways between them that a test may cut."""
+    async with Network(tmp_path / "nats") as one:
+        yield one
+
+
+@pytest.fixture
+def patient_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long an election takes is not what is tested."""
+    monkeypatch.setattr(_jetstream_wire, "CONNECT_TIME", PATIENCE)
+    for module in (_jetstream_setup, jetstream):
+        monkeypatch.setattr(module, "START_TIME", PATIENCE)
+
+
+@pytest.fixture
+async def replica(tmp_path: Path, patient_start: None) -> AsyncIterator[Replica]:  # noqa: ARG001  it is in place
+    """Opens a log that is kept three times, each time as another replica of the hub would."""
     opened: list[JetStreamLog] = []
 
-    async def one(url: str = "", **flags: Any) -> JetStreamLog:  # noqa: ANN401  any setting
-        named = {"data_dir": tmp_path, "storage": url or cluster.url, "nats_replicas": 3}
-        opened.append(await JetStreamLog.open(config.load(named | flags)))
+    async def one(url: str) -> JetStreamLog:
+        settings = config.load({"data_dir": tmp_path, "storage": url, "nats_replicas": 3})
+        opened.append(await JetStreamLog.open(settings))
         return opened[-1]
 
     yield one
     for log in opened:
         await log.close()
+
+
+@pytest.fixture
+async def hubs(tmp_path: Path, patient_start: None) -> AsyncIterator[Hubs]:  # noqa: ARG001  it is in place
+    """Starts replicas of one hub at once, one at each URL; the keys of whichever was first are everyone's."""
+    running: list[RunningHub] = []
+
+    async def start(*urls: str, **flags: Any) -> list[RunningHub]:  # noqa: ANN401  any setting
+        same = {"data_dir": tmp_path, "listen": "127.0.0.1:0", "drain_time": 1} | flags
+        settings = [config.load(same | {"storage": url}) for url in urls]
+        started = await asyncio.gather(*map(Hub.start, settings))
+        [keys] = [hub.first_keys for hub in started if hub.first_keys]
+        running.extend(RunningHub(hub, own, keys) for hub, own in zip(started, settings, strict=True))
+        return running
+
+    yield start
+    for one in running:
+        await one.close()

@@ -1,37 +1,47 @@
-"""Writers that never give up, and what must be true of the log in the end."""
+"""Writers that never give up, readers that resume, and what must be true of the log in the end."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from hub.client import Policy, Start
+from hub.client.aio import AsyncClient
 from hub.errors import StorageUnavailable
 from hub.model import Appended, Entry
 from hub.storage import Log
+from hub.storage.jetstream import JetStreamLog
+from tests.conftest import RunningHub
 from tests.contract.stores import event, read_all
+from tests.delivery.kit import ticket
+from tests.jetstream.servers import PATIENCE
 
 _AGAIN = 0.05
-PATIENCE = 60.0
+_POLICY = Policy(first_delay=0.05, max_delay=0.5, call_timeout=PATIENCE)
 
 
-class Load:
-    """Events that keep coming, at each replica.
+class Writers(ABC):
+    """Events that keep coming.
 
     Attributes:
-        acknowledged: by id, where the log said that the event stands.
-        refused: how often an append was refused and tried again.
+        acknowledged: by id, what whoever acknowledged the event said of its place.
     """
 
-    def __init__(self, logs: Sequence[Log]) -> None:
-        self.logs = logs
+    def __init__(self, count: int) -> None:
+        """`count`: how many write at once."""
         self.acknowledged: dict[str, int] = {}
-        self.refused = 0
+        self._count = count
         self._stopped = False
         self._grown = asyncio.Event()
+
+    @abstractmethod
+    async def write(self, writer: int, number: int) -> dict[str, int]:
+        """Have the next events of a writer stored, however long it takes."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Write for as long as this lasts, then bring what was begun to its end."""
-        writers = [asyncio.create_task(self._write(n)) for n in range(len(self.logs) * 4)]
+        writers = [asyncio.create_task(self._go_on(n)) for n in range(self._count)]
         try:
             yield
         finally:
@@ -47,36 +57,97 @@ class Load:
                 self._grown.clear()
                 await self._grown.wait()
 
-    async def _write(self, writer: int) -> None:
-        log = self.logs[writer % len(self.logs)]
+    async def _go_on(self, writer: int) -> None:
         number = 0
         while not self._stopped:
-            entries = [event(f"w{writer}-{number}-{n}", time=number) for n in range(1 + number % 3)]
-            for entry, appended in zip(entries, await self._append(log, entries), strict=True):
-                self.acknowledged[entry.id] = appended.position
+            self.acknowledged.update(await self.write(writer, number))
             self._grown.set()
             number += 1
 
-    async def _append(self, log: Log, entries: list[Entry]) -> list[Appended]:
+
+class Load(Writers):
+    """Events appended at each replica of the log; `acknowledged` has their positions."""
+
+    def __init__(self, logs: Sequence[JetStreamLog]) -> None:
+        super().__init__(len(logs) * 4)
+        self.logs = logs
+
+    async def write(self, writer: int, number: int) -> dict[str, int]:
+        """Append one to three events."""
+        entries = [event(f"w{writer}-{number}-{n}", time=number) for n in range(1 + number % 3)]
+        appended = await self.append(self.logs[writer % len(self.logs)], entries)
+        return {entry.id: one.position for entry, one in zip(entries, appended, strict=True)}
+
+    async def append(self, log: Log, entries: list[Entry]) -> list[Appended]:
         """Whatever was refused may be in the log or not: the same again is safe."""
         while True:
             try:
                 return await log.append(entries)
             except StorageUnavailable:
-                self.refused += 1
                 await asyncio.sleep(_AGAIN)
 
     async def check(self) -> None:
         """Every acknowledged event stands where it was said, once; all replicas have the same log, in one order."""
         last = max(self.acknowledged.values())
-        entries: list[list[Entry]] = []
-        for log in self.logs:
-            async with asyncio.timeout(PATIENCE):
-                while (await log.bounds()).last < last:  # noqa: ASYNC110  what another replica knows is not told here
-                    await asyncio.sleep(_AGAIN)
-                entries.append([entry for entry in await read_all(log) if entry.position <= last])
+        entries = [[entry for entry in await whole(log, last) if entry.position <= last] for log in self.logs]
         assert all(others == entries[0] for others in entries)
         found = {entry.id: entry.position for entry in entries[0]}
         assert len(found) == len(entries[0]), "an event stands twice in the log"
         lost = {id_: at for id_, at in self.acknowledged.items() if found.get(id_) != at}
         assert lost == {}
+
+
+class Traffic(Writers):
+    """Events emitted at each hub, and a reader of all of them at each; `acknowledged` has their accept times.
+
+    Attributes:
+        received: of each hub's reader the ids and accept times, in order.
+    """
+
+    def __init__(self, hubs: Sequence[RunningHub], bot: str, reader: str) -> None:
+        """`bot`, `reader`: keys."""
+        super().__init__(len(hubs) * 2)
+        self.received: list[list[tuple[str, int]]] = [[] for _ in hubs]
+        self._bots = [AsyncClient(hub.address, bot, policy=_POLICY) for hub in hubs]
+        self._readers = [AsyncClient(hub.address, reader, policy=_POLICY) for hub in hubs]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """As all writers do; in the end the readers may get what is still missing."""
+        readers = [asyncio.create_task(self._read(n)) for n in range(len(self._readers))]
+        try:
+            async with super().running():
+                yield
+            async with asyncio.timeout(PATIENCE):
+                while min(map(len, self.received)) < len(self.acknowledged):  # noqa: ASYNC110  an end that nobody tells
+                    await asyncio.sleep(_AGAIN)
+        finally:
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(
+                *readers, *(one.aclose() for one in self._bots + self._readers), return_exceptions=True
+            )
+
+    async def write(self, writer: int, number: int) -> dict[str, int]:
+        """Emit one event; the client repeats what fails."""
+        reply = await self._bots[writer % len(self._bots)].emit(ticket(f"w{writer}-{number}"))
+        return {reply.event_id: reply.accept_time.ToMicroseconds()}
+
+    async def _read(self, number: int) -> None:
+        events = self._readers[number].subscribe(subscription_id=f"reader{number}", start=Start.earliest())
+        async for one in events:
+            self.received[number].append((one.id, one.accept_time.ToMicroseconds()))
+
+    def check(self) -> None:
+        """Every reader got every acknowledged event, and no other, once, in one order."""
+        assert all(others == self.received[0] for others in self.received)
+        assert len(self.received[0]) == len(self.acknowledged)
+        assert dict(self.received[0]) == self.acknowledged
+
+
+async def whole(log: Log, last: int) -> list[Entry]:
+    """The log, once it goes up to a position; of a replica that stands at one server: that server's copy."""
+    async with asyncio.timeout(PATIENCE):
+        while (await log.bounds()).last < last:  # noqa: ASYNC110  what another replica knows is not told here
+            await asyncio.sleep(_AGAIN)
+        return await read_all(log)

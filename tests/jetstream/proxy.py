@@ -1,9 +1,13 @@
-"""A way to servers that can be cut: connections stay open, and nothing passes."""
+"""Ways to servers that can be cut or made long: connections stay open, and nothing passes, or late."""
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from itertools import combinations
+from pathlib import Path
 from typing import Self
+
+from tests.jetstream.servers import Cluster, Server, free_port
 
 
 class Proxy:
@@ -11,20 +15,26 @@ class Proxy:
 
     Attributes:
         passes: while it is not set, nothing passes in either direction; what was sent waits.
+        delay: seconds that whatever passes takes.
     """
 
     def __init__(self, ports: Sequence[int]) -> None:
         self.passes = asyncio.Event()
         self.passes.set()
+        self.delay = 0.0
         self._ports = ports
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def ways(self) -> dict[int, int]:
+        """By the port that it passes connections on to, its own."""
+        return {to: server.sockets[0].getsockname()[1] for to, server in zip(self._ports, self._servers, strict=True)}
+
+    @property
     def url(self) -> str:
         """Where NATS is reached through it."""
-        ports = [server.sockets[0].getsockname()[1] for server in self._servers]
-        return "nats://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+        return "nats://" + ",".join(f"127.0.0.1:{port}" for port in self.ways.values())
 
     async def __aenter__(self) -> Self:
         """Begin to listen."""
@@ -42,20 +52,30 @@ class Proxy:
         """End every connection."""
         for server in self._servers:
             server.close()
-        for task in list(self._tasks):
+        await self.hang_up()
+
+    async def hang_up(self) -> None:
+        """End the connections that there are."""
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
-        with suppress(OSError):
+        try:
             await self.passes.wait()
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
             ways = [self._pass_on(reader, far_writer), self._pass_on(far_reader, writer)]
             await asyncio.gather(*ways, return_exceptions=True)
+        except OSError:
+            return  # nobody listens there: whoever came is told so
+        finally:
+            writer.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65_536):
+                await asyncio.sleep(self.delay)
                 await self.passes.wait()
                 writer.write(data)
                 await writer.drain()
@@ -63,3 +83,53 @@ class Proxy:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+
+class Network:
+    """A cluster whose servers reach each other through proxies, one for each pair of them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._routes = [free_port() for _ in range(3)]
+        self._pairs = {pair: Proxy(pair) for pair in combinations(self._routes, 2)}
+        self._stack = AsyncExitStack()
+        self.cluster: Cluster
+
+    async def __aenter__(self) -> Self:
+        """Start all of it."""
+        for proxy in self._pairs.values():
+            await self._stack.enter_async_context(proxy)
+        ways: dict[int, list[int]] = {port: [] for port in self._routes}
+        for (one, other), proxy in self._pairs.items():
+            ways[one].append(proxy.ways[other])
+            ways[other].append(proxy.ways[one])
+        self.cluster = Cluster(self._directory, ways)
+        self._stack.callback(self.cluster.stop)
+        await asyncio.to_thread(self.cluster.start)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """End all of it."""
+        await self._stack.aclose()
+
+    async def cut_off(self, server: Server, *, hang_up: bool) -> None:
+        """Let nothing pass between a server and the others; `hang_up`: its connections to them end, too."""
+        for proxy in self._around(server):
+            proxy.passes.clear()
+            if hang_up:
+                await proxy.hang_up()
+
+    def slow_down(self, server: Server, seconds: float) -> None:
+        """Have whatever passes between a server and the others take so long."""
+        for proxy in self._around(server):
+            proxy.delay = seconds
+
+    def heal(self) -> None:
+        """Let all pass again, at once."""
+        for proxy in self._pairs.values():
+            proxy.delay = 0.0
+            proxy.passes.set()
+
+    def _around(self, server: Server) -> list[Proxy]:
+        route = self._routes[self.cluster.servers.index(server)]
+        return [proxy for pair, proxy in self._pairs.items() if route in pair]

@@ -4,6 +4,7 @@ import atexit
 import ctypes
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -11,13 +12,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 BINARY = Path(sys.executable).parent / "nats-server"
-PATIENCE = 20.0
+PATIENCE = 120.0
+"""Seconds that servers may take to come up: a machine that is busy with something else lets elections fail."""
+_LOOK = 0.05
+_PORTS = iter(random.sample(range(20_000, 32_000), 12_000))
+"""Below those that a kernel gives to connections: the port of a server that was killed waits for it."""
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
@@ -34,10 +42,12 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port of loopback that nobody uses; none is given twice."""
+    for port in _PORTS:
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def _end_with_the_tests() -> None:
@@ -63,6 +73,7 @@ class Server:
         self.directory = directory
         self.name = name
         self.port = free_port()
+        self._monitor = free_port()
         self._extra = extra
         self._sync = f"sync_interval: {sync}" if sync else ""
         self._bound = bound and sys.platform == "linux"
@@ -84,7 +95,7 @@ class Server:
         self.directory.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / f"{self.name}.conf"
         configuration.write_text(
-            f"server_name: {self.name}\nlisten: 127.0.0.1:{self.port}\n"
+            f"server_name: {self.name}\nlisten: 127.0.0.1:{self.port}\nhttp: 127.0.0.1:{self._monitor}\n"
             f'jetstream {{ store_dir: "{self.directory / self.name}", {self._sync} }}\n{self._extra}\n'
         )
         with (self.directory / f"{self.name}.log").open("ab") as log:
@@ -109,6 +120,14 @@ class Server:
                 time.sleep(0.01)  # it is not there yet; nothing else tells when it will be
         raise AssertionError(f"nats-server did not start: {(self.directory / f'{self.name}.log').read_text()}")
 
+    def is_healthy(self) -> bool:
+        """Whether it knows a leader of its cluster and has what the others have, as it says itself."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self._monitor}/healthz", timeout=5):
+                return True
+        except OSError:
+            return False
+
     def kill(self) -> None:
         """End it as a crash would, at once. Idempotent."""
         if self._process is not None:
@@ -128,13 +147,17 @@ class Server:
 class Cluster:
     """Three servers that know each other."""
 
-    def __init__(self, directory: Path, *, sync: str = "always") -> None:
-        routes = [free_port() for _ in range(3)]
+    def __init__(self, directory: Path, ways: Mapping[int, Sequence[int]] | None = None) -> None:
+        """`ways`: by the port at which a server takes routes, those at which it reaches the others; None: their own.
+
+        A server is told where it reaches the others. What they tell each other of that leads nowhere: round no proxy.
+        """
         self.servers = []
-        for number, route in enumerate(routes, 1):
-            others = json.dumps([f"nats://127.0.0.1:{port}" for port in routes if port != route])
-            extra = f"cluster {{ name: test, listen: 127.0.0.1:{route}, routes: {others}, no_advertise: true }}\n"
-            self.servers.append(Server(directory / f"n{number}", f"n{number}", extra=extra, sync=sync))
+        for number, (route, others) in enumerate((ways or _direct()).items(), 1):
+            urls = json.dumps([f"nats://127.0.0.1:{port}" for port in others])
+            where = f"listen: 127.0.0.1:{route}, advertise: 127.0.0.1:1, no_advertise: true"
+            extra = f"cluster {{ name: test, {where}, routes: {urls} }}\n"
+            self.servers.append(Server(directory / f"n{number}", f"n{number}", extra=extra, sync="always"))
 
     @property
     def url(self) -> str:
@@ -142,9 +165,13 @@ class Cluster:
         return "nats://" + ",".join(server.url.removeprefix("nats://") for server in self.servers)
 
     def start(self) -> None:
-        """Start all."""
+        """Start all, and wait until they are one."""
         for server in self.servers:
             server.start()
+        until = time.monotonic() + PATIENCE
+        while not all(server.is_healthy() for server in self.servers):
+            assert time.monotonic() < until, "the servers did not come together"
+            time.sleep(_LOOK)  # nothing else tells when they will have
 
     def stop(self) -> None:
         """End all. Idempotent."""
@@ -154,6 +181,12 @@ class Cluster:
     def named(self, name: str) -> Server:
         """The server of a name."""
         return next(server for server in self.servers if server.name == name)
+
+
+def _direct() -> dict[int, list[int]]:
+    """Three ports, and of each the others."""
+    ports = [free_port() for _ in range(3)]
+    return {port: [other for other in ports if other != port] for port in ports}
 
 
 @cache

@@ -9,41 +9,42 @@ from typing import Any
 
 import grpc
 import pytest
-from tickets.hub.v1 import admin_service_pb2, event_pb2, event_service_pb2
+from tickets.hub.v1 import admin_service_pb2, event_service_pb2
 
+from hub.client import Start
+from hub.client.aio import AsyncClient
 from hub.errors import StorageUnavailable
-from hub.storage.jetstream import JetStreamLog
-from tests.conftest import REGISTRATION, asked
-from tests.contract.stores import event
-from tests.jetstream.conftest import Replica, rounds
-from tests.jetstream.load import PATIENCE, Load
-from tests.jetstream.proxy import Proxy
-from tests.jetstream.servers import Cluster, Server
-from tests.processes import serving
+from tests.conftest import REGISTRATION, asked, reason_of
+from tests.contract.stores import event, read_all
+from tests.delivery.kit import refused, ticket
+from tests.jetstream.conftest import Hubs, Replica, rounds
+from tests.jetstream.load import Load, Traffic
+from tests.jetstream.looks import leader, log_of, until_current, until_serving
+from tests.jetstream.proxy import Network, Proxy
+from tests.jetstream.servers import PATIENCE, Cluster, Server
+from tests.processes import Serving, serving
 
-_LOOK = 0.05
-
-
-async def leader(log: JetStreamLog, cluster: Cluster) -> Server:
-    """The server that leads the log's stream."""
-    return cluster.named((await log._stream.info())["cluster"]["leader"])
+FAR = 0.1
+"""Seconds that each message between a slow server and the others takes."""
 
 
-async def until_current(log: JetStreamLog, *, wanted: bool) -> None:
-    """Wait until a replica hears from the store, or hears no more."""
-    async with asyncio.timeout(PATIENCE):
-        while log.is_current() is not wanted:  # noqa: ASYNC110  it is a matter of time, and nobody tells of it
-            await asyncio.sleep(_LOOK)
+async def one_at_each(replica: Replica, servers: list[Server]) -> Load:
+    """Load on replicas that know one server each: what they read is that server's copy."""
+    return Load([await replica(server.url) for server in servers])
+
+
+def other_than(server: Server, servers: list[Server]) -> Server:
+    """One of the other servers."""
+    return random.choice([one for one in servers if one is not server])  # noqa: S311  a schedule
 
 
 async def test_a_leader_that_is_killed_loses_nothing(cluster: Cluster, replica: Replica) -> None:
     """Kill -9 of whoever leads the stream, under load, again and again; each time it comes back with its files."""
-    log = await replica()
-    load = Load([log, await replica()])
+    load = await one_at_each(replica, cluster.servers)
     async with load.running():
-        for _ in range(rounds(1)):
+        for _ in range(rounds(2)):
             await load.more(50)
-            killed = await leader(log, cluster)
+            killed = await leader(load.logs[0], cluster)
             killed.kill()
             await load.more(50)
             await asyncio.to_thread(killed.start)
@@ -51,16 +52,35 @@ async def test_a_leader_that_is_killed_loses_nothing(cluster: Cluster, replica: 
 
 
 async def test_a_server_that_stands_still_holds_nobody_up_for_long(cluster: Cluster, replica: Replica) -> None:
-    """The leader, then any, does nothing for a while, as a machine that is cut off: the others go on, it catches up."""
-    log = await replica()
-    load = Load([log, await replica()])
+    """The leader, then another, does nothing for a while, as a machine that hangs: the others go on, it catches up."""
+    load = await one_at_each(replica, cluster.servers)
     async with load.running():
-        for n in range(rounds(1)):
+        for n in range(rounds(2)):
             await load.more(50)
-            frozen = random.choice(cluster.servers) if n else await leader(log, cluster)  # noqa: S311  a schedule
+            first = await leader(load.logs[0], cluster)
+            frozen = other_than(first, cluster.servers) if n % 2 else first
             frozen.freeze()
             await load.more(100)
             frozen.thaw()
+    await load.check()
+
+
+async def test_a_server_that_is_far_away_slows_and_loses_nothing(network: Network, replica: Replica) -> None:
+    """What passes between the leader, then another, and the rest takes long: appends take as long, and that is all."""
+    cluster, loop = network.cluster, asyncio.get_running_loop()
+    logs = [await replica(server.url) for server in cluster.servers]
+    load = Load(logs[:1])
+    async with load.running():
+        for n in range(rounds(2)):
+            await load.more(50)
+            first = await leader(logs[0], cluster)
+            network.slow_down(other_than(first, cluster.servers) if n % 2 else first, FAR)
+            began = loop.time()
+            await load.append(logs[0], [event(f"far{n}")])
+            assert n % 2 or loop.time() - began > FAR
+            await load.more(50)
+            network.heal()
+    load.logs = logs
     await load.check()
 
 
@@ -68,7 +88,7 @@ async def test_without_a_majority_nothing_is_acknowledged_and_it_comes_back(clus
     """Two of three gone: appends fail clearly, the replica knows that it does not hear; all of it comes back."""
     log = await replica(cluster.servers[0].url)
     load = Load([log])
-    for n in range(rounds(1)):
+    for n in range(rounds(2)):
         await log.append([event(f"before{n}")])
         for server in cluster.servers[1:]:
             server.kill()
@@ -90,7 +110,7 @@ async def test_without_a_majority_nothing_is_acknowledged_and_it_comes_back(clus
 async def test_a_replica_that_is_cut_off_knows_it_and_comes_back(cluster: Cluster, replica: Replica) -> None:
     """Its connections stay open and pass nothing: it stops within its time, the other goes on; healed, it has all."""
     async with Proxy([server.port for server in cluster.servers]) as proxy:
-        cut, other = await replica(proxy.url), await replica()
+        cut, other = await replica(proxy.url), await replica(cluster.url)
         load = Load([other])
         async with load.running():
             for _ in range(rounds(1)):
@@ -106,42 +126,75 @@ async def test_a_replica_that_is_cut_off_knows_it_and_comes_back(cluster: Cluste
         await load.check()
 
 
-async def test_a_hub_that_is_killed_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    """Kill -9 of the hub that took the events: a stream at the other one gets each that was acknowledged."""
+async def test_a_server_that_is_cut_off_from_the_others_splits_nothing(network: Network, hubs: Hubs) -> None:
+    """The leader, then another: the hub there refuses and stops to serve; healed, each reader has all, in one order."""
+    servers = network.cluster.servers
+    running = await hubs(*(server.url for server in servers), nats_replicas=3)
+    _, reader = await running[0].register("TICKET_CREATED")
+    traffic = Traffic(running, running[0].bot.key, reader.key)
+    async with traffic.running():
+        for n in range(rounds(2)):
+            await traffic.more(50)
+            first = await leader(log_of(running[0]), network.cluster)
+            cut = other_than(first, servers) if n % 2 else first
+            there = running[servers.index(cut)]
+            await network.cut_off(cut, hang_up=n % 4 > 1)
+            await until_serving(there, wanted=False)
+            refusal = await refused(there.emit(ticket(f"refused{n}")))
+            assert (refusal.code(), reason_of(refusal)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
+            await traffic.more(50)
+            network.heal()
+            await until_serving(there, wanted=True)
+    traffic.check()
+    copies = [await read_all(hub.hub._log) for hub in running]
+    assert all(copy == copies[0] for copy in copies)
+
+
+async def test_a_hub_that_is_killed_loses_nothing(cluster: Cluster, replica: Replica, tmp_path: Path) -> None:
+    """Kill -9 of the hub that takes the events: a reader at the other one gets each that was acknowledged."""
+    await replica(cluster.url)  # the streams are there, so that no hub has to wait for them
     variables = {"HUB_STORAGE": cluster.url, "HUB_NATS_REPLICAS": "3"}
-    async with serving(cwd=tmp_path, **variables) as here, serving(cwd=tmp_path, **variables) as there:
-        keys = await here.first_keys()
+    async with serving(cwd=tmp_path, **variables) as there:
+        keys = await there.first_keys()
         fields: dict[str, Any] = {**REGISTRATION, "scopes": asked("TICKET_CREATED")}
         request = admin_service_pb2.RegisterIntegrationRequest(**fields)
         registered = await there.caller(keys["HUB_ADMIN_KEY"]).call("AdminService/RegisterIntegration", request)
-        stream = await there.caller(registered.key.secret).subscribe()
-        bot = here.caller(keys["HUB_BOT_KEY"])
-        acknowledged: list[str] = []
-
-        async def emit(worker: int) -> None:
-            with suppress(grpc.aio.AioRpcError):
-                while True:
-                    created = event_pb2.TicketCreated(creator_user_id="7")
-                    one = event_pb2.Event(id=f"{worker}-{len(acknowledged)}", guild_id="1", ticket_created=created)
-                    await bot.call("EventService/EmitEvent", event_service_pb2.EmitEventRequest(event=one))
-                    acknowledged.append(one.id)
-
-        emitters = [asyncio.create_task(emit(n)) for n in range(8)]
-        got = {one.id for one in await stream.events(100)}
-        await here.stop(signal.SIGKILL)
-        await asyncio.gather(*emitters)
-        while not got >= set(acknowledged):
-            got |= {one.id for one in (await stream.frame()).events}
+        async with AsyncClient(f"127.0.0.1:{there.port}", registered.key.secret) as client:
+            events = client.subscribe(start=Start.earliest())
+            got: set[str] = set()
+            for n in range(rounds(3)):
+                async with serving(cwd=tmp_path, **variables) as here, asyncio.timeout(PATIENCE):
+                    acknowledged: set[str] = set()
+                    emitters = [
+                        asyncio.create_task(emit(here, keys["HUB_BOT_KEY"], f"{n}-{m}", acknowledged)) for m in range(8)
+                    ]
+                    while len(got & acknowledged) < 100:
+                        got.add((await anext(events)).id)
+                    await here.stop(signal.SIGKILL)
+                    await asyncio.gather(*emitters)
+                    while not got >= acknowledged:
+                        got.add((await anext(events)).id)
 
 
-async def test_a_page_read_just_behind_the_leader_misses_nothing(replica: Replica) -> None:
+async def emit(hub: Serving, key: str, prefix: str, acknowledged: set[str]) -> None:
+    """Emit events until the hub is gone."""
+    bot, number = hub.caller(key), 0
+    with suppress(grpc.aio.AioRpcError):
+        while True:
+            request = event_service_pb2.EmitEventRequest(event=ticket(f"{prefix}-{number}"))
+            acknowledged.add((await bot.call("EventService/EmitEvent", request)).event_id)
+            number += 1
+
+
+async def test_a_page_read_just_behind_the_leader_misses_nothing(cluster: Cluster, replica: Replica) -> None:
     """Whatever replica of the stream answers: what was just acknowledged is in the page, or `through` says less."""
-    writer, reader = await replica(), await replica()
-    at = 0
+    writer, *readers = [await replica(server.url) for server in cluster.servers]
+    at = [0 for _ in readers]
     for n in range(rounds(150, 5_000)):
         [appended] = await writer.append([event(f"{n}")])
-        await reader._view.reached(appended.position)
-        while at < appended.position:
-            page = await reader.read(at, 100)
-            assert [entry.position for entry in page.entries] == list(range(at + 1, page.through + 1))
-            at = page.through
+        for number, reader in enumerate(readers):
+            await reader._view.reached(appended.position)
+            while at[number] < appended.position:
+                page = await reader.read(at[number], 100)
+                assert [entry.position for entry in page.entries] == list(range(at[number] + 1, page.through + 1))
+                at[number] = page.through

@@ -69,6 +69,25 @@ async def test_a_question_that_is_lost_is_asked_again(store: JetStreamStore, mon
     assert lost
 
 
+@pytest.mark.parametrize("question", ["publish", "last"])
+async def test_a_start_waits_for_streams_that_do_not_answer_yet(
+    store: JetStreamStore, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    """Another replica made them a moment ago: the one that starts asks again."""
+    really, unanswered = getattr(Stream, question), [1, 2]
+
+    async def ask(stream: Stream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed
+        if unanswered:
+            unanswered.pop()
+            raise NoAnswer("no responders available for request")
+        return int(await really(stream, *words, **options))
+
+    monkeypatch.setattr(Stream, question, ask)
+    log = await store.open()
+    assert not unanswered
+    assert [one.position for one in await log.append([event("a")])] == [1]
+
+
 async def test_a_delivery_that_is_lost_is_noticed_and_fetched(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

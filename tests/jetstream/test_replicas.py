@@ -9,21 +9,20 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tickets.hub.v1 import admin_service_pb2, event_pb2
 
 from hub import config
-from hub.api.server import Hub
 from hub.errors import Conflict, EventIdConflict, StartError
 from hub.model import Appended, Role
 from hub.storage.jetstream import JetStreamLog
-from tests.conftest import PATIENCE, RunningHub, asked, reason_of
+from tests.conftest import asked, reason_of
 from tests.contract.stores import event, read_all, remove_streams, state
 from tests.delivery.kit import until
+from tests.jetstream.conftest import Hubs
+from tests.jetstream.looks import until_serving
 from tests.jetstream.servers import Server, shared
 
 Open = Callable[..., Awaitable[JetStreamLog]]
-Replicas = Callable[..., Awaitable[list[RunningHub]]]
 
 
 @pytest.fixture
@@ -44,40 +43,12 @@ async def open_log(tmp_path: Path) -> AsyncIterator[Open]:
 
 
 @pytest.fixture
-async def replicas(tmp_path: Path, server: Server) -> AsyncIterator[Replicas]:
-    """Starts replicas of one hub at once; the keys of whichever was first are everyone's."""
-    running: list[RunningHub] = []
-
-    async def start(count: int, **flags: Any) -> list[RunningHub]:  # noqa: ANN401  any setting
-        settings = config.load(
-            {"data_dir": tmp_path, "storage": server.url, "listen": "127.0.0.1:0", "drain_time": 1} | flags
-        )
-        hubs = await asyncio.gather(*(Hub.start(settings) for _ in range(count)))
-        [keys] = [hub.first_keys for hub in hubs if hub.first_keys]
-        running.extend(RunningHub(hub, settings, keys) for hub in hubs)
-        return running
-
-    yield start
-    for one in running:
-        await one.close()
-
-
-@pytest.fixture
 def server(tmp_path: Path) -> Any:  # noqa: ANN401  a generator's type says nothing here
     """A NATS server that a test may harm."""
     one = Server(tmp_path / "nats")
     one.start()
     yield one
     one.kill()
-
-
-async def until_serving(hub: RunningHub, *, wanted: bool) -> None:
-    """Wait until health says so."""
-    stub = health_pb2_grpc.HealthStub(hub.channel)
-    async with asyncio.timeout(PATIENCE * 2):
-        async for reply in stub.Watch(health_pb2.HealthCheckRequest()):
-            if (reply.status == health_pb2.HealthCheckResponse.SERVING) is wanted:
-                return
 
 
 async def test_what_all_append_at_once_has_one_order(open_log: Open) -> None:
@@ -160,16 +131,16 @@ async def test_a_stream_that_differs_is_refused_and_left_alone(open_log: Open) -
     assert (await log._stream.info())["config"]["max_bytes"] == 1_000_000
 
 
-async def test_first_start_by_several_at_once_makes_one_set_of_keys(replicas: Replicas) -> None:
+async def test_first_start_by_several_at_once_makes_one_set_of_keys(server: Server, hubs: Hubs) -> None:
     """One of them prints the keys, and they open every replica."""
-    for hub in await replicas(3):
+    for hub in await hubs(*[server.url] * 3):
         await hub.admin.call("AdminService/ListKeys", admin_service_pb2.ListKeysRequest())
         await hub.emit(event_pb2.Event(guild_id="1", ticket_created=event_pb2.TicketCreated(creator_user_id="7")))
 
 
-async def test_what_is_taken_away_at_one_ends_streams_at_all(replicas: Replicas) -> None:
+async def test_what_is_taken_away_at_one_ends_streams_at_all(server: Server, hubs: Hubs) -> None:
     """A key, a scope, the whole integration; and events reach streams at either replica, in one order."""
-    here, there = await replicas(2)
+    here, there = await hubs(*[server.url] * 2)
     integration, reader = await here.register("TICKET_CREATED", "MEMBER_VERIFIED")
     await until(lambda: integration.integration_id in there.hub._streams.around.registry.integrations)
     stream = await there.caller(reader.key).subscribe()
@@ -188,9 +159,9 @@ async def test_what_is_taken_away_at_one_ends_streams_at_all(replicas: Replicas)
     assert reason_of(await stream.ending()) == "KEY_REVOKED"
 
 
-async def test_a_subscription_is_taken_over_from_another_replica(replicas: Replicas) -> None:
+async def test_a_subscription_is_taken_over_from_another_replica(server: Server, hubs: Hubs) -> None:
     """The older stream ends, wherever it was; the newer one gets what comes."""
-    here, there = await replicas(2)
+    here, there = await hubs(*[server.url] * 2)
     integration, reader = await here.register("TICKET_CREATED")
     await until(lambda: integration.integration_id in there.hub._streams.around.registry.integrations)
     older = await reader.subscribe()
@@ -200,9 +171,9 @@ async def test_a_subscription_is_taken_over_from_another_replica(replicas: Repli
     assert [one.id for one in await newer.events(1)] == ["e"]
 
 
-async def test_a_silent_store_ends_streams_and_readiness_and_both_come_back(replicas: Replicas, server: Server) -> None:
+async def test_a_silent_store_ends_streams_and_readiness_and_both_come_back(server: Server, hubs: Hubs) -> None:
     """A frozen server: UNAVAILABLE to everyone who streams, opens or emits, not serving; thawed, all goes on."""
-    [hub] = await replicas(1)
+    [hub] = await hubs(server.url)
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(heartbeat_interval=Duration(seconds=60))  # it is not a heartbeat that ends it
     server.freeze()
