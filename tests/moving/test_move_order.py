@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from hub import scopes as table
 from hub.control.moving import export_log, import_log
-from hub.control.places import Places
+from hub.control.places import Mover, Places
 from hub.control.registry import Registry
-from hub.model import AgreedScope, CursorRecord, Entry, GrantRecord, InstallationRecord, IntegrationRecord, Kind
+from hub.model import AgreedScope, Change, CursorRecord, Entry, GrantRecord, InstallationRecord, IntegrationRecord, Kind
 from hub.storage import Log, open_storage
 from tests.contract.stores import read_all
 from tests.moving.moves import ALL, INSTALLED, Stores, begin, change, integration, meaning, registry_of
@@ -34,7 +34,8 @@ class History:
         self._chance = chance
         self._time = SECOND
         self._registry: Registry
-        self._choices: list[Callable[[], list[Entry]]] = [self.grant, self.access, self.install, self.commit]
+        often = [self.install, self.commit] * 3
+        self._choices: list[Callable[[], list[Entry]]] = [self.grant, self.grant, self.access, *often]
 
     async def happen(self) -> None:
         """Something happens: an event as a rule."""
@@ -56,7 +57,7 @@ class History:
         """Other scopes; those that stay keep their grant."""
         record = self._of(self._chance.choice(NAMES))
         held = {grant.scope: grant for grant in record.grants}
-        chosen = self._chance.sample(list(table.SCOPES), 3)
+        chosen = self._chance.sample(list(table.SCOPES), 4)
         grants = tuple(held.get(scope, GrantRecord(scope, "", self._time, "")) for scope in chosen)
         return [change(f"integration/{record.integration_id}", replace(record, grants=grants), self._time)]
 
@@ -89,7 +90,7 @@ class History:
 
     def _of(self, name: str) -> IntegrationRecord:
         held = self._registry.integrations.get(name)
-        return held.record if held is not None else integration(name)
+        return held.record if held is not None else integration(name, guild_access=INSTALLED if name == "b" else ALL)
 
 
 async def gaps_and_rests(log: Log, until: int) -> list[tuple[bool, list[bytes]]]:
@@ -125,7 +126,7 @@ async def moves_without_a_difference(seed: int, steps: int, directory: Path) -> 
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32), steps=st.integers(1, 60))
+@given(seed=st.integers(0, 2**32), steps=st.integers(1, 90))
 def test_whatever_happened_means_the_same(seed: int, steps: int) -> None:
     """Grants, guild access, agreements, commits and trims in any order: all see what they saw, and nothing besides.
 
@@ -151,3 +152,26 @@ def test_places_keep_their_order(base: int, steps: list[tuple[int, int]]) -> Non
         found = places.find(place)
         assert found >= base
         assert [pair for pair in pairs if pair[0] > place] == [pair for pair in pairs if pair[1] > found]
+
+
+def test_each_record_names_the_new_places() -> None:
+    """Grants, the opening to all guilds, agreements and committed places, each by its own; what names none stays."""
+    mover = Mover(1, old_epoch=7, new_epoch=8)
+    old = [change("x", integration("x"), 1), *(Entry(Kind.EVENT, 1, b"") for _ in range(3))]
+    for position, entry in zip((10, 20, 21, 40), old, strict=True):
+        mover.moved(replace(entry, position=position))
+    grants = tuple(GrantRecord(scope, "", 1, "", position) for scope, position in enumerate((0, 10, 20, 39, 40)))
+    agreed = tuple(AgreedScope(scope, position) for scope, position in enumerate((0, 21, 40)))
+    record = integration("x", grants=grants, all_guilds_from=20)
+    entries = [
+        change("integration/x", record, 1),
+        change("installation/x/1", InstallationRecord("x", 1, "1", 1, 1, agreed), 1),
+        *(Entry(Kind.STATE, 1, json.encode(CursorRecord(epoch, 39, 1, 1)), key="cursor/x/y") for epoch in (7, 6)),
+    ]
+    bodies = [mover.moved(replace(entry, position=50 + n)).body for n, entry in enumerate(entries)]
+    changes = [json.decode(json.decode(body, type=Change).record) for body in bodies[:2]]
+    assert [grant.get("position", 0) for grant in changes[0]["grants"]] == [0, 2, 3, 4, 5]
+    assert changes[0]["all_guilds_from"] == 3
+    assert [scope.get("position", 0) for scope in changes[1]["agreed"]] == [0, 4, 5]
+    cursors = [json.decode(body, type=CursorRecord) for body in bodies[2:]]
+    assert [(cursor.epoch, cursor.position) for cursor in cursors] == [(8, 4), (6, 39)]
