@@ -97,6 +97,10 @@ class Lens:
         counting = (self._counting(entry, self.installed) for entry in entries)
         return frozenset().union(*map(_used, shapes, counting))
 
+    def counting(self, entry: Entry) -> frozenset[int]:
+        """The scopes that count for an event: those of the lens; of them what its guild had agreed to by then."""
+        return self.scopes if self.installed is None else self._counting(entry, self.installed)
+
     def _counting(self, entry: Entry, installed: Installed) -> frozenset[int]:
         """The scopes of the lens that the guild of an event had agreed to by then."""
         agreed = installed.get(entry.guild_id, {})
