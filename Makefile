@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test torture check format proto landed demo cluster cluster-test bench bench-long soak
+.PHONY: help setup run test torture check format proto landed demo cluster bench bench-long soak
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -22,15 +22,12 @@ $(READY): pyproject.toml
 run: $(READY) ## run the hub: embedded storage in ./data; the first start prints the first keys
 	$(BIN)/hub serve
 
-test: $(READY) ## every test but the faults of a cluster
+test: $(READY) ## every test, on real parts; what breaks things in its short form
 	$(BIN)/python -m pytest
 
 torture: $(READY) ## the tests that break things, in their long form, and all suites over NATS: some hours
 	TORTURE=1 $(BIN)/python -m pytest tests/torture tests/jetstream
 	TEST_STORAGE=jetstream $(BIN)/python -m pytest tests/test_smoke.py tests/api tests/delivery tests/governance
-
-cluster-test: $(READY) ## the faults of a cluster of three nats-server, a few rounds of each
-	TEST_CLUSTER=1 $(BIN)/python -m pytest tests/jetstream
 
 check: $(READY) ## style, types, the contract, and that generated/ is fresh
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ from tests.jetstream.proxy import Network, Proxy
 from tests.jetstream.servers import PATIENCE, Cluster, Server
 from tests.processes import Serving, serving
 
-FAR = 0.1
+FAR = 0.05
 """Seconds that each message between a slow server and the others takes."""
 
 
