@@ -131,6 +131,7 @@ class Hub:
         await self._until_failure(registry.applied((await self._log.bounds()).last))
         self._spawn(self._streams.watch())
         retention = Retention(self._log, feed, settings, clock)
+        await retention.begin()
         self._spawn(every(retention.period, retention.look))
         self._spawn(every(1, self._save_usage))
         self._add_services(server, registry, feed, seal, Pages(secret, settings))

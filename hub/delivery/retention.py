@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class Retention:
-    """Removes what is too old, unless the clock by which it is too old has just jumped.
+    """Removes what is too old, unless the clock by which it is too old has just jumped, here or while the hub was off.
 
     Attributes:
         period: seconds until the next look.
@@ -40,6 +40,18 @@ class Retention:
         self._wall, self._steady = clock.now(), clock.monotonic()
         self._paused_until = 0.0
         self._looked = 0
+
+    async def begin(self) -> None:
+        """Doubt a clock that is far ahead of the log's newest entry: the machine may have come back with a wrong date.
+
+        If the hub was just off for long, the pause costs nothing but room.
+        """
+        last = (await self._store.bounds()).last
+        for newest in (await self._store.read(last - 1, 1)).entries if last else ():
+            ahead = (self._wall - newest.time) / 1_000_000
+            if ahead > JUMP:
+                self._paused_until = self._steady + JUMP
+                log.warning("the newest entry is old: nothing is removed for an hour", seconds=round(ahead))
 
     async def look(self) -> None:
         """Remove what is too old now, a step at a time."""

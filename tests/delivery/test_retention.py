@@ -10,6 +10,7 @@ from tickets.hub.v1 import event_service_pb2
 
 from hub.delivery.retention import STEP
 from hub.model import Entry, Kind
+from tests.api.wire import log_to_memory
 from tests.conftest import Caller, FakeClock, RunningHub, StartHub, Subscriber, info_of
 from tests.delivery.kit import (
     EARLIEST,
@@ -143,6 +144,41 @@ async def test_a_jump_of_the_clock_removes_nothing(hub: RunningHub, clock: FakeC
         assert await names_until(await reader.subscribe(earliest={}), "a00002") == ids("a", 3)
     clock.monotonic_offset += HOUR
     clock.wall_offset += HOUR * 1_000_000
+    await keeper.look()
+    assert not await log_of(hub, Kind.EVENT)
+
+
+async def test_a_wrong_date_at_the_start_removes_nothing(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine comes back a year ahead: an hour to set it right, as after a jump; then what is too old goes."""
+    kept: dict[str, Any] = {"retention": KEPT, "dedupe_window": KEPT, "write_deadline": 24 * HOUR}
+    before = await start_hub(FakeClock(), **kept)
+    await emit(before, ids("a", 3))
+    await before.close()
+    written, clock = log_to_memory(monkeypatch), FakeClock()
+    clock.wall_offset += 365 * 24 * HOUR * 1_000_000
+    hub = await start_hub(clock, **kept)
+    assert "nothing is removed for an hour" in written.getvalue()
+    keeper = retention(hub, clock)
+    await keeper.begin()
+    await keeper.look()
+    assert len(await log_of(hub, Kind.EVENT)) == 3
+    clock.monotonic_offset += HOUR
+    clock.wall_offset += HOUR * 1_000_000
+    await keeper.look()
+    assert not await log_of(hub, Kind.EVENT)
+
+
+async def test_a_start_soon_after_the_end_removes_what_is_too_old(start_hub: StartHub) -> None:
+    """Within the hour a clock is believed: a restart puts nothing off."""
+    kept: dict[str, Any] = {"retention": KEPT, "dedupe_window": KEPT, "write_deadline": 24 * HOUR}
+    before = await start_hub(FakeClock(), **kept)
+    await emit(before, ids("a", 3))
+    await before.close()
+    clock = FakeClock()
+    clock.wall_offset += (HOUR - KEPT) * 1_000_000
+    hub = await start_hub(clock, **kept)
+    keeper = retention(hub, clock)
+    await keeper.begin()
     await keeper.look()
     assert not await log_of(hub, Kind.EVENT)
 
