@@ -65,12 +65,18 @@ class Settings(BaseSettings):
     max_batch_bytes: int = Field(1 * MIB, ge=1 * KIB, description="largest BatchEmitEvents request")
     max_metadata_bytes: int = Field(8 * KIB, ge=1 * KIB, description="largest metadata of a call")
     max_concurrent_calls: int = Field(2_000, ge=1, description="calls in flight beside the streams")
+    max_open_calls: int = Field(
+        1_000, ge=1, description="streams without a key (health, reflection on loopback); of one address a fifth"
+    )
     max_streams: int = Field(10_000, ge=1, description="open Subscribe streams in all")
     max_streams_per_integration: int = Field(5, ge=1, description="open Subscribe streams of one integration")
     max_subscriptions: int = Field(10, ge=1, description="named readers of one integration")
     max_installations: int = Field(10_000, ge=1, description="guilds that may install one integration")
     max_emit_backlog: int = Field(10_000, ge=1, description="events that may wait to be stored")
     max_failed_authentications: int = Field(10, ge=1, description="a minute and peer; a valid key is never throttled")
+    max_changes: int = Field(
+        60, ge=1, description="an hour: changes of one integration by its developer, or by one user through the bot"
+    )
 
     retention: float = Field(72 * 3600, ge=60, description="how long events are kept")
     dedupe_window: float = Field(3600, ge=1, description="how long an event id is remembered")

@@ -122,10 +122,14 @@ class IntegrationDeleted(Denied):
 
 
 class DeveloperBlocked(Denied):
-    """The developer is on the blocklist."""
+    """The developer is on the blocklist; on whose word and why is for that developer alone ("" for everyone else)."""
 
-    def __init__(self) -> None:
-        super().__init__("the developer of this integration is on the blocklist: ask the admins of Tickets about it")
+    def __init__(self, source: str = "", reason: str = "") -> None:
+        why = f" by {source}: {reason}" if reason else ""
+        super().__init__(
+            f"the developer of this integration is on the blocklist{why}; ask the admins of Tickets about it",
+            metadata={"source": source, "reason": reason} if reason else None,
+        )
 
 
 class NotOwner(Denied):
@@ -243,6 +247,14 @@ class AuthThrottled(Exhausted):
 
 class TooManyInstallations(Exhausted):
     """As many guilds have installed the integration as may."""
+
+
+class TooManyCalls(Exhausted):
+    """More calls are being served, or open without a key, than may be."""
+
+
+class TooManyChanges(Exhausted):
+    """A developer, or a user for whom the bot speaks, has changed more within an hour than they may."""
 
 
 class StorageFull(Exhausted):

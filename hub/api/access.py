@@ -7,14 +7,15 @@ be called; rules of fields come from ``buf.validate``. Must not know what a meth
 import itertools
 import re
 import secrets
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import protovalidate
 from google.protobuf.message import DecodeError, Message
 
 from hub.api.failures import MAX_VIOLATIONS, Behaviour, Context, Handler, WrappingInterceptor, with_behaviour
+from hub.api.limits import Buckets, CallLimit, OpenLimit
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control.registry import Registry
@@ -32,7 +33,6 @@ from hub.model import Caller, Role, State
 
 EXEMPT = ("/grpc.health.v1.Health/", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
 """Health is open to everyone; reflection looks after itself (``server.py``)."""
-REMEMBERED_PEERS = 10_000
 
 _validator = protovalidate.Validator()
 _request_ids = itertools.count(secrets.randbits(40) << 20)
@@ -47,15 +47,13 @@ def caller() -> Caller:
 
 
 class Throttle:
-    """Counts failed authentications by peer: so many a minute (a token bucket each), then AUTH_THROTTLED.
+    """Counts failed authentications by peer: so many a minute, then AUTH_THROTTLED.
 
     Only guesses count: a missing or unknown key. An expired one keeps telling that it has expired.
     """
 
     def __init__(self, a_minute: int, clock: Clock) -> None:
-        self._a_minute = a_minute
-        self._clock = clock
-        self._peers: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._guesses = Buckets(a_minute, 60, clock)
 
     def failed(self, peer: str) -> None:
         """Count one failure.
@@ -63,16 +61,10 @@ class Throttle:
         Raises:
             AuthThrottled: there were too many.
         """
-        now = self._clock.monotonic()
-        left, at = self._peers.pop(peer, (float(self._a_minute), now))
-        left = min(self._a_minute, left + (now - at) * self._a_minute / 60)
-        if len(self._peers) >= REMEMBERED_PEERS:
-            self._peers.popitem(last=False)
-        self._peers[peer] = (left - 1 if left >= 1 else left, now)
-        if left < 1:  # not counted again: who waits as long as told is not throttled any more
+        wait = self._guesses.take(peer)
+        if wait:
             raise AuthThrottled(
-                "too many failed authentications from your address: wait, and check the key",
-                retry_after=(1 - left) * 60 / self._a_minute + 0.001,
+                "too many failed authentications from your address: wait, and check the key", retry_after=wait
             )
 
 
@@ -91,6 +83,8 @@ class AccessInterceptor(WrappingInterceptor):
         self._roles = roles
         self._settings = settings
         self._throttle = Throttle(settings.max_failed_authentications, clock)
+        self._calls = CallLimit(settings.max_concurrent_calls)
+        self._open = OpenLimit(settings.max_open_calls)
 
     def wrap(self, method: str, handler: Handler) -> Handler | None:
         """Put the gate before the handler of a method.
@@ -98,7 +92,7 @@ class AccessInterceptor(WrappingInterceptor):
         The gate reads one request: a method that takes a stream of them cannot be called until there is one for those.
         """
         if method.startswith(EXEMPT):
-            return handler
+            return with_behaviour(handler, self._placed) if handler.response_streaming else handler
         return None if handler.request_streaming else self._gated(method, handler)
 
     def _gated(self, method: str, handler: Handler) -> Handler:
@@ -109,16 +103,34 @@ class AccessInterceptor(WrappingInterceptor):
         )
 
         def gate(behaviour: Behaviour) -> Behaviour:
+            # The streams have limits of their own (`delivery/streams.py`).
+            served = behaviour if handler.response_streaming else self._calls.counting(behaviour)
+
             async def run(raw: bytes, context: Context) -> Any:  # noqa: ANN401  any message
                 CALLER.set(self.identify(context, name))
                 self._require_role(caller(), self._roles.get(method, frozenset()))
                 request = read(raw, parse, limit)
                 check(request)
-                return await behaviour(request, context)
+                return await served(request, context)
 
             return run
 
         return with_behaviour(handler, gate, raw=True)
+
+    def place(self, context: Context) -> AbstractContextManager[None]:
+        """A place among the streams that need no key, for as long as this one lasts.
+
+        Raises:
+            TooManyCalls: on entering, if there is none left.
+        """
+        return self._open.place(address(context.peer()))
+
+    def _placed(self, behaviour: Behaviour) -> Behaviour:
+        async def run(request: Any, context: Context) -> Any:  # noqa: ANN401  any message
+            with self.place(context):
+                return await behaviour(request, context)
+
+        return run
 
     def identify(self, context: Context, method: str) -> Caller:
         """Who calls.

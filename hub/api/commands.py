@@ -13,12 +13,13 @@ from tickets.hub.v1 import integration_pb2
 
 from hub.api import convert
 from hub.api.access import check
+from hub.api.limits import Buckets
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control import keys, lifecycle
 from hub.control.changes import Changes
 from hub.control.registry import Held, Registry
-from hub.errors import InvalidRequest
+from hub.errors import InvalidRequest, TooManyChanges
 from hub.model import Caller, IntegrationRecord, KeyRecord, Role, State
 
 PROFILE = ("display_name", "description", "documentation_url", "support_url", "endpoint_url")
@@ -26,6 +27,8 @@ PROFILE = ("display_name", "description", "documentation_url", "support_url", "e
 
 UPDATABLE = (*PROFILE, "owner_user_id", "guild_access")
 """What an admin may change."""
+
+HOUR = 3_600.0
 
 Decide = Callable[[IntegrationRecord], IntegrationRecord]
 
@@ -58,6 +61,27 @@ class Commands:
         self._changes = changes
         self._settings = settings
         self._clock = clock
+        self._budgets = Buckets(settings.max_changes, HOUR, clock)
+
+    def charge(self, by: Caller) -> None:
+        """Count a change: the log keeps each for good, so nobody but admins makes any number of them.
+
+        Counted for an integration, or for the user for whom the bot speaks: whoever stole a key cannot use up what its
+        owner needs.
+
+        Raises:
+            TooManyChanges: there were too many within an hour.
+        """
+        if by.role is Role.ADMIN:
+            return
+        wait = self._budgets.take(by.user_id or by.integration_id)
+        if wait:
+            most = self._settings.max_changes
+            raise TooManyChanges(
+                f"{most} changes an hour are allowed: wait",
+                metadata={"limit": str(most)},
+                retry_after=wait,
+            )
 
     def record(self, asked: Profile, state: State, now: int) -> IntegrationRecord:
         """A new record of what somebody says of an integration, without scopes and keys."""
@@ -80,7 +104,9 @@ class Commands:
 
         Raises:
             DeveloperBlocked: its owner is on the blocklist.
+            TooManyChanges: whoever it is for has made too many.
         """
+        self.charge(by)
         self._registry.require_unblocked(record.owner_user_id)
         return await self._changes.new_integration(by, record)
 
@@ -88,6 +114,7 @@ class Commands:
         self, by: Caller, integration_id: str, decide: Decide, reason: str = "", etag: str = ""
     ) -> integration_pb2.Integration:
         """Change an integration by a decision; returns it as it is now."""
+        self.charge(by)
         held = await self._changes.integration(by, integration_id, decide, reason=reason, expected_etag=etag)
         return convert.integration(held, self._registry)
 
@@ -115,6 +142,7 @@ class Commands:
         self, by: Caller, integration_id: str, overlap: Duration | None, reason: str = "", etag: str = ""
     ) -> NewKey:
         """Make a new key; the earlier ones end after the overlap (None: the default)."""
+        self.charge(by)
         minted = keys.mint(Role.INTEGRATION, self._registry.pepper, self._clock.now())
         seconds = self._settings.key_overlap if overlap is None else convert.seconds(overlap)
 
@@ -138,7 +166,7 @@ class Commands:
     async def revoke(
         self, by: Caller, integration_id: str, key_id: str, reason: str = "", etag: str = ""
     ) -> integration_pb2.Key:
-        """End a key at once."""
+        """End a key at once. Not charged: one that leaked must end, and there are no more than were made."""
         held = await self._changes.integration(
             by,
             integration_id,

@@ -110,6 +110,8 @@ class DirectoryService(directory_service_pb2_grpc.DirectoryServiceServicer):
     ) -> directory_service_pb2.InstallIntegrationResponse:
         """A guild's consent, kept."""
         del context
+        by = acting(caller(), request.acting_user_id)
+        self._commands.charge(by)
         guild_id, now = int(request.guild_id), self._clock.now()
 
         def decide() -> tuple[InstallationRecord | None, InstallationRecord]:
@@ -130,9 +132,7 @@ class DirectoryService(directory_service_pb2_grpc.DirectoryServiceServicer):
             return before, after
 
         with self._being_installed(request.integration_id, guild_id):
-            await self._changes.installation(
-                acting(caller(), request.acting_user_id), f"installation/{request.integration_id}/{guild_id}", decide
-            )
+            await self._changes.installation(by, f"installation/{request.integration_id}/{guild_id}", decide)
         record = self._registry.installations.record(request.integration_id, guild_id)
         return directory_service_pb2.InstallIntegrationResponse(
             installation=convert.installation(record) if record is not None else None

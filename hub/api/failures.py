@@ -6,7 +6,7 @@ the caller gets a fixed sentence and an incident id, the log gets the rest.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Never
 
 import grpc
@@ -180,18 +180,3 @@ def with_behaviour(handler: Handler, wrap: Callable[[Behaviour], Behaviour], *, 
     )
     wrapped: Handler = make(wrap(behaviour), deserializer, handler.response_serializer)
     return wrapped
-
-
-async def guarded_stream(
-    requests: AsyncIterator[Any],
-    context: Context,
-    check: Callable[[Context], object],
-    behaviour: Callable[[AsyncIterator[Any], Any], AsyncIterator[Any]],
-) -> AsyncIterator[Any]:
-    """A bidirectional stream of a library (reflection), after a check that may raise."""
-    try:
-        check(context)
-    except errors.HubError as error:
-        await refuse(context, error, "ServerReflection/ServerReflectionInfo")
-    async for response in behaviour(requests, context):
-        yield response

@@ -6,7 +6,7 @@ Must not decide anything about events, keys or requests.
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import grpc
@@ -161,10 +161,10 @@ class Hub:
         server = grpc.aio.server(
             interceptors=(FailureInterceptor(), access),
             options=transport_options(self._settings),
-            maximum_concurrent_rpcs=self._settings.max_streams + self._settings.max_concurrent_calls,
+            maximum_concurrent_rpcs=most_calls(self._settings),
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        add_reflection(server, None if self._settings.is_loopback else access)
+        add_reflection(server, access, needs_key=not self._settings.is_loopback)
         return server
 
     def _bind(self, server: grpc.aio.Server) -> None:
@@ -254,6 +254,11 @@ async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
             log.warning("put off", work=work.__name__, reason=error.reason())
 
 
+def most_calls(settings: Settings) -> int:
+    """The last resort: what gRPC refuses beyond this it refuses without a reason, so all other limits come first."""
+    return 2 * (settings.max_streams + settings.max_concurrent_calls + settings.max_open_calls)
+
+
 def transport_options(settings: Settings) -> list[tuple[str, int]]:
     """What gRPC's core is told. A half-open peer is gone within keepalive interval + timeout, and no port is shared."""
     return [
@@ -305,21 +310,21 @@ def add_event_service(server: grpc.aio.Server, service: EventService) -> None:
     server.add_registered_method_handlers(SERVICES[0].full_name, {"Subscribe": subscribe})
 
 
-def add_reflection(server: grpc.aio.Server, access: AccessInterceptor | None) -> None:
-    """Serve reflection, v1 and v1alpha; `access`: who asks needs a valid key."""
+def add_reflection(server: grpc.aio.Server, access: AccessInterceptor, *, needs_key: bool) -> None:
+    """Serve reflection, v1 and v1alpha; `needs_key`: any valid one."""
     names = [service.full_name for service in SERVICES] + [HEALTH, *REFLECTION]
     servicer = reflection_async.ReflectionServicer(names, pool=Symbols())
 
-    def check(context: Context) -> None:
-        if access is not None:
+    async def answer(requests: Any, context: Context) -> None:  # noqa: ANN401  messages of the library
+        if needs_key:
             access.identify(context, "ServerReflection")
+        with nullcontext() if needs_key else access.place(context):
+            async for response in servicer.ServerReflectionInfo(requests, context):
+                await context.write(response)
 
-    async def answer(requests: Any, context: Context) -> Any:  # noqa: ANN401  messages of the library
-        async for response in guarded_stream(requests, context, check, servicer.ServerReflectionInfo):
-            yield response
-
+    behaviour: Any = guarded(answer, "ServerReflection/ServerReflectionInfo")
     handler = grpc.stream_stream_rpc_method_handler(
-        answer,
+        behaviour,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )

@@ -100,5 +100,8 @@ class HubCallError(Exception):
         return self.code in CALL_RETRIES or self._says_when()
 
     def _says_when(self) -> bool:
-        """A limit is reached that passes: without a time to wait for it is one that does not."""
-        return self.code == "RESOURCE_EXHAUSTED" and self.retry_after is not None
+        """A limit is reached that passes: without a time to wait for it is one that does not.
+
+        Without a reason it is none of the hub's limits, but one of gRPC itself, at either end or in a proxy.
+        """
+        return self.code == "RESOURCE_EXHAUSTED" and (self.retry_after is not None or not self.reason)

@@ -1,8 +1,10 @@
 """How each failure of places, limits and the hub itself is provoked."""
 
 import sqlite3
+from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hub.delivery.cursor import CursorSeal
 from hub.storage.sqlite import SqliteLog
@@ -78,6 +80,30 @@ async def auth_throttled(start_hub: StartHub) -> Failure:
     assert reason_of(await fails(ask(hub.caller("x"), "DirectoryService/ListScopes"))) == "KEY_UNKNOWN"
     error = await fails(ask(hub.caller("y"), "DirectoryService/ListScopes"))
     assert 0 < retry_seconds(error) <= 60
+    return error
+
+
+@row(grpc.StatusCode.RESOURCE_EXHAUSTED)
+async def too_many_calls(start_hub: StartHub) -> Failure:
+    """A stream without a key more than one address may have open."""
+    hub = await start_hub(max_open_calls=1)
+    health: Any = health_pb2_grpc.HealthStub(hub.channel)
+    watch = health.Watch(health_pb2.HealthCheckRequest())
+    await watch.read()
+    error = await fails(health.Watch(health_pb2.HealthCheckRequest()).read())
+    assert retry_seconds(error) > 0
+    return error
+
+
+@row(grpc.StatusCode.RESOURCE_EXHAUSTED)
+async def too_many_changes(start_hub: StartHub) -> Failure:
+    """A change more than a developer may make within an hour."""
+    hub = await start_hub(max_changes=1)
+    _, reader = await hub.register("TICKET_CREATED")
+    await ask(reader, "DeveloperService/RotateOwnKey")
+    error = await fails(ask(reader, "DeveloperService/RotateOwnKey"))
+    assert metadata(error) == {"limit": "1"}
+    assert 0 < retry_seconds(error) <= 3_601
     return error
 
 

@@ -10,8 +10,9 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from hub.api.access import REMEMBERED_PEERS, AccessInterceptor, Throttle
+from hub.api.access import AccessInterceptor, Throttle
 from hub.api.failures import FailureInterceptor
+from hub.api.limits import REMEMBERED
 from hub.api.server import REFLECTION, SERVICES, add_reflection
 from hub.control import keys
 from hub.errors import AuthThrottled
@@ -94,7 +95,7 @@ async def side_door(hub: RunningHub, *, reflection: bool = False) -> AsyncIterat
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("some.Service", handlers),))
     if reflection:
-        add_reflection(server, access)
+        add_reflection(server, access, needs_key=True)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -217,9 +218,9 @@ def test_each_address_is_throttled_for_itself_and_few_are_remembered() -> None:
     with pytest.raises(AuthThrottled):
         throttle.failed("ipv4:192.0.2.1")
     throttle.failed("ipv4:192.0.2.2")
-    for number in range(REMEMBERED_PEERS + 10):
+    for number in range(REMEMBERED + 10):
         throttle.failed(f"ipv6:[2001:db8::{number:x}]")
-    assert len(throttle._peers) <= REMEMBERED_PEERS
+    assert len(throttle._guesses._left) <= REMEMBERED
 
 
 async def test_an_expired_key_is_told_so_however_often(start_hub: StartHub) -> None:

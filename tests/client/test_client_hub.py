@@ -174,7 +174,7 @@ async def test_auto_commit_keeps_the_place_for_tasks_too(real: RealHub) -> None:
 
 
 async def test_auto_commit_survives_a_restore(start_hub: StartHub) -> None:
-    """A place of before a restore: a Gap, then all that is kept, and the next run goes on behind what was dealt with."""
+    """A place of before a restore: a Gap, then all that is kept; the next run goes on behind what was dealt with."""
     hub = await start_hub()
     _, reader = await hub.register("TICKET_STATS")
     notices: list[Notice] = []

@@ -204,6 +204,13 @@ def test_a_limit_that_passes_is_waited_for() -> None:
     assert session().ended(HubCallError("RESOURCE_EXHAUSTED", "AUTH_THROTTLED", "slow", retry_after=42)).delay == 42
 
 
+def test_a_limit_without_a_reason_is_not_the_hubs_and_passes() -> None:
+    """A proxy, or gRPC itself, refused it in a moment of too much: the subscription goes on, the call is repeated."""
+    bare = HubCallError("RESOURCE_EXHAUSTED", "", "Concurrent RPC limit exceeded!")
+    assert session().ended(bare).delay == 1
+    assert Attempts(POLICY, 0, lambda: 1.0).failed(bare, 0) == 1
+
+
 def test_silence_counts_only_while_somebody_waits_for_a_frame() -> None:
     """A caller that thinks for an hour about an event must not lose the stream for it."""
     s = session()
@@ -246,7 +253,7 @@ def test_a_call_is_repeated_until_its_time_is_over() -> None:
         attempts.failed(LOST, 5)
 
 
-@pytest.mark.parametrize("code", ["ALREADY_EXISTS", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL"])
+@pytest.mark.parametrize("code", ["ALREADY_EXISTS", "INVALID_ARGUMENT", "UNKNOWN", "INTERNAL"])
 def test_a_call_that_was_refused_is_not_repeated(code: str) -> None:
     """An event that the hub does not take now it does not take later."""
     with pytest.raises(HubCallError):

@@ -584,7 +584,7 @@ class RevokeKeyRequest(_message.Message):
     reason: _builtins.str
     """Why: up to 500 characters."""
     etag: _builtins.str
-    """The etag that was read; empty = change it whatever happened in between."""
+    """The etag that was read; empty = change it whatever happened in between. Service keys have none: it is not looked at."""
     def __init__(
         self,
         *,
@@ -1056,7 +1056,7 @@ class RejectIntegrationRequest(_message.Message):
     integration_id: _builtins.str
     """Which integration."""
     reason: _builtins.str
-    """Why: 1-500 characters. The integration's developer is told."""
+    """Why: 1-500 characters. The integration's developer is told: Integration.state_reason, or refusal_reason."""
     etag: _builtins.str
     """The etag that was read; empty = change it whatever happened in between."""
     @_builtins.property
@@ -1117,7 +1117,7 @@ class BlockDeveloperRequest(_message.Message):
     source: _builtins.str
     """Who says so: "CyberShield"."""
     reason: _builtins.str
-    """Why: 1-500 characters. The integration's developer is told."""
+    """Why: 1-500 characters. The developer is told, and nobody else: in DEVELOPER_BLOCKED, and Integration.block_reason."""
     def __init__(
         self,
         *,

@@ -239,8 +239,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """Ends one key at once, and the streams it opened. The last admin key cannot be revoked: FAILED_PRECONDITION
-        (RULES_NOT_MET).
+        """Ends one key at once, and the streams it opened. The last admin key cannot be revoked, nor the last one that works
+        for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

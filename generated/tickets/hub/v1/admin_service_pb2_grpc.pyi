@@ -69,8 +69,8 @@ class AdminServiceStub:
     live, except with overlap "0s"; a newest key that was never used is replaced.
     """
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeKeyRequest, _admin_service_pb2.RevokeKeyResponse]
-    """Ends one key at once, and the streams it opened. The last admin key cannot be revoked: FAILED_PRECONDITION
-    (RULES_NOT_MET).
+    """Ends one key at once, and the streams it opened. The last admin key cannot be revoked, nor the last one that works
+    for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET).
     """
     ListKeys: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListKeysRequest, _admin_service_pb2.ListKeysResponse]
     """Lists the keys of an integration, or the service keys; never a secret."""
@@ -134,8 +134,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     live, except with overlap "0s"; a newest key that was never used is replaced.
     """
     RevokeKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeKeyRequest, _admin_service_pb2.RevokeKeyResponse]  # type: ignore[assignment]
-    """Ends one key at once, and the streams it opened. The last admin key cannot be revoked: FAILED_PRECONDITION
-    (RULES_NOT_MET).
+    """Ends one key at once, and the streams it opened. The last admin key cannot be revoked, nor the last one that works
+    for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET).
     """
     ListKeys: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListKeysRequest, _admin_service_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Lists the keys of an integration, or the service keys; never a secret."""
@@ -268,8 +268,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.RevokeKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.RevokeKeyResponse, _abc.Awaitable[_admin_service_pb2.RevokeKeyResponse]]:
-        """Ends one key at once, and the streams it opened. The last admin key cannot be revoked: FAILED_PRECONDITION
-        (RULES_NOT_MET).
+        """Ends one key at once, and the streams it opened. The last admin key cannot be revoked, nor the last one that works
+        for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET).
         """
 
     @_abc_1.abstractmethod

@@ -59,7 +59,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTEGRATION_DELETED: _ErrorReason.ValueType  # 25
     """PERMISSION_DENIED. The integration was deleted."""
     ERROR_REASON_DEVELOPER_BLOCKED: _ErrorReason.ValueType  # 26
-    """PERMISSION_DENIED. The developer is on the blocklist: all that they own is closed, and nothing new is taken from them."""
+    """PERMISSION_DENIED. The developer is on the blocklist: all that they own is closed, and nothing new is taken from them.
+    To the developer metadata "source" and "reason" tell on whose word and why.
+    """
     ERROR_REASON_NOT_OWNER: _ErrorReason.ValueType  # 27
     """PERMISSION_DENIED. The Discord user for whom the bot speaks does not own the integration."""
     ERROR_REASON_INTEGRATION_NOT_FOUND: _ErrorReason.ValueType  # 30
@@ -84,7 +86,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. Two keys live already; wait, revoke one, or rotate with overlap "0s"."""
     ERROR_REASON_RULES_NOT_MET: _ErrorReason.ValueType  # 62
     """FAILED_PRECONDITION. Rules are not met; metadata "rules" names them.
-    Example: RegisterIntegration without any scope, RevokeKey of the last admin key.
+    Example: SubmitApplication without rules_accepted, RevokeKey of the last admin key.
     """
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 70
     """OUT_OF_RANGE. What lies after the cursor is not all there any more; start with on_expired_cursor EARLIEST, or from
@@ -100,6 +102,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. Too many failed authentications from this address; RetryInfo says when to try again."""
     ERROR_REASON_TOO_MANY_INSTALLATIONS: _ErrorReason.ValueType  # 85
     """RESOURCE_EXHAUSTED. As many guilds have installed the integration as may."""
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 86
+    """RESOURCE_EXHAUSTED. The hub serves as many calls as it may, or as many streams without a key (health, reflection) are
+    open as may be; RetryInfo says when to try again.
+    Example: the 201st Health/Watch at a time from one address.
+    """
+    ERROR_REASON_TOO_MANY_CHANGES: _ErrorReason.ValueType  # 87
+    """RESOURCE_EXHAUSTED. A developer, or a user for whom the bot speaks, has changed as much within an hour as they may;
+    RetryInfo says when to try again. Giving something up (RevokeOwnKey, UninstallIntegration) is never refused so.
+    Example: the 61st UpdateProfile within a minute.
+    """
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 84
     """RESOURCE_EXHAUSTED. The disk is full; nothing of this request was stored."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 90
@@ -149,7 +161,9 @@ ERROR_REASON_INTEGRATION_REJECTED: ErrorReason.ValueType  # 24
 ERROR_REASON_INTEGRATION_DELETED: ErrorReason.ValueType  # 25
 """PERMISSION_DENIED. The integration was deleted."""
 ERROR_REASON_DEVELOPER_BLOCKED: ErrorReason.ValueType  # 26
-"""PERMISSION_DENIED. The developer is on the blocklist: all that they own is closed, and nothing new is taken from them."""
+"""PERMISSION_DENIED. The developer is on the blocklist: all that they own is closed, and nothing new is taken from them.
+To the developer metadata "source" and "reason" tell on whose word and why.
+"""
 ERROR_REASON_NOT_OWNER: ErrorReason.ValueType  # 27
 """PERMISSION_DENIED. The Discord user for whom the bot speaks does not own the integration."""
 ERROR_REASON_INTEGRATION_NOT_FOUND: ErrorReason.ValueType  # 30
@@ -174,7 +188,7 @@ ERROR_REASON_ROTATION_IN_PROGRESS: ErrorReason.ValueType  # 61
 """FAILED_PRECONDITION. Two keys live already; wait, revoke one, or rotate with overlap "0s"."""
 ERROR_REASON_RULES_NOT_MET: ErrorReason.ValueType  # 62
 """FAILED_PRECONDITION. Rules are not met; metadata "rules" names them.
-Example: RegisterIntegration without any scope, RevokeKey of the last admin key.
+Example: SubmitApplication without rules_accepted, RevokeKey of the last admin key.
 """
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 70
 """OUT_OF_RANGE. What lies after the cursor is not all there any more; start with on_expired_cursor EARLIEST, or from
@@ -190,6 +204,16 @@ ERROR_REASON_AUTH_THROTTLED: ErrorReason.ValueType  # 83
 """RESOURCE_EXHAUSTED. Too many failed authentications from this address; RetryInfo says when to try again."""
 ERROR_REASON_TOO_MANY_INSTALLATIONS: ErrorReason.ValueType  # 85
 """RESOURCE_EXHAUSTED. As many guilds have installed the integration as may."""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 86
+"""RESOURCE_EXHAUSTED. The hub serves as many calls as it may, or as many streams without a key (health, reflection) are
+open as may be; RetryInfo says when to try again.
+Example: the 201st Health/Watch at a time from one address.
+"""
+ERROR_REASON_TOO_MANY_CHANGES: ErrorReason.ValueType  # 87
+"""RESOURCE_EXHAUSTED. A developer, or a user for whom the bot speaks, has changed as much within an hour as they may;
+RetryInfo says when to try again. Giving something up (RevokeOwnKey, UninstallIntegration) is never refused so.
+Example: the 61st UpdateProfile within a minute.
+"""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 84
 """RESOURCE_EXHAUSTED. The disk is full; nothing of this request was stored."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 90

@@ -134,6 +134,11 @@ class Integration(_message.Message):
     RULES_VERSION_FIELD_NUMBER: _builtins.int
     ACTIVE_TIME_FIELD_NUMBER: _builtins.int
     SCOPES_CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    REFUSED_SCOPES_FIELD_NUMBER: _builtins.int
+    REFUSAL_REASON_FIELD_NUMBER: _builtins.int
+    REFUSAL_TIME_FIELD_NUMBER: _builtins.int
+    BLOCK_SOURCE_FIELD_NUMBER: _builtins.int
+    BLOCK_REASON_FIELD_NUMBER: _builtins.int
     integration_id: _builtins.str
     """Given by the hub."""
     display_name: _builtins.str
@@ -160,6 +165,12 @@ class Integration(_message.Message):
     """Whether its owner is on the blocklist: then it is closed, whatever its state."""
     rules_version: _builtins.str
     """Which version of the rules its developer accepted; empty where an admin registered it."""
+    refusal_reason: _builtins.str
+    """Why they were refused."""
+    block_source: _builtins.str
+    """Where developer_blocked: on whose word ("CyberShield")."""
+    block_reason: _builtins.str
+    """Where developer_blocked: why."""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]:
         """The scopes it has."""
@@ -184,6 +195,14 @@ class Integration(_message.Message):
     def scopes_change_time(self) -> _timestamp_pb2.Timestamp:
         """When its scopes were last changed."""
 
+    @_builtins.property
+    def refused_scopes(self) -> _containers.RepeatedScalarFieldContainer[_permissions_pb2.Scope.ValueType]:
+        """The scopes that it asked for and that the last decision refused; empty where that granted all."""
+
+    @_builtins.property
+    def refusal_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
     def __init__(
         self,
         *,
@@ -206,10 +225,15 @@ class Integration(_message.Message):
         rules_version: _builtins.str = ...,
         active_time: _timestamp_pb2.Timestamp | None = ...,
         scopes_change_time: _timestamp_pb2.Timestamp | None = ...,
+        refused_scopes: _abc.Iterable[_permissions_pb2.Scope.ValueType] | None = ...,
+        refusal_reason: _builtins.str = ...,
+        refusal_time: _timestamp_pb2.Timestamp | None = ...,
+        block_source: _builtins.str = ...,
+        block_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["active_time", b"active_time", "create_time", b"create_time", "scopes_change_time", b"scopes_change_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active_time", b"active_time", "create_time", b"create_time", "refusal_time", b"refusal_time", "scopes_change_time", b"scopes_change_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_time", b"active_time", "create_time", b"create_time", "description", b"description", "developer_blocked", b"developer_blocked", "display_name", b"display_name", "documentation_url", b"documentation_url", "endpoint_url", b"endpoint_url", "etag", b"etag", "grants", b"grants", "guild_access", b"guild_access", "integration_id", b"integration_id", "owner_user_id", b"owner_user_id", "requested_scopes", b"requested_scopes", "rules_version", b"rules_version", "scopes_change_time", b"scopes_change_time", "state", b"state", "state_reason", b"state_reason", "support_url", b"support_url", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_time", b"active_time", "block_reason", b"block_reason", "block_source", b"block_source", "create_time", b"create_time", "description", b"description", "developer_blocked", b"developer_blocked", "display_name", b"display_name", "documentation_url", b"documentation_url", "endpoint_url", b"endpoint_url", "etag", b"etag", "grants", b"grants", "guild_access", b"guild_access", "integration_id", b"integration_id", "owner_user_id", b"owner_user_id", "refusal_reason", b"refusal_reason", "refusal_time", b"refusal_time", "refused_scopes", b"refused_scopes", "requested_scopes", b"requested_scopes", "rules_version", b"rules_version", "scopes_change_time", b"scopes_change_time", "state", b"state", "state_reason", b"state_reason", "support_url", b"support_url", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,157 @@
+"""How many at a time, and how often: strangers shut nobody out, and no developer fills the log."""
+
+import asyncio
+from contextlib import ExitStack
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+
+from hub.api.limits import OpenLimit
+from hub.api.server import REFLECTION, most_calls
+from hub.config import Settings
+from hub.errors import TooManyCalls
+from hub.model import Kind
+from tests.api.provoke import TICKET, metadata, retry_seconds
+from tests.api.wire import ask, event, fails
+from tests.conftest import PATIENCE, REGISTRATION, Caller, FakeClock, RunningHub, StartHub, asked, reason_of
+from tests.delivery.kit import log_of
+
+OWNER = "80351110224678912"
+
+
+def watch(hub: RunningHub) -> Any:  # noqa: ANN401  a call
+    """Somebody without a key watches the hub's health."""
+    stub: Any = health_pb2_grpc.HealthStub(hub.channel)
+    return stub.Watch(health_pb2.HealthCheckRequest())
+
+
+async def test_strangers_do_not_shut_out_who_has_a_key(start_hub: StartHub) -> None:
+    """However many watch the health, events come in and streams open; and health itself still answers."""
+    hub = await start_hub(max_streams=1, max_concurrent_calls=5, max_open_calls=10)
+    _, reader = await hub.register("TICKET_CREATED")
+    watches = [watch(hub) for _ in range(40)]
+    ends = await asyncio.gather(*(call.read() for call in watches), return_exceptions=True)
+    refused = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
+    assert len(ends) - len(refused) == 2  # one address has a fifth
+    assert {reason_of(end) for end in refused} == {"TOO_MANY_CALLS"}
+    await reader.subscribe()
+    await hub.emit(event("a", **TICKET))
+    stub: Any = health_pb2_grpc.HealthStub(hub.channel)
+    assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("version", REFLECTION)
+async def test_a_place_is_free_again_when_its_stream_ends(start_hub: StartHub, version: str) -> None:
+    """Health and reflection on loopback share the places; whoever leaves makes room."""
+    hub = await start_hub(max_open_calls=1)
+    reflect: Any = hub.channel.stream_stream(
+        f"/{version}/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    call = reflect()
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    assert (await call.read()).list_services_response.service
+    assert reason_of(await fails(watch(hub).read())) == "TOO_MANY_CALLS"
+    call.cancel()
+    assert await in_time(hub) == health_pb2.HealthCheckResponse.SERVING
+
+
+async def in_time(hub: RunningHub) -> int:
+    """What a watch says first, as soon as there is a place for it."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            [first] = await asyncio.gather(watch(hub).read(), return_exceptions=True)
+            if isinstance(first, health_pb2.HealthCheckResponse):
+                return int(first.status)
+
+
+def test_addresses_share_the_places_and_are_forgotten() -> None:
+    """Five addresses have all there is; the sixth waits for one of them to leave, and nothing is kept of who left."""
+    limit = OpenLimit(5)
+    with ExitStack() as stack:
+        for number in range(5):
+            stack.enter_context(limit.place(f"ipv4:192.0.2.{number}"))
+        with pytest.raises(TooManyCalls), limit.place("ipv4:192.0.2.9"):
+            pass
+    assert not limit._inside
+
+
+async def test_too_many_calls_at_a_time_are_told_when_to_come_again(start_hub: StartHub) -> None:
+    """What the hub itself refuses has a reason; nothing of it is stored, and what was let in is."""
+    hub = await start_hub(max_concurrent_calls=2)
+    ends = await asyncio.gather(*(hub.emit(event(f"e{n}", **TICKET)) for n in range(20)), return_exceptions=True)
+    refused = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
+    assert refused
+    assert {(reason_of(end), retry_seconds(end)) for end in refused} == {("TOO_MANY_CALLS", 1.0)}
+    assert len(await log_of(hub, Kind.EVENT)) == len(ends) - len(refused) >= 2
+    await hub.emit(event("later", **TICKET))
+
+
+def test_grpcs_own_limit_is_the_last_resort() -> None:
+    """It refuses without a reason: the hub's own limits are met long before."""
+    settings = Settings()
+    ours = settings.max_streams + settings.max_concurrent_calls + settings.max_open_calls
+    assert most_calls(settings) >= 2 * ours
+
+
+async def test_no_developer_fills_the_log(start_hub: StartHub) -> None:
+    """So many changes an hour with the integration's key; what is refused leaves nothing, and time makes it good."""
+    clock = FakeClock()
+    hub = await start_hub(clock, max_changes=3)
+    integration, reader = await hub.register("TICKET_CREATED")
+    for turn in range(2):
+        await describe(reader, str(turn))
+    await ask(reader, "DeveloperService/RequestScopes", scopes=asked("DROP_CLAIMED"))
+    before = len(await log_of(hub, Kind.STATE))
+    calls = [
+        describe(reader, "more"),
+        ask(reader, "DeveloperService/RotateOwnKey", overlap={}),
+        ask(reader, "DeveloperService/RequestScopes", scopes=asked("TICKET_STATS")),
+    ]
+    errors = [await fails(call) for call in calls]
+    assert {reason_of(error) for error in errors} == {"TOO_MANY_CHANGES"}
+    assert len(await log_of(hub, Kind.STATE)) == before
+    clock.monotonic_offset += retry_seconds(errors[-1])
+    await describe(reader, "later")
+    assert reason_of(await fails(describe(reader, "and again"))) == "TOO_MANY_CHANGES"
+    for turn in range(10):  # admins are outside it
+        which = {"integration_id": integration.integration_id}
+        await ask(hub.admin, "AdminService/SuspendIntegration", reason=str(turn), **which)
+        await ask(hub.admin, "AdminService/ResumeIntegration", **which)
+
+
+async def test_a_stolen_key_uses_up_nothing_of_its_owners(start_hub: StartHub) -> None:
+    """Who has the key may change no more; the owner through the bot may, and the key can be revoked in any case."""
+    hub = await start_hub(max_changes=1)
+    integration, reader = await hub.register("TICKET_CREATED")
+    owner = {"integration_id": integration.integration_id, "acting_user_id": OWNER}
+    await describe(reader, "by the thief")
+    new = await ask(hub.bot, "DeveloperService/RotateOwnKey", **owner)
+    assert reason_of(await fails(ask(hub.bot, "DeveloperService/RotateOwnKey", **owner))) == "TOO_MANY_CHANGES"
+    for key in (new.key, *new.previous_keys):
+        await ask(hub.bot, "DeveloperService/RevokeOwnKey", key_id=key.key_id, **owner)
+    assert reason_of(await fails(describe(reader, "again"))) == "KEY_REVOKED"
+
+
+async def test_each_user_of_the_bot_is_counted_for_themselves(start_hub: StartHub) -> None:
+    """Applications and installations count for who asks for them; a guild can always take its consent back."""
+    hub = await start_hub(max_changes=1)
+    integration, _ = await hub.register("TICKET_CREATED")
+    guild = {"integration_id": integration.integration_id, "guild_id": "41"}
+    await ask(hub.bot, "DirectoryService/InstallIntegration", acting_user_id="7", **guild)
+    await ask(hub.bot, "DirectoryService/UninstallIntegration", acting_user_id="7", **guild)
+    again = ask(hub.bot, "DirectoryService/InstallIntegration", acting_user_id="7", **guild)
+    assert reason_of(await fails(again)) == "TOO_MANY_CHANGES"
+    application = REGISTRATION | {"owner_user_id": "7", "rules_accepted": True, "scopes": asked("TICKET_CREATED")}
+    error = await fails(ask(hub.bot, "DirectoryService/SubmitApplication", **application))
+    assert metadata(error) == {"limit": "1"}
+    await ask(hub.bot, "DirectoryService/SubmitApplication", **application | {"owner_user_id": "8"})
+
+
+async def describe(reader: Caller, text: str) -> None:
+    """Give the integration another description, with its own key."""
+    await ask(reader, "DeveloperService/UpdateProfile", integration={"description": text})
