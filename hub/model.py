@@ -156,7 +156,8 @@ class IntegrationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that is kept of an integration but its key use, installations, cursors and claims.
 
     `all_guilds_from`: where guild access is ALL, events after this position come from every guild, those before it from
-    guilds that had installed it; -1 in an entry stands for that entry's own position.
+    guilds that had installed it; -1 in an entry stands for that entry's own position. `refused_scopes`: what the last
+    decision about scopes asked for turned down, with its reason.
     """
 
     integration_id: str
@@ -178,6 +179,9 @@ class IntegrationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     active_time: int = 0
     scopes_time: int = 0
     all_guilds_from: int = 0
+    refused_scopes: tuple[int, ...] = ()
+    refusal_reason: str = ""
+    refusal_time: int = 0
 
 
 class BlockRecord(msgspec.Struct, frozen=True):

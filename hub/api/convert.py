@@ -58,6 +58,7 @@ def seconds(span: Duration) -> float:
 def integration(held: Held[IntegrationRecord], registry: Registry) -> integration_pb2.Integration:
     """An integration as admins and its developer see it."""
     record = held.record
+    block = registry.block_of(record.owner_user_id)
     return integration_pb2.Integration(
         integration_id=record.integration_id,
         display_name=record.display_name,
@@ -87,10 +88,15 @@ def integration(held: Held[IntegrationRecord], registry: Registry) -> integratio
         create_time=timestamp(record.create_time),
         update_time=timestamp(record.update_time),
         etag=etag(held),
-        developer_blocked=registry.is_blocked(record.owner_user_id),
+        developer_blocked=block is not None,
+        block_source=block.source if block is not None else "",
+        block_reason=block.reason if block is not None else "",
         rules_version=record.rules_version,
         active_time=timestamp(record.active_time),
         scopes_change_time=timestamp(record.scopes_time),
+        refused_scopes=[permissions_pb2.Scope.ValueType(scope) for scope in record.refused_scopes],
+        refusal_reason=record.refusal_reason,
+        refusal_time=timestamp(record.refusal_time),
     )
 
 

@@ -115,7 +115,7 @@ class DirectoryService(directory_service_pb2_grpc.DirectoryServiceServicer):
         guild_id, now = int(request.guild_id), self._clock.now()
 
         def decide() -> tuple[InstallationRecord | None, InstallationRecord]:
-            record = self._registry.require_open(request.integration_id)
+            record = self._registry.require_open(request.integration_id, say_why=False)
             before = self._registry.installations.record(request.integration_id, guild_id)
             if before is None:
                 self._require_room(request.integration_id, guild_id)

@@ -60,15 +60,19 @@ def require(command: str, record: IntegrationRecord) -> None:
         )
 
 
-def require_open(record: IntegrationRecord) -> None:
+def require_open(record: IntegrationRecord, *, say_why: bool = True) -> None:
     """Check that the integration may receive events.
+
+    Args:
+        record: the integration's.
+        say_why: tell the admin's reason, which is for the integration's developer alone.
 
     Raises:
         IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted: it may not.
     """
     if record.state in _CLOSED:
         failure, sentence = _CLOSED[record.state]
-        said = f": {record.state_reason}" if record.state_reason else ""
+        said = f": {record.state_reason}" if say_why and record.state_reason else ""
         raise failure(sentence + said, metadata={"integration_id": record.integration_id})
 
 
@@ -84,20 +88,29 @@ def approve(
     made = {grant.scope: grant for grant in grants(chosen, now, grantor)}
     held = {grant.scope: grant for grant in record.grants}
     given = tuple((made | held)[scope] for scope in sorted(made | held))
-    decided = replace(record, grants=given, requested_scopes=(), scopes_time=now)
+    refused = {request.scope for request in record.requested_scopes} - made.keys()
+    decided = replace(_refused(record, refused, reason, now), grants=given, requested_scopes=(), scopes_time=now)
     if record.state is State.ACTIVE:
         return decided
     return replace(decided, state=State.ACTIVE, state_reason=reason, active_time=now)
 
 
-def reject(record: IntegrationRecord, scopes: Collection[int], reason: str) -> IntegrationRecord:
+def reject(record: IntegrationRecord, scopes: Collection[int], reason: str, now: int) -> IntegrationRecord:
     """Turn an application down; or, of an ACTIVE integration, these of the scopes that it asked for (empty: all)."""
     require("reject", record)
     refused = {request.scope for request in _chosen(record, scopes)}
+    record = _refused(record, refused, reason, now)
     if record.state is State.ACTIVE:
         left = tuple(request for request in record.requested_scopes if request.scope not in refused)
         return replace(record, requested_scopes=left)
     return replace(record, state=State.REJECTED, state_reason=reason, requested_scopes=())
+
+
+def _refused(record: IntegrationRecord, scopes: Collection[int], reason: str, now: int) -> IntegrationRecord:
+    """The record after a decision that refused these scopes (none: it granted all): the developer is told why."""
+    if not scopes:
+        return replace(record, refused_scopes=(), refusal_reason="", refusal_time=0)
+    return replace(record, refused_scopes=tuple(sorted(scopes)), refusal_reason=reason, refusal_time=now)
 
 
 def _chosen(record: IntegrationRecord, scopes: Collection[int]) -> tuple[ScopeRequestRecord, ...]:

@@ -162,29 +162,34 @@ class Registry:
 
     def is_blocked(self, user_id: str) -> bool:
         """Whether a Discord user is on the blocklist."""
-        held = self.blocks.get(user_id)
-        return held is not None and held.record.blocked
+        return self.block_of(user_id) is not None
 
-    def require_open(self, integration_id: str) -> IntegrationRecord:
-        """The record of an integration that may receive events.
+    def require_open(self, integration_id: str, *, say_why: bool = True) -> IntegrationRecord:
+        """The record of an integration that may receive events; `say_why`: to its developer, and to nobody else.
 
         Raises:
             DeveloperBlocked, IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted: it
                 may not.
         """
         record = self.integration(integration_id).record
-        lifecycle.require_open(record)
-        self.require_unblocked(record.owner_user_id)
+        lifecycle.require_open(record, say_why=say_why)
+        self.require_unblocked(record.owner_user_id, say_why=say_why)
         return record
 
-    def require_unblocked(self, user_id: str) -> None:
-        """Check that a developer is not on the blocklist.
+    def block_of(self, user_id: str) -> BlockRecord | None:
+        """The block of a Discord user; None where they are not on the blocklist."""
+        held = self.blocks.get(user_id)
+        return held.record if held is not None and held.record.blocked else None
+
+    def require_unblocked(self, user_id: str, *, say_why: bool = True) -> None:
+        """Check that a developer is not on the blocklist; `say_why`: to them, and to nobody else.
 
         Raises:
             DeveloperBlocked: they are.
         """
-        if self.is_blocked(user_id):
-            raise DeveloperBlocked
+        block = self.block_of(user_id)
+        if block is not None:
+            raise DeveloperBlocked(block.source, block.reason) if say_why else DeveloperBlocked
 
     def authenticate(self, text: str) -> Holder:
         """Whose key this is.

@@ -4,7 +4,7 @@ import pytest
 from tickets.hub.v1 import event_pb2, integration_pb2
 
 from tests.api.wire import numbers
-from tests.conftest import REGISTRATION, RunningHub, StartHub, asked
+from tests.conftest import REGISTRATION, FakeClock, RunningHub, StartHub, asked
 from tests.governance.steps import (
     NOBODYS_ID,
     OWNER,
@@ -202,3 +202,26 @@ async def test_only_admins_decide_and_the_hub_tells_of_no_such_integration(hub: 
     application = {**REGISTRATION, "scopes": asked("TICKET_CREATED"), "rules_accepted": True}
     reply = await call(hub.admin, "DirectoryService/SubmitApplication", **application)
     assert reply.integration.state == integration_pb2.INTEGRATION_STATE_PENDING
+
+
+async def test_why_scopes_were_refused_is_told_to_the_developer(timed_hub: RunningHub, clock: FakeClock) -> None:
+    """Refused alone or beside others that were granted: which, why and when, until the next decision."""
+    integration, reader = await timed_hub.register("TICKET_CREATED")
+
+    async def decided(what: str, *scopes: str, reason: str) -> integration_pb2.Integration:
+        wanted = asked("DROP_CLAIMED", "TICKET_STATS")
+        if not (await read(timed_hub, integration.integration_id)).requested_scopes:
+            await call(reader, "DeveloperService/RequestScopes", scopes=wanted)
+        which = {"integration_id": integration.integration_id, "scopes": numbers(*scopes)}
+        await call(timed_hub.admin, f"AdminService/{what}Integration", reason=reason, **which)
+        return (await call(reader, "DeveloperService/GetOwnIntegration")).integration  # type: ignore[no-any-return]
+
+    refused_both = await decided("Reject", reason="too broad")
+    assert (refused_both.refusal_reason, refused_both.refused_scopes) == (
+        "too broad",
+        numbers("DROP_CLAIMED", "TICKET_STATS"),
+    )
+    assert abs(refused_both.refusal_time.ToMicroseconds() - clock.now()) < 60 * 10**6
+    one_granted = await decided("Approve", "DROP_CLAIMED", reason="drops only")
+    assert (one_granted.refusal_reason, one_granted.refused_scopes) == ("drops only", numbers("TICKET_STATS"))
+    assert one_granted.state_reason == ""

@@ -50,6 +50,32 @@ async def test_a_block_ends_every_stream_of_the_developer_at_once(hub: RunningHu
     assert [event.id for event in await other.events(1)] == ["t1"]
 
 
+async def test_on_whose_word_and_why_is_told_to_the_developer_alone(hub: RunningHub) -> None:
+    """At the end of a stream, with each refusal, in their own record; not to guilds, nor in the directory."""
+    integration, reader = await hub.register("TICKET_CREATED")
+    _, another = await hub.register("TICKET_CREATED", owner_user_id=STRANGER)
+    stream = await reader.subscribe()
+    await block(hub)
+    owner = {"integration_id": integration.integration_id, "acting_user_id": OWNER}
+    for refusal in (
+        told(await stream.ending()),
+        told(await reader.open().ending()),
+        await refused(hub.bot, "DeveloperService/RotateOwnKey", **owner),
+    ):
+        assert "CyberShield: sold user data" in refusal.message
+        assert refusal.metadata == {"source": "CyberShield", "reason": "sold user data"}
+    own = (await call(reader, "DeveloperService/GetOwnIntegration")).integration
+    assert (own.block_source, own.block_reason) == ("CyberShield", "sold user data")
+    install = {"integration_id": integration.integration_id, "guild_id": "41", "acting_user_id": STRANGER}
+    refusal = await refused(hub.bot, "DirectoryService/InstallIntegration", **install)
+    assert (refusal.reason, refusal.metadata) == ("DEVELOPER_BLOCKED", {})
+    assert "sold" not in refusal.message
+    assert "sold" not in str(await call(another, "DirectoryService/FindIntegrations"))
+    await unblock(hub)
+    own = (await call(reader, "DeveloperService/GetOwnIntegration")).integration
+    assert (own.developer_blocked, own.block_source, own.block_reason) == (False, "", "")
+
+
 async def test_nothing_new_is_taken_from_somebody_blocked(hub: RunningHub) -> None:
     """Neither an application nor a registration for them; the blocklist is by the owner, not by the bot."""
     await block(hub)
