@@ -20,8 +20,11 @@ from hub.control import keys, lifecycle
 from hub.control.changes import Changes
 from hub.control.registry import Registry
 from hub.errors import RulesNotMet
-from hub.model import Role, ServiceRecord, State
+from hub.model import KeyRecord, Role, ServiceRecord, State
 from hub.storage import Log
+
+LASTING_DAYS = 7
+"""An admin key that ends sooner does not count as one that is left when another is revoked."""
 
 
 class Decision(Protocol):
@@ -116,7 +119,9 @@ class AdminService(Oversight):
     ) -> admin_service_pb2.RejectIntegrationResponse:
         """Some or all of what was asked for is refused."""
         del context
-        changed = await self._decided(request, lambda record: lifecycle.reject(record, request.scopes, request.reason))
+        changed = await self._decided(
+            request, lambda record: lifecycle.reject(record, request.scopes, request.reason, self._clock.now())
+        )
         return admin_service_pb2.RejectIntegrationResponse(integration=changed)
 
     async def SuspendIntegration(  # noqa: N802
@@ -219,9 +224,18 @@ class AdminService(Oversight):
         """The service keys after one has ended.
 
         Raises:
-            RulesNotMet: no admin key would be left.
+            RulesNotMet: no admin key would be left, or none that lasts.
         """
         left = replace(record, keys=self._commands.without(record.keys, key_id))
-        if not any(key.role is Role.ADMIN and self._registry.is_live(key) for key in left.keys):
-            raise RulesNotMet("this is the last admin key: create another one first", ["last_admin_key"])
+        ends_an_admin = any(key.key_id == key_id and key.role is Role.ADMIN for key in record.keys) and left != record
+        if ends_an_admin and not any(self._lasts(key) for key in left.keys):
+            raise RulesNotMet(
+                f"no admin key would be left that works for {LASTING_DAYS} days or more: create another one first",
+                ["last_admin_key"],
+            )
         return left
+
+    def _lasts(self, key: KeyRecord) -> bool:
+        """Whether it is an admin key on which one can rely for a while."""
+        lasting = LASTING_DAYS * 24 * 3_600
+        return key.role is Role.ADMIN and not key.revoke_time and self._registry.seconds_left(key) >= lasting

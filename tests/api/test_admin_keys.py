@@ -185,6 +185,27 @@ async def test_the_last_admin_key_stays(start_hub: StartHub) -> None:
     await use(hub.caller(other.secret))
 
 
+async def test_a_key_that_ends_soon_is_no_admin_left(start_hub: StartHub) -> None:
+    """The last lasting admin key stays while all others end within a week; those can be revoked, and so can a bot's."""
+    clock = FakeClock()
+    hub = await start_hub(clock)
+    own = hub.admin.key.split("_")[2]
+
+    async def made(role: Any, days: int) -> str:  # noqa: ANN401  an enum of the stubs
+        ends = Timestamp(seconds=clock.now() // 1_000_000 + days * 24 * HOUR + 60)
+        created = await ask(hub.admin, "CreateServiceKey", role=role, display_name="short", expire_time=ends)
+        return str(created.key.key_id)
+
+    short, bots = await made(ROLE_ADMIN, 6), await made(ROLE_BOT, 6)
+    error = await fails(ask(hub.admin, "RevokeKey", key_id=own))
+    assert info_of(error).metadata["rules"] == "last_admin_key"
+    assert "7 days" in (error.details() or "")
+    for key_id in (short, bots, short):
+        assert (await ask(hub.admin, "RevokeKey", key_id=key_id)).key.state == KEY_STATE_REVOKED
+    await made(ROLE_ADMIN, 7)
+    assert (await ask(hub.admin, "RevokeKey", key_id=own)).key.state == KEY_STATE_REVOKED
+
+
 async def test_two_admins_cannot_revoke_each_other(hub: RunningHub) -> None:
     """Two admins who revoke each other's key at the same moment leave one of them."""
     other = (await ask(hub.admin, "CreateServiceKey", role=ROLE_ADMIN, display_name="the other")).key
