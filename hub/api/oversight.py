@@ -95,13 +95,11 @@ class Oversight(admin_service_pb2_grpc.AdminServiceServicer):
             self._registry.integration(request.integration_id)
         size = self._pages.size(request.page_size)
         after = self._pages.after(request.page_token, "report", request.integration_id)
-        start = int(after[0]) if after else 0
         findings = reports.privileges(self._registry, self._clock.now(), request.integration_id)
-        token = (
-            self._pages.token([start + size], "report", request.integration_id) if len(findings) > start + size else ""
-        )
+        rest = [finding for finding in findings if not after or finding.place > tuple(after)]
+        token = self._pages.token(rest[size - 1].place, "report", request.integration_id) if len(rest) > size else ""
         return admin_service_pb2.GetPrivilegeReportResponse(
-            findings=[convert.finding(finding) for finding in findings[start : start + size]], next_page_token=token
+            findings=[convert.finding(finding) for finding in rest[:size]], next_page_token=token
         )
 
     async def ListSubscriptions(  # noqa: N802

@@ -15,6 +15,9 @@ DAY = 24 * 3_600 * 1_000_000
 UNUSED_AFTER = 30 * DAY
 OLD_AFTER = 365 * DAY
 
+LAST = "~"
+"""Sorts behind the id of every integration."""
+
 
 class FindingKind(IntEnum):
     """What was found."""
@@ -38,16 +41,26 @@ class Finding(NamedTuple):
     key_id: str = ""
     guild_id: int = 0
 
+    @property
+    def place(self) -> tuple[str, int, int, str, int]:
+        """Where it stands among others: by what it is about, which stays the same while findings come and go.
+
+        By integration, the service keys last; then grants, keys, streams, guilds.
+        """
+        group = 4 if self.guild_id else 2 if self.key_id else 1 if self.scopes else 3
+        scope = self.scopes[0] if group == 1 else 0
+        return self.integration_id or LAST, group, self.guild_id, self.key_id, scope
+
 
 def privileges(registry: Registry, now: int, integration_id: str = "") -> list[Finding]:
-    """All findings, or those of one integration, in a stable order."""
+    """All findings, or those of one integration, by place."""
     chosen = [integration_id] if integration_id else sorted(registry.integrations)
     records = [registry.integration(one).record for one in chosen]
     active = [record for record in records if record.state is State.ACTIVE]
     found = [finding for record in active for finding in _of_integration(registry, record, now)]
     if not integration_id:
         found += _keys(registry, "", registry.service.record.keys, now)
-    return found
+    return sorted(found, key=lambda finding: finding.place)
 
 
 def _of_integration(registry: Registry, record: IntegrationRecord, now: int) -> Iterator[Finding]:

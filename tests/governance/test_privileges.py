@@ -27,7 +27,7 @@ Finding = admin_service_pb2.PrivilegeFinding
 async def report(hub: RunningHub, integration_id: str = "", **fields: Any) -> list[Finding]:  # noqa: ANN401  of the request
     """All findings, page by page."""
     found: list[Finding] = []
-    token = ""
+    token = fields.pop("page_token", "")
     while True:
         request = {"integration_id": integration_id, "page_token": token, **fields}
         reply = await call(hub.admin, "AdminService/GetPrivilegeReport", **request)
@@ -223,3 +223,19 @@ async def test_use_survives_a_restart(start_hub: StartHub) -> None:
     await hub.close()
     hub = await start_hub()
     assert kinds(await report(hub, one)) == ["GRANT_NEVER_USED DROP_CLAIMED"]
+
+
+async def test_pages_stand_still_while_findings_come_and_go(hub: RunningHub) -> None:
+    """What is mended or found between two pages neither hides a later finding nor shows an earlier one again."""
+    ids = sorted([(await hub.register("TICKET_CREATED", "TICKET_STATS"))[0].integration_id for _ in range(3)])
+    first = await call(hub.admin, "AdminService/GetPrivilegeReport", page_size=3)
+    assert [one.integration_id for one in first.findings] == [ids[0], ids[0], ids[1]]
+    await set_scopes(hub, ids[0])
+    rest = await report(hub, page_token=first.next_page_token)
+    assert [(one.integration_id, *kinds([one])) for one in rest] == [
+        (ids[1], "GRANT_NEVER_USED TICKET_STATS"),
+        (ids[2], "GRANT_NEVER_USED TICKET_CREATED"),
+        (ids[2], "GRANT_NEVER_USED TICKET_STATS"),
+    ]
+    await set_scopes(hub, ids[0], "TICKET_CREATED", "TICKET_STATS", "DROP_CLAIMED")
+    assert await report(hub, page_token=first.next_page_token) == rest
