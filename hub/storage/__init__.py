@@ -105,7 +105,9 @@ class Log(Protocol):
     async def erase(self, positions: Sequence[int]) -> None:
         """Overwrite the content of EVENT entries: they become ERASED, their places and times stay.
 
-        Other positions are passed over. The store's files hold the bytes no more when it returns.
+        Other positions are passed over. The store's files hold the bytes no more when it returns. What was read or
+        tailed before is not recalled: who erases has yet to see to what is held in memory (the feed's window and pages,
+        here and at every other replica; a restart empties them), and to backups and exports.
         """
         ...
 
