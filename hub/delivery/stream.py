@@ -13,11 +13,12 @@ from typing import NamedTuple, Protocol
 from hub.clock import Clock
 from hub.control.registry import Registry
 from hub.delivery.cursor import CursorSeal
+from hub.delivery.ends import expired
 from hub.delivery.feed import Batch, Feed
 from hub.delivery.frames import frame
 from hub.delivery.interest import Interest
 from hub.delivery.views import Look, Narrowing, View, piece
-from hub.errors import CursorExpired, HubError, StorageUnavailable, SubscriptionNotFound, SubscriptionTakenOver
+from hub.errors import HubError, StorageUnavailable, SubscriptionNotFound, SubscriptionTakenOver
 from hub.model import Caller, Entry
 
 MAX_SAMPLES = 20
@@ -25,6 +26,10 @@ MAX_SAMPLES = 20
 
 SLOW_WRITE = 1.0
 """Seconds: a write that takes longer halves the next frame."""
+
+
+LOST = 0
+"""The epoch of a place that the log had once and lost with its end: no log has it."""
 
 
 class Start(NamedTuple):
@@ -144,6 +149,7 @@ class Stream:
         self._key_timer: asyncio.TimerHandle | None = None
         self._lens, self._until, final = self._look()
         self._interest: Interest = around.feed.join(final)
+        self._takes_any_first = asked.start.kind == "earliest"
 
     def begin(self) -> None:
         """Say that it is open, and start its timers.
@@ -197,7 +203,10 @@ class Stream:
             self._reached = batch.time or self._time
             if not batch.scopes <= self._used:
                 self._used |= batch.scopes
-            return self._frame(batch.data, batch.time) if batch.events else asyncio.sleep(0)
+            if not batch.events:
+                return asyncio.sleep(0)
+            self._takes_any_first = False
+            return self._frame(batch.data, batch.time)
         if self._silent_for() >= self._patience:
             return self._frame(self._around.notices.heartbeat(self, self.lag, caught_up=batch is None), 0)
         return self._sleep() if batch is None else self._around.feed.load(batch.page)
@@ -309,31 +318,32 @@ class Stream:
         """Whether its place is one of the log before a restore."""
         return self._epoch != self._around.feed.epoch
 
-    def _require_history(self) -> bool:
-        """Tell whether what follows its place is all there.
+    @property
+    def _is_expired(self) -> bool:
+        """Whether what follows its place is not all there."""
+        return self._is_restored or self.position + 1 < self._around.feed.first
+
+    def _require_history(self) -> None:
+        """Check that the stream may go on where it stands, be it after a gap.
 
         Raises:
-            CursorExpired: it is not, and the stream does not want to go on after a gap.
+            CursorExpired: what follows is not all there, and it does not want that.
         """
-        if not self._is_restored and self.position + 1 >= self._around.feed.first:
-            return True
-        if not self.asked.gaps:
-            raise CursorExpired(
-                "what follows this cursor is not all there any more: start from earliest or from another place, "
-                "or set on_expired_cursor to EARLIEST",
-                metadata={"cause": "RESTORE" if self._is_restored else "RETENTION"},
-            )
-        return False
+        if self._is_expired and not self.asked.gaps and not self._takes_any_first:
+            raise expired(restored=self._is_restored)
 
     def _mind_history(self) -> None:
         """Go on after a Gap where what the stream still had to see is gone, or end; never go on silently.
 
-        The Gap is the very next frame: a cursor after it is nowhere to be had before it.
+        The Gap is the very next frame: a cursor after it is nowhere to be had before it. None is told where the stream
+        is to begin with the oldest event there is, and has not begun.
         """
-        if self._require_history():
+        if not self._is_expired:
             return
+        self._require_history()
         feed = self._around.feed
-        self._notices.append(self._around.notices.gap(self._reached, feed.first_time, restored=self._is_restored))
+        if not self._takes_any_first:
+            self._notices.append(self._around.notices.gap(self._reached, feed.first_time, restored=self._is_restored))
         self.position, self._reached, self._epoch = feed.first - 1, feed.first_time, feed.epoch
         self._move_lens()
 

@@ -17,8 +17,9 @@ from hub.clock import Clock
 from hub.config import Settings
 from hub.control.registry import Registry
 from hub.delivery.cursor import CursorSeal
+from hub.delivery.ends import Ends, expired
 from hub.delivery.feed import Feed
-from hub.delivery.stream import Notices, Place, Start, Stream, Subscription, Surroundings
+from hub.delivery.stream import LOST, Notices, Place, Start, Stream, Subscription, Surroundings
 from hub.delivery.subscriptions import require_room
 from hub.errors import Draining, ScopeNotGranted, SlowConsumer, StorageUnavailable, SubscriptionNotFound, TooManyStreams
 from hub.model import Caller, ClaimRecord, Entry, Kind
@@ -43,6 +44,7 @@ class Streams:
     ) -> None:
         self.around = Surroundings(registry, feed, seal, notices, clock, log.is_current)
         self._log = log
+        self._ends = Ends(log, registry, feed)
         self._settings = settings
         self._slots: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._open: defaultdict[str, set[Stream]] = defaultdict(set)
@@ -64,11 +66,9 @@ class Streams:
         self._require_room(caller.integration_id, asked.subscription_id)
         with self._slot(caller.integration_id, asked.subscription_id):
             name = f"{caller.integration_id}/{asked.subscription_id}"
-            start = await self._place(asked.start, name)
             stream_id = secrets.token_hex(8)
-            claimed = await self._claim(name, stream_id)
-            now = Place(claimed, self.around.clock.now(), self.around.feed.epoch)
-            stream = Stream(self.around, caller, asked, stream_id, start or now)
+            place = await self._claimed_place(asked, name, stream_id)
+            stream = Stream(self.around, caller, asked, stream_id, place)
             self._open[caller.integration_id].add(stream)
             try:
                 self._require_service()
@@ -173,25 +173,49 @@ class Streams:
             if not self._count and self._draining:
                 self._all_closed.set()
 
+    async def _claimed_place(self, asked: Subscription, name: str, stream_id: str) -> Place:
+        """Claim the subscription for a stream; returns the place where it is to start.
+
+        It is looked up before, so that who cannot be served takes nothing over; and after, for only then all that was
+        committed before the claim is known here, whichever replica it was committed at.
+        """
+        place = await self._place(asked.start, name)
+        if place is not None and not asked.gaps:
+            await self._require_kept(place)
+        claimed = await self._claim(name, stream_id)
+        if asked.start.kind != "cursor":
+            place = await self._place(asked.start, name)
+        return place or Place(claimed, self.around.clock.now(), self.around.feed.epoch)
+
     async def _place(self, start: Start, name: str) -> Place | None:
         """The place that a start names; None = where the claim will stand, which is what "now" means in the log."""
         feed = self.around.feed
         if start.kind == "earliest":
-            return Place(feed.first - 1, feed.first_time, feed.epoch)
+            return Place(await self._ends.first() - 1, feed.first_time, feed.epoch)
         if start.kind == "since":
-            return Place(await self._log.position_at(start.since), start.since, feed.epoch)
+            reached = min(start.since, self.around.clock.now())  # what comes until then is delivered, too
+            return Place(await self._log.position_at(start.since), reached, feed.epoch)
         if start.kind == "cursor":
             cursor = self.around.seal.open(start.cursor)
-            return Place(cursor.position, cursor.time, cursor.epoch)
-        return self._committed(start, name) if start.kind != "latest" else None
+            beyond = cursor.epoch == feed.epoch and await self._ends.is_beyond(cursor.position)
+            return Place(cursor.position, cursor.time, LOST if beyond else cursor.epoch)
+        return await self._committed(start, name) if start.kind != "latest" else None
 
-    def _committed(self, start: Start, name: str) -> Place | None:
-        held = self.around.registry.cursors.get(name)
-        if held is not None:
-            return Place(held.record.position, held.record.time, held.record.epoch)
-        if start.kind == "committed":
-            raise SubscriptionNotFound("nothing was committed for this subscription yet: start from latest or earliest")
-        return None
+    async def _committed(self, start: Start, name: str) -> Place | None:
+        cursors = self.around.registry.cursors
+        if start.kind == "committed" and name not in cursors:
+            await self._ends.catch_up()  # it may have been committed at another replica, a moment ago
+            if name not in cursors:
+                raise SubscriptionNotFound(
+                    "nothing was committed for this subscription yet: start from latest or earliest"
+                )
+        held = cursors.get(name)
+        return Place(held.record.position, held.record.time, held.record.epoch) if held is not None else None
+
+    async def _require_kept(self, place: Place) -> None:
+        restored = place.epoch != self.around.feed.epoch
+        if restored or place.position + 1 < await self._ends.first():
+            raise expired(restored=restored)
 
     async def _claim(self, name: str, stream_id: str) -> int:
         """Take the subscription, in the log: every replica ends the stream that had it. Returns the position."""

@@ -13,6 +13,7 @@ from hub.clock import Clock
 from hub.config import Settings
 from hub.control.registry import Held, Registry
 from hub.delivery.cursor import CursorSeal
+from hub.delivery.ends import Ends
 from hub.delivery.feed import Feed
 from hub.errors import Conflict, CursorExpired, SubscriptionNotFound, TooManySubscriptions
 from hub.model import CursorRecord, Entry, Kind
@@ -57,6 +58,7 @@ class Subscriptions:
         self._log = log
         self._registry = registry
         self._feed = feed
+        self._ends = Ends(log, registry, feed)
         self._seal = seal
         self._settings = settings
         self._clock = clock
@@ -67,14 +69,14 @@ class Subscriptions:
 
         Raises:
             CursorInvalid: it cannot be opened.
-            CursorExpired: it is of the log before a restore.
+            CursorExpired: it is of the log before a restore, or of an end that the log has lost.
             TooManySubscriptions: there is no room for one more.
             SubscriptionNotFound: it was deleted meanwhile.
         """
         cursor = self._seal.open(text)
-        if cursor.epoch != self._feed.epoch:
+        if cursor.epoch != self._feed.epoch or await self._ends.is_beyond(cursor.position):
             raise CursorExpired(
-                "this cursor is of before the hub was restored from a backup", metadata={"cause": "RESTORE"}
+                "this cursor is of before the hub's log was restored, or lost its end", metadata={"cause": "RESTORE"}
             )
         name = f"{integration_id}/{subscription_id}"
         being_made = {key.partition("/")[2] for key in self._desks if key.startswith(f"{integration_id}/")}

@@ -86,6 +86,13 @@ class Log(Protocol):
         """The log's extent. `first` and `last` are stored marks: a hole in between, or at an end, changes neither."""
         ...
 
+    async def newest(self) -> int:
+        """The newest position that was ever given, whoever appended: it may lie beyond ``bounds().last``.
+
+        A place after it is none of this log, unless of before the log lost its end.
+        """
+        ...
+
     async def position_at(self, time: int) -> int:
         """The position before the first entry accepted at `time` or later: read after it to get all of those.
 

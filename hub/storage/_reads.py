@@ -38,6 +38,10 @@ class Reads(ABC):
         """See `Log.bounds`. From memory."""
         return Bounds(self._meta.epoch, self._meta.first, self._meta.last)
 
+    async def newest(self) -> int:
+        """See `Log.newest`. Nobody else writes."""
+        return self._meta.last
+
     async def snapshot(self) -> tuple[list[Entry], int]:
         """See `Log.snapshot`."""
         through = self._meta.last

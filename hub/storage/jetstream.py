@@ -277,6 +277,11 @@ class JetStreamLog:
         """See `Log.bounds`. As this replica knows it: what others appended a moment ago may lie behind `last`."""
         return Bounds(self._epoch, self._marks.extent.first, self._view.last)
 
+    async def newest(self) -> int:
+        """See `Log.newest`. As the leader has it."""
+        with self._answers():
+            return await self._stream.last()
+
     async def tail(self, after: int) -> AsyncIterator[Sequence[Entry]]:
         """See `Log.tail`."""
         async with aclosing(cast("Any", self._tails.follow(after))) as batches:

@@ -450,7 +450,7 @@ async def test_tails_end_when_the_log_is_closed(log: Log) -> None:
             await anext(tail)
 
 
-# bounds, position_at
+# bounds, newest, position_at
 
 
 async def test_bounds_of_an_empty_log(store: Store) -> None:
@@ -461,6 +461,16 @@ async def test_bounds_of_an_empty_log(store: Store) -> None:
     assert 0 <= bounds.epoch < 2**63
     await log.close()
     assert await (await store.open()).bounds() == bounds
+
+
+async def test_newest_is_the_last_position_given(log: Log) -> None:
+    """Also where nothing is there any more."""
+    assert await log.newest() == 0
+    await log.append([event("a", time=10), state("cursor/x", time=20)])
+    assert await log.newest() == 2
+    await log.append([event("b", time=30)])
+    await log.trim(4, 100)
+    assert await log.newest() == 3
 
 
 async def test_position_at_is_the_place_before_that_time(log: Log) -> None:
