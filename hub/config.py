@@ -8,11 +8,12 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -23,18 +24,41 @@ from pydantic_settings import (
 from hub.errors import StartError
 
 ENV_PREFIX = "HUB_"
-CALLERS_VARIABLES = {"HUB_ADMIN_KEY", "HUB_BOT_KEY", "HUB_KEY", "HUB_CONFIG"}
+CALLERS_VARIABLES = {"HUB_ADMIN_KEY", "HUB_BOT_KEY", "HUB_KEY", "HUB_ADDRESS", "HUB_CONFIG"}
 """What callers export beside the settings; the settings do not read them."""
 
 KIB, MIB = 1024, 1024 * 1024
+
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s/@,\0]+)(?::(\d{1,5}))?")
+"""A host and perhaps a port."""
+
+
+def check_address(text: str) -> str:
+    """The text, if it is host:port. ValueError says what it must be."""
+    found = ADDRESS.fullmatch(text)
+    if found is None or found[2] is None or int(found[2]) > 65535:
+        raise ValueError("must be host:port, such as 127.0.0.1:50051 or [::1]:50051")
+    return text
+
+
+def _check_path(value: object) -> object:
+    if value == "" or "\0" in str(value):  # the empty one would be the current directory
+        raise ValueError("must be a path, neither empty nor with a NUL character in it")
+    return value
+
+
+Where = Annotated[Path, BeforeValidator(_check_path)]
+Seconds = Annotated[float, "seconds"]
+Bytes = Annotated[int, "bytes"]
+"""The units: complaints and the help say them."""
 
 
 class Settings(BaseSettings):
     """All that can be set. Sizes are bytes, times are seconds unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    data_dir: Path = Field(Path("data"), description="where the embedded storage, the lock and the secret lie")
+    data_dir: Where = Field(Path("data"), description="where the embedded storage, the lock and the secret lie")
     listen: str = Field("127.0.0.1:50051", description="host:port to listen on; port 0 takes a free one")
     storage: str = Field("sqlite", description="the log: 'sqlite', in the data directory, or nats://host:4222,...")
     secret: SecretStr | None = Field(
@@ -48,22 +72,22 @@ class Settings(BaseSettings):
     nats_user: str | None = Field(None, description="NATS: who the hub is; may stand in the storage URL")
     nats_password: SecretStr | None = Field(None, description="NATS: the user's password; may stand in the storage URL")
     nats_token: SecretStr | None = Field(None, description="NATS: a token, in place of a user")
-    nats_credentials: Path | None = Field(None, description="NATS: a credentials file, in place of a user")
-    nats_tls_ca: Path | None = Field(None, description="NATS: PEM file: the authority of the servers' certificates")
-    nats_tls_certificate: Path | None = Field(None, description="NATS: PEM file: the hub's certificate towards NATS")
-    nats_tls_key: Path | None = Field(None, description="NATS: PEM file: the private key of that")
+    nats_credentials: Where | None = Field(None, description="NATS: a credentials file, in place of a user")
+    nats_tls_ca: Where | None = Field(None, description="NATS: PEM file: the authority of the servers' certificates")
+    nats_tls_certificate: Where | None = Field(None, description="NATS: PEM file: the hub's certificate towards NATS")
+    nats_tls_key: Where | None = Field(None, description="NATS: PEM file: the private key of that")
 
-    tls_certificate: Path | None = Field(None, description="PEM file: the certificate chain of the hub")
-    tls_key: Path | None = Field(None, description="PEM file: the private key of the certificate")
-    tls_client_ca: Path | None = Field(None, description="PEM file: clients must show a certificate of this authority")
+    tls_certificate: Where | None = Field(None, description="PEM file: the certificate chain of the hub")
+    tls_key: Where | None = Field(None, description="PEM file: the private key of the certificate")
+    tls_client_ca: Where | None = Field(None, description="PEM file: clients must show a certificate of this authority")
     insecure: bool = Field(default=False, description="allow plaintext on an address that is not loopback")
 
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="what to log")
-    log_format: str = Field("auto", pattern="^(auto|json|console)$", description="auto: console on a terminal")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what to log")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
 
-    max_request_bytes: int = Field(256 * KIB, ge=1 * KIB, description="largest request")
-    max_batch_bytes: int = Field(1 * MIB, ge=1 * KIB, description="largest BatchEmitEvents request")
-    max_metadata_bytes: int = Field(8 * KIB, ge=1 * KIB, description="largest metadata of a call")
+    max_request_bytes: Bytes = Field(256 * KIB, ge=1 * KIB, description="largest request")
+    max_batch_bytes: Bytes = Field(1 * MIB, ge=1 * KIB, description="largest BatchEmitEvents request")
+    max_metadata_bytes: Bytes = Field(8 * KIB, ge=1 * KIB, description="largest metadata of a call")
     max_concurrent_calls: int = Field(2_000, ge=1, description="calls in flight beside the streams")
     max_open_calls: int = Field(
         1_000, ge=1, description="streams without a key (health, reflection on loopback); of one address a fifth"
@@ -78,26 +102,26 @@ class Settings(BaseSettings):
         60, ge=1, description="an hour: changes of one integration by its developer, or by one user through the bot"
     )
 
-    retention: float = Field(72 * 3600, ge=60, description="how long events are kept")
-    dedupe_window: float = Field(3600, ge=1, description="how long an event id is remembered")
-    window_bytes: int = Field(32 * MIB, ge=64 * KIB, description="newest events held in memory")
-    page_cache_bytes: int = Field(
+    retention: Seconds = Field(72 * 3600, ge=60, description="how long events are kept")
+    dedupe_window: Seconds = Field(3600, ge=1, description="how long an event id is remembered")
+    window_bytes: Bytes = Field(32 * MIB, ge=64 * KIB, description="newest events held in memory")
+    page_cache_bytes: Bytes = Field(
         32 * MIB, ge=64 * KIB, description="older events held in memory for those who catch up"
     )
-    max_frame_bytes: int = Field(1 * MIB, ge=1 * KIB, description="largest frame, unless one event alone is larger")
-    write_deadline: float = Field(30, gt=0, description="how long one frame may take to be taken by a client")
-    heartbeat_interval: float = Field(15, ge=1, le=60, description="unless a stream asks for another")
+    max_frame_bytes: Bytes = Field(1 * MIB, ge=1 * KIB, description="largest frame, unless one event alone is larger")
+    write_deadline: Seconds = Field(30, gt=0, description="how long one frame may take to be taken by a client")
+    heartbeat_interval: Seconds = Field(15, ge=1, le=60, description="unless a stream asks for another")
 
     max_live_keys: int = Field(2, ge=2, le=10, description="keys of one integration that live at a time")
     max_service_keys: int = Field(100, ge=2, description="keys of bots and admins that live at a time")
-    key_overlap: float = Field(24 * 3600, ge=0, le=7 * 24 * 3600, description="how long a rotated key lives on")
-    guild_access: str = Field("all", pattern="^(all|installed)$", description="what a new integration gets by default")
+    key_overlap: Seconds = Field(24 * 3600, ge=0, le=7 * 24 * 3600, description="how long a rotated key lives on")
+    guild_access: Literal["all", "installed"] = Field("all", description="what a new integration gets by default")
 
     rules_version: str = Field("1", min_length=1, max_length=50, description="the version of the rules in force")
 
-    keepalive_interval: float = Field(20, ge=1, description="silence after which the hub pings a peer")
-    keepalive_timeout: float = Field(5, ge=0.1, description="how long a peer may take to answer a ping")
-    drain_time: float = Field(5, ge=0, description="how long a stop waits for calls to end")
+    keepalive_interval: Seconds = Field(20, ge=1, description="silence after which the hub pings a peer")
+    keepalive_timeout: Seconds = Field(5, ge=0.1, description="how long a peer may take to answer a ping")
+    drain_time: Seconds = Field(5, ge=0, description="how long a stop waits for calls to end")
 
     page_size: int = Field(50, ge=1, description="entries of a list, unless a request asks for another number")
     max_page_size: int = Field(200, ge=1, description="entries of a list at most")
@@ -105,8 +129,18 @@ class Settings(BaseSettings):
     @field_validator("listen")
     @classmethod
     def _listen_is_host_and_port(cls, value: str) -> str:
-        if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):\d{1,5}", value) or int(value.rsplit(":", 1)[1]) > 65535:
-            raise ValueError("must be host:port, such as 127.0.0.1:50051 or [::1]:50051")
+        return check_address(value)
+
+    @field_validator("storage")
+    @classmethod
+    def _servers_are_addresses(cls, value: str) -> str:
+        """Each of them with its port, if it has one; what is no cluster at all is told where it is opened."""
+        scheme, separator, rest = value.partition("://")
+        if separator and scheme in ("nats", "tls"):
+            for part in rest.split(","):
+                found = ADDRESS.fullmatch(part.rpartition("://")[2])
+                if found is None or int(found[2] or 0) > 65535:
+                    raise ValueError("must name servers as host:port, such as nats://nats-1:4222,nats-2:4222")
         return value
 
     @field_validator("secret")
@@ -228,11 +262,44 @@ def refuse_misspelt(environment: Mapping[str, str]) -> None:
                 raise StartError(f"{name} is no setting: did you mean {meant[0]}?")
 
 
+def version() -> str:
+    """The version of the hub that is installed; "unknown" where it runs from its files alone."""
+    try:
+        return metadata.version("tickets-hub")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def unit_of(name: str) -> str:
+    """What a setting counts, such as seconds; empty for most."""
+    return next((note for note in Settings.model_fields[name].metadata if isinstance(note, str)), "")
+
+
 def _complaint(error: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails has no public name
     """One line for one wrong setting; its value is not repeated, it may be a secret."""
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         meant = difflib.get_close_matches(name, list(Settings.model_fields), n=1)
         return f"{name} is no setting" + (f": did you mean {meant[0]}?" if meant else "")
-    text = error["msg"].removeprefix("Value error, ")
+    unit = unit_of(name) if name in Settings.model_fields else ""
+    words = {"unit": f" {unit}" if unit else "", "of": f" of {unit}" if unit else ""} | error.get("ctx", {})
+    plain = _MUST.get(error["type"])
+    text = plain.format_map(words) if plain else error["msg"].removeprefix("Value error, ")
     return f"{name}: {text}" if name else text
+
+
+_MUST = {
+    "greater_than_equal": "must be at least {ge:.15g}{unit}",
+    "less_than_equal": "must be at most {le:.15g}{unit}",
+    "greater_than": "must be more than {gt:.15g}{unit}",
+    "literal_error": "must be {expected}",
+    "string_pattern_mismatch": "must be 1 to 32 letters, digits, - or _",  # nats_stream alone has a pattern
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number{of}"),
+    **dict.fromkeys(("float_parsing", "float_type", "finite_number"), "must be a number{of}"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
+    "string_type": "must be text",
+    "path_type": "must be a path",
+}
+"""What pydantic finds wrong with a value, in plain words."""

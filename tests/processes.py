@@ -77,7 +77,7 @@ class Serving:
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> Ended:
         """Send a signal, and wait for the end; what was printed and logged since is returned."""
         self.process.send_signal(number)
-        return await _ended(self.process)
+        return await ended_of(self.process)
 
 
 async def run_hub(*words: str, cwd: Path, **variables: str) -> Ended:
@@ -87,22 +87,30 @@ async def run_hub(*words: str, cwd: Path, **variables: str) -> Ended:
 
 async def run(command: Sequence[str], cwd: Path, variables: Mapping[str, str] | None = None) -> Ended:
     """Run any command to its end; of the HUB_ variables it sees only these."""
-    return await _ended(await _begin(command, cwd, variables or {}))
+    return await ended_of(await _begin(command, cwd, variables or {}))
+
+
+@asynccontextmanager
+async def starting(*words: str, cwd: Path, **variables: str) -> AsyncIterator[Process]:
+    """A command of the hub that may not come to its end by itself."""
+    process = await _begin([*COMMAND, *words], cwd, variables)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
 
 
 @asynccontextmanager
 async def serving(*words: str, cwd: Path, **variables: str) -> AsyncIterator[Serving]:
     """A hub that serves on a free port of loopback, its data in `cwd`/data unless said otherwise."""
     variables.setdefault("HUB_LISTEN", "127.0.0.1:0")
-    hub = Serving(await _begin([*COMMAND, "serve", *words], cwd, variables))
-    try:
+    async with starting("serve", *words, cwd=cwd, **variables) as process:
+        hub = Serving(process)
         hub.port = (await hub.heard("serving"))["port"]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{hub.port}") as hub.channel:
             yield hub
-    finally:
-        if hub.process.returncode is None:
-            hub.process.kill()
-            await hub.process.communicate()
 
 
 async def _begin(command: Sequence[str], cwd: Path, variables: Mapping[str, str]) -> Process:
@@ -112,7 +120,8 @@ async def _begin(command: Sequence[str], cwd: Path, variables: Mapping[str, str]
     )
 
 
-async def _ended(process: Process) -> Ended:
+async def ended_of(process: Process) -> Ended:
+    """What came of a process, once it has ended; fails where it does not."""
     try:
         async with asyncio.timeout(PATIENCE):
             out, err = await process.communicate()
@@ -121,4 +130,4 @@ async def _ended(process: Process) -> Ended:
         out, err = await process.communicate()
         raise AssertionError(f"still running after {PATIENCE} s: {out!r} {err!r}") from None
     assert process.returncode is not None
-    return Ended(process.returncode, out.decode(), err.decode())
+    return Ended(process.returncode, (out or b"").decode(), err.decode())

@@ -10,6 +10,10 @@ import grpc
 import pytest
 from tickets.hub.v1 import admin_service_pb2, directory_service_pb2
 
+from hub import config
+from hub.api.server import where
+from hub.cli import main
+from hub.config import version
 from tests.conftest import REGISTRATION, Subscriber, asked, reason_of
 from tests.processes import COMMAND, Serving, run, run_hub, serving
 
@@ -115,8 +119,10 @@ async def test_create_key_is_refused_while_the_hub_runs(tmp_path: Path) -> None:
 
 
 async def test_create_key_needs_a_store(tmp_path: Path) -> None:
-    """On an empty store there is nothing to add a key to: it says so, and the first keys are still to be made."""
-    assert "hub init" in (await run_hub("create-key", "--role", "admin", cwd=tmp_path)).complaint
+    """In a directory without a store it makes none, says where it looked, and the first keys are still to be made."""
+    complaint = (await run_hub("create-key", "--role", "admin", cwd=tmp_path)).complaint
+    assert complaint == f"there is no store in {tmp_path}/data: set HUB_DATA_DIR to the directory of the hub"
+    assert list(tmp_path.iterdir()) == []
     assert list((await run_hub("init", cwd=tmp_path)).keys) == ["HUB_ADMIN_KEY", "HUB_BOT_KEY"]
 
 
@@ -132,22 +138,50 @@ async def test_a_wrong_command_line_is_refused(tmp_path: Path, words: list[str])
 
 
 async def test_help_tells_every_setting(tmp_path: Path) -> None:
-    """`hub serve --help` lists the flags, and none for the secret, which everyone who lists processes would see."""
+    """`hub serve --help` lists the flags, with what they take and their variables; secrets have variables alone."""
     ended = await run_hub("serve", "--help", cwd=tmp_path)
     assert ended.code == 0
-    assert {"--listen", "--data-dir", "--retention", "--insecure"} <= set(ended.out.split())
+    for flag in (
+        *("--listen HOST:PORT", "--data-dir DIRECTORY", "--retention SECONDS", "--max-frame-bytes BYTES"),
+        *("--tls-key FILE", "--log-level debug|info|warning|error", "--max-streams NUMBER", "--insecure"),
+    ):
+        assert flag in ended.out
+    assert "$HUB_RETENTION]" in ended.out
     assert "--secret" not in ended.out
+    assert "HUB_SECRET, HUB_NATS_PASSWORD, HUB_NATS_TOKEN" in " ".join(ended.out.split())
+
+
+async def test_help_tells_every_command_and_the_version(tmp_path: Path) -> None:
+    """`hub --help` says of each command what it does, in a sentence that is not cut; `hub --version` is one line."""
+    ended = await run_hub("--help", cwd=tmp_path)
+    commands = ended.out.partition("Commands:\n")[2].splitlines()
+    assert len(commands) == len(main.commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands)
+    assert (await run_hub("--version", cwd=tmp_path)).out == f"hub {version()}\n"
+
+
+async def test_the_log_says_which_hub_this_is(tmp_path: Path) -> None:
+    """The line with which it serves tells the version and where the data lies."""
+    async with serving(cwd=tmp_path) as hub:
+        line = hub.log[-1]
+    assert (line["event"], line["version"], line["data_dir"]) == ("serving", version(), f"{tmp_path}/data")
+
+
+def test_the_log_names_a_cluster_without_its_password() -> None:
+    """Of a cluster it tells the servers and the stream, and nothing of who the hub is there."""
+    said = where(config.load({"storage": "nats://hub:hunter2@nats-1:4222,hub:hunter2@nats-2:4222"}))
+    assert said == {"storage": "nats://nats-1:4222,nats-2:4222", "nats_stream": "TICKETS_HUB"}
 
 
 async def test_flags_outdo_variables_outdo_the_file_outdo_defaults(tmp_path: Path) -> None:
     """The same setting said in four places: the nearest to the command line holds."""
     file = tmp_path / "hub.toml"
     file.write_text('data_dir = "from-file"\n')
-    flag, config = ("--data-dir", "from-flag"), ("--config", str(file))
+    flag, named = ("--data-dir", "from-flag"), ("--config", str(file))
     cases = {
-        "from-flag": run_hub("init", *config, *flag, cwd=tmp_path, HUB_DATA_DIR="from-variable"),
-        "from-variable": run_hub("init", *config, cwd=tmp_path, HUB_DATA_DIR="from-variable"),
-        "from-file": run_hub("init", *config, cwd=tmp_path),
+        "from-flag": run_hub("init", *named, *flag, cwd=tmp_path, HUB_DATA_DIR="from-variable"),
+        "from-variable": run_hub("init", *named, cwd=tmp_path, HUB_DATA_DIR="from-variable"),
+        "from-file": run_hub("init", *named, cwd=tmp_path),
         "data": run_hub("init", cwd=tmp_path),
     }
     for made, running in cases.items():

@@ -1,6 +1,8 @@
 """Starts that must fail: each ends in one line and status 2, never a traceback, and leaves nothing half-done."""
 
+import asyncio
 import os
+import signal
 import socket
 import sqlite3
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 from tickets.hub.v1 import directory_service_pb2
 
-from tests.processes import COMMAND, run, run_hub, serving
+from tests.processes import COMMAND, ended_of, run, run_hub, serving, starting
 
 SECRET = "the secret of this hub, long enough to be one"
 UNPRIVILEGED = 65534
@@ -39,7 +41,9 @@ def taken_port() -> Iterator[int]:
         ('max_streams = "many"', "max_streams: "),
         ("max_streams = 0", "max_streams: "),
         ('log_level = "loud"', "log_level: "),
-        ("listen = 50051", "listen: "),
+        ("listen = 50051", "listen: must be text"),
+        ('data_dir = "a\\u0000b"', "data_dir: must be a path"),
+        ('storage = "nats://h\\u0000:1"', "storage: must name servers"),
         ('listen = "127.0.0.1:99999"', "listen: must be host:port"),
         ("max_streams = ", "settings file "),
         ("\xff", "settings file "),
@@ -65,13 +69,28 @@ async def test_a_settings_file_that_cannot_be_read(tmp_path: Path, name: str, wh
     [
         ("HUB_LISTN", "127.0.0.1:1", "HUB_LISTN is no setting: did you mean HUB_LISTEN?"),
         ("HUB_MAX_STREAM", "7", "HUB_MAX_STREAM is no setting: did you mean HUB_MAX_STREAMS?"),
-        ("HUB_MAX_STREAMS", "seven", "max_streams: "),
-        ("HUB_RETENTION", "1", "retention: "),
+        ("HUB_MAX_STREAMS", "seven", "max_streams: must be a whole number"),
+        ("HUB_MAX_FRAME_BYTES", "1MB", "max_frame_bytes: must be a whole number of bytes"),
+        ("HUB_RETENTION", "1", "retention: must be at least 60 seconds"),
+        ("HUB_RETENTION", "inf", "retention: must be a number of seconds"),
+        ("HUB_KEY_OVERLAP", "1e9", "key_overlap: must be at most 604800 seconds"),
+        ("HUB_WRITE_DEADLINE", "0", "write_deadline: must be more than 0 seconds"),
+        ("HUB_LOG_LEVEL", "loud", "log_level: must be 'debug', 'info', 'warning' or 'error'"),
+        ("HUB_INSECURE", "perhaps", "insecure: must be true or false"),
         ("HUB_LISTEN", "", "listen: must be host:port"),
         ("HUB_LISTEN", "0.0.0.0:0", "listen: '0.0.0.0:0' is not loopback: "),
         ("HUB_LISTEN", "example.org:50051", "listen: 'example.org:50051' is not loopback: "),
         ("HUB_LISTEN", "[::]:0", "listen: '[::]:0' is not loopback: "),
         ("HUB_STORAGE", "postgres://x", "storage: 'postgres://x' "),
+        ("HUB_STORAGE", "nats://", "storage: must name servers as host:port"),
+        ("HUB_STORAGE", "nats://,", "storage: must name servers as host:port"),
+        ("HUB_STORAGE", "nats://127.0.0.1:1,", "storage: must name servers as host:port"),
+        ("HUB_STORAGE", "nats://:4222", "storage: must name servers as host:port"),
+        ("HUB_STORAGE", "tls://h:port", "storage: must name servers as host:port"),
+        ("HUB_STORAGE", "nats://h:99999", "storage: must name servers as host:port"),
+        ("HUB_STORAGE", "nats://127.0.0.1:1:2", "storage: must name servers as host:port"),
+        ("HUB_DATA_DIR", "", "data_dir: must be a path"),
+        ("HUB_TLS_KEY", "", "tls_key: must be a path"),
         ("HUB_TLS_KEY", "key.pem", "tls_certificate and tls_key go together"),
         ("HUB_TLS_CLIENT_CA", "ca.pem", "tls_client_ca needs tls_certificate and tls_key"),
     ],
@@ -105,6 +124,26 @@ async def test_a_secret_that_does_not_fit(tmp_path: Path) -> None:
     assert "secret file" in (await run_hub("serve", cwd=tmp_path)).complaint
     async with serving(cwd=tmp_path, HUB_SECRET=SECRET) as hub:
         await hub.caller(key).call("DirectoryService/ListScopes", directory_service_pb2.ListScopesRequest())
+
+
+async def test_a_password_in_a_wrong_url(tmp_path: Path) -> None:
+    """A URL that cannot be read is refused without being repeated: what is wrong may stand in its password."""
+    ended = await run_hub("serve", cwd=tmp_path, HUB_STORAGE="nats://hub:hunter/2@nats-1:4222")
+    assert ended.complaint.startswith("storage: must name servers")
+    assert "hunter" not in ended.complaint
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_start_that_waits_for_its_store_can_be_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
+    """While nobody answers where the cluster should be, the hub ends at once when it is told to, with status 0."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        variables = {"HUB_STORAGE": f"nats://127.0.0.1:{silent.getsockname()[1]}"}
+        async with starting("serve", cwd=tmp_path, **variables) as process:
+            connection, _ = await asyncio.to_thread(silent.accept)
+            process.send_signal(number)
+            ended = await ended_of(process)
+            connection.close()
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
 
 
 async def test_a_port_in_use(tmp_path: Path, taken_port: int) -> None:

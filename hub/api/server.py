@@ -39,7 +39,7 @@ from hub.api.notices import StreamNotices
 from hub.api.paging import Pages
 from hub.api.symbols import Symbols
 from hub.clock import Clock
-from hub.config import MIB, Settings
+from hub.config import MIB, Settings, version
 from hub.control.changes import Changes, initialise
 from hub.control.registry import Registry
 from hub.delivery.cursor import CursorSeal
@@ -104,13 +104,17 @@ class Hub:
             StartError: it cannot start; nothing is left open.
         """
         hub = cls(settings, clock or Clock())
-        hub._log = await open_storage(settings)
-        try:
-            await hub._assemble()
-        except BaseException:
-            await hub.stop()
-            raise
+        await hub.begin()
         return hub
+
+    async def begin(self) -> None:
+        """As `start`, of a hub that somebody has already: a start that fails or is cancelled may have made the keys."""
+        self._log = await open_storage(self._settings)
+        try:
+            await self._assemble()
+        except BaseException:
+            await self.stop()
+            raise
 
     async def _assemble(self) -> None:
         settings, clock = self._settings, self._clock
@@ -184,7 +188,7 @@ class Hub:
         self._server = server
         await self._tell_health(_SERVING)
         self._spawn(self._watch_store())
-        log.info("serving", address=self._settings.listen, port=self.port)
+        log.info("serving", address=self._settings.listen, port=self.port, version=version(), **where(self._settings))
 
     async def stop(self) -> None:
         """End: not serving at once, streams with a Goodbye, calls within the drain time, then the store. Idempotent."""
@@ -252,6 +256,13 @@ async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except HubError as error:
             log.warning("put off", work=work.__name__, reason=error.reason())
+
+
+def where(settings: Settings) -> dict[str, str]:
+    """Which store this is, for the log; of a cluster's URL the settings have taken the password out."""
+    if settings.storage == "sqlite":
+        return {"data_dir": str(settings.data_dir.absolute())}
+    return {"storage": settings.storage, "nats_stream": settings.nats_stream}
 
 
 def most_calls(settings: Settings) -> int:

@@ -12,9 +12,11 @@ from hub.cli.emit import emit
 from hub.cli.moving import export_command, import_command
 from hub.cli.serving import create_key, init, serve
 from hub.cli.tail import tail
+from hub.config import version
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version(), prog_name="hub", message="%(prog)s %(version)s")
 def main() -> None:
     """The Tickets integration hub."""
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from hub.cli.settling import give_up, setting_options, settle
+from hub.cli.settling import EPILOG, give_up, setting_options, settle
 from hub.errors import StartError
 from hub.storage.backup import Backup, back_up, restore
 
 
-@click.command("backup")
+@click.command("backup", epilog=EPILOG, short_help="Write the embedded store into a file.")
 @click.argument("file", type=click.Path(path_type=Path))
 @setting_options("data_dir", "storage")
 def backup_command(file: Path, config_file: str | None, **flags: str | None) -> None:
@@ -27,7 +27,7 @@ def backup_command(file: Path, config_file: str | None, **flags: str | None) -> 
     click.echo(f"{file}: {told(made)}, {secret}")
 
 
-@click.command("restore")
+@click.command("restore", epilog=EPILOG, short_help="Make a store of a backup.")
 @click.argument("file", type=click.Path(path_type=Path))
 @setting_options("data_dir", "storage")
 def restore_command(file: Path, config_file: str | None, **flags: str | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from hub.cli.backup import moment
-from hub.cli.settling import give_up, setting_options, settle
+from hub.cli.settling import EPILOG, give_up, setting_options, settle
 from hub.config import Settings
 from hub.control.moving import export_log, import_log
 from hub.errors import HubError, StartError
@@ -15,7 +15,7 @@ from hub.storage.export import Trailer
 _NAMES = ("data_dir", "storage", "nats_stream", "nats_replicas")
 
 
-@click.command("export")
+@click.command("export", epilog=EPILOG, short_help="Write the log of a stopped hub into a file.")
 @click.argument("file", type=click.Path(path_type=Path))
 @setting_options(*_NAMES)
 def export_command(file: Path, config_file: str | None, **flags: str | None) -> None:
@@ -34,7 +34,7 @@ def export_command(file: Path, config_file: str | None, **flags: str | None) -> 
     click.echo(f"{file}: {told(trailer)}, {secret}")
 
 
-@click.command("import")
+@click.command("import", epilog=EPILOG, short_help="Make a store of an exported log.")
 @click.argument("file", type=click.Path(path_type=Path))
 @setting_options(*_NAMES)
 def import_command(file: Path, config_file: str | None, **flags: str | None) -> None:

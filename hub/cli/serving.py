@@ -1,6 +1,7 @@
 """``hub serve``, ``hub init``, ``hub create-key``: the hub itself, and the keys that it begins with."""
 
 import asyncio
+import gc
 import signal
 import sys
 from typing import Any
@@ -9,7 +10,7 @@ import click
 import structlog
 from msgspec.structs import replace
 
-from hub.cli.settling import run, setting_options, settle
+from hub.cli.settling import EPILOG, run, setting_options, settle
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control import keys
@@ -18,9 +19,10 @@ from hub.control.registry import SERVICE_KEY, Registry
 from hub.errors import StartError
 from hub.model import Entry, Kind, Role
 from hub.storage import open_storage
+from hub.storage._carried import require_store
 
 
-@click.command()
+@click.command(epilog=EPILOG, short_help="Run the hub.")
 @setting_options()
 def serve(config_file: str | None, **flags: str | bool | None) -> None:
     """Run the hub until it is told to stop (SIGTERM, Ctrl-C)."""
@@ -28,14 +30,14 @@ def serve(config_file: str | None, **flags: str | bool | None) -> None:
     run(_serve(settings))
 
 
-@click.command()
+@click.command(epilog=EPILOG, short_help="Make the store and print the first keys.")
 @setting_options("data_dir", "storage")
 def init(config_file: str | None, **flags: str | None) -> None:
     """Make the store and print the first keys, if it has none yet; nothing is served."""
     run(_init(settle(config_file, flags)))
 
 
-@click.command("create-key")
+@click.command("create-key", epilog=EPILOG, short_help="Make a key while the hub is stopped.")
 @click.option("--role", type=click.Choice(["admin", "bot"]), required=True, help="what the key lets its holder be")
 @click.option("--name", default="made on the command line", help="what it is for")
 @setting_options("data_dir", "storage")
@@ -51,16 +53,33 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, told.set)
-    hub = await Hub.start(settings)
+    waiting: asyncio.Future[Any] = asyncio.ensure_future(told.wait())
+    hub = Hub(settings, Clock())
+    if not await _begun(hub, waiting):
+        return
+    gc.freeze()  # what the start has made stays: looking through it again and again held up everybody for 30 ms
     try:
-        show_first_keys(hub.first_keys)
-        waiting: asyncio.Future[Any] = asyncio.ensure_future(told.wait())
         await asyncio.wait([waiting, hub.failed], return_when=asyncio.FIRST_COMPLETED)
         if hub.failed.done():
             structlog.get_logger().error("cannot go on", exc_info=hub.failed.exception())
             sys.exit(1)
     finally:
         await hub.stop()
+
+
+async def _begun(hub: Any, told: asyncio.Future[Any]) -> bool:  # noqa: ANN401  a Hub, imported late
+    """Whether the hub serves before it is told to stop: a store that does not answer must not keep anybody waiting."""
+    starting: asyncio.Future[Any] = asyncio.ensure_future(hub.begin())
+    try:
+        await asyncio.wait([starting, told], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+        await starting
+    except asyncio.CancelledError:
+        return False
+    finally:
+        show_first_keys(hub.first_keys)
+    return True
 
 
 async def _init(settings: Settings) -> None:
@@ -76,6 +95,8 @@ async def _init(settings: Settings) -> None:
 
 
 async def _create_key(settings: Settings, role: Role, name: str) -> None:
+    if settings.storage == "sqlite":
+        require_store(settings)
     log, clock = await open_storage(settings), Clock()
     try:
         _, registry = await _state(log)

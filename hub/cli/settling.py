@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import click
 from pydantic import SecretStr
@@ -25,16 +25,42 @@ def setting_options(*names: str) -> Callable[[Command], Command]:
         for name in reversed(names or tuple(Settings.model_fields)):
             field = Settings.model_fields[name]
             flag = "--" + name.replace("_", "-")
-            text = f"{field.description} [{field.default}]" if field.default is not None else field.description
+            default = f"{field.default}; " if field.default not in (None, False) else ""
+            text = f"{field.description} [{default}${variable(name)}]"
             if field.annotation is bool:
                 command = click.option(flag, name, flag_value=True, default=None, help=text)(command)
-            elif SecretStr not in get_args(field.annotation):  # a flag would show it to everyone who lists processes
-                command = click.option(flag, name, metavar="VALUE", help=text)(command)
+            elif name not in SECRETS:
+                command = click.option(flag, name, metavar=metavar(name), help=text)(command)
         return click.option("--config", "config_file", metavar="FILE", help="TOML file of settings [$HUB_CONFIG]")(
             command
         )
 
     return decorate
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return config.ENV_PREFIX + name.upper()
+
+
+SECRETS = [name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)]
+"""They have no flag: it would show them to everyone who lists processes."""
+
+EPILOG = f"Secrets have variables and no flags, which others could see: {', '.join(map(variable, SECRETS))}."
+
+
+def metavar(name: str) -> str:
+    """What the help says that a flag takes: its unit, its choices, or its kind."""
+    kind = Settings.model_fields[name].annotation
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    if name == "listen":
+        return "HOST:PORT"
+    if name == "data_dir":
+        return "DIRECTORY"
+    if config.Where in get_args(kind):
+        return "FILE"
+    return config.unit_of(name).upper() or ("NUMBER" if kind is int else "TEXT")
 
 
 def settle(config_file: str | None, flags: dict[str, Any]) -> Settings:
