@@ -122,7 +122,8 @@ def run(client: Client, happenings: Iterator[tuple[float, Event]], rate: float) 
 def main() -> None:
     """Read the flags, emit, and say what was emitted."""
     flags = argparse.ArgumentParser(description="Emit a day of several Discord servers.")
-    flags.add_argument("--address", default="127.0.0.1:50051", help="where the hub listens (%(default)s)")
+    address = os.environ.get("HUB_ADDRESS", "127.0.0.1:50051")
+    flags.add_argument("--address", default=address, help="where the hub listens; else HUB_ADDRESS (%(default)s)")
     flags.add_argument("--rate", type=float, default=5, help="events a second (%(default)s)")
     flags.add_argument("--events", type=int, help="stop after as many")
     flags.add_argument("--seconds", type=float, help="stop after as long")
@@ -134,7 +135,10 @@ def main() -> None:
             stored += len(just_stored)
             minute, event = just_stored[-1]
             clock, more = f"{int(minute // 60):02}:{int(minute % 60):02}", f"  and {len(just_stored) - 1} more"
-            print(f"{clock}  {NAMES[event.guild_id]:<14} {describe(event)}{more if len(just_stored) > 1 else ''}")
+            print(
+                f"{clock}  {NAMES[event.guild_id]:<14} {describe(event)}{more if len(just_stored) > 1 else ''}",
+                flush=True,
+            )
             if args.seconds and time.monotonic() - started >= args.seconds:
                 break
     print(f"{stored} events stored in {time.monotonic() - started:.1f} s")
@@ -145,5 +149,7 @@ if __name__ == "__main__":
         main()
     except (HubCallError, ValueError) as problem:
         sys.exit(f"bot: {problem}")
+    except BrokenPipeError:  # nobody reads any more, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(0)

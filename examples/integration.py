@@ -30,7 +30,9 @@ def show(event: Event) -> None:
     payload = getattr(event, kind, None)
     fields = {field.name: value for field, value in payload.ListFields()} if payload else {}
     when = event.accept_time.ToDatetime().strftime("%H:%M:%S")
-    print(f"{when}  guild {event.guild_id:<19} {kind:<18} {' '.join(f'{k}={v}' for k, v in fields.items())}")
+    print(
+        f"{when}  guild {event.guild_id:<19} {kind:<18} {' '.join(f'{k}={v}' for k, v in fields.items())}", flush=True
+    )
 
 
 def tell(notice: Notice) -> None:
@@ -61,7 +63,7 @@ def names(scopes: Iterable[Scope.ValueType]) -> str:
 
 def say(text: str, colour: str) -> None:
     """A line that is not an event."""
-    print(f"{colour}{datetime.now().astimezone():%H:%M:%S}  {text}{PLAIN}")
+    print(f"{colour}{datetime.now().astimezone():%H:%M:%S}  {text}{PLAIN}", flush=True)
 
 
 def start_of(text: str) -> Start:
@@ -73,7 +75,8 @@ def start_of(text: str) -> Start:
 def main() -> None:
     """Read the flags, subscribe, show."""
     flags = argparse.ArgumentParser(description="Show what an integration gets.")
-    flags.add_argument("--address", default="127.0.0.1:50051", help="where the hub listens (%(default)s)")
+    address = os.environ.get("HUB_ADDRESS", "127.0.0.1:50051")
+    flags.add_argument("--address", default=address, help="where the hub listens; else HUB_ADDRESS (%(default)s)")
     flags.add_argument("--key", default=os.environ.get("HUB_KEY", ""), help="the integration's key; else HUB_KEY")
     flags.add_argument("--start", type=start_of, help="latest, earliest, committed, or the cursor of a frame")
     flags.add_argument("--remember", action="store_true", help="commit: the next run goes on where this one stopped")
@@ -105,5 +108,7 @@ if __name__ == "__main__":
         main()
     except (HubCallError, ValueError) as problem:
         sys.exit(f"integration: {problem}")
+    except BrokenPipeError:  # nobody reads any more, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(0)

@@ -25,6 +25,7 @@ from google.protobuf.json_format import ParseDict
 from tickets.hub.v1 import admin_service_pb2, event_pb2, event_service_pb2
 
 from hub.cli import main
+from hub.cli.emit import parse
 from hub.delivery.feed import EVENTS_ONLY
 from hub.model import Role
 from tests.conftest import REGISTRATION, RunningHub, StartHub, asked
@@ -140,7 +141,7 @@ async def test_the_same_event_again_is_known(hub: RunningHub) -> None:
 
 
 async def test_a_cursor_of_json_goes_on_right_after_its_line(hub: RunningHub) -> None:
-    """Each line of --json is proto JSON of its event, and its cursor given to --from brings exactly the next ones."""
+    """Each line of --json is its event, spelt as in the contract; its cursor given to --from brings the next ones."""
     _, reader = await hub.register("TICKET_STATS")
     for number in range(4):
         await hub.emit(closed(number, id=f"e{number}"))
@@ -148,7 +149,7 @@ async def test_a_cursor_of_json_goes_on_right_after_its_line(hub: RunningHub) ->
     shown = [json.loads(line) for line in lines]
     events = [ParseDict(line["event"], event_pb2.Event()) for line in shown]
     assert [(event.id, event.ticket_closed.message_count) for event in events] == [(f"e{n}", n) for n in range(4)]
-    assert shown[0]["event"]["ticketClosed"] == {"messageCount": 0}
+    assert shown[0]["event"]["ticket_closed"] == {"message_count": 0}
     for number in range(3):
         rest = await tail(hub, reader.key, "--from", shown[number]["cursor"], "--json", "--count", str(3 - number))
         ids = [json.loads(line)["event"]["id"] for line in rest.out.splitlines()]
@@ -179,7 +180,18 @@ async def test_narrowed_to_scopes_and_guilds(hub: RunningHub) -> None:
         created = event_pb2.Event(guild_id=guild, ticket_created=event_pb2.TicketCreated(creator_user_id="1"))
         await hub.emit(created)
         await hub.emit(closed(1, guild_id=guild))
-    flags = ("--scope", "ticket_stats", "--guild", OTHER_GUILD, "--guild", "5", "--from", "earliest", "--count", "2")
+    flags = (
+        "--scope",
+        "SCOPE_TICKET_STATS",
+        "--guild",
+        OTHER_GUILD,
+        "--guild",
+        "5",
+        "--from",
+        "earliest",
+        "--count",
+        "2",
+    )
     shown = await tail(hub, reader.key, *flags)
     assert [line.split()[1:3] for line in shown.out.splitlines()] == [
         [OTHER_GUILD, "ticket_closed"],
@@ -374,9 +386,11 @@ async def test_the_help_warns(hub: RunningHub) -> None:
         ("emit", ("nowhere.jsonl",), "is no file, and no kind of event: ticket_created"),
         ("emit", ("ticket_closed", "message_count=1"), "it needs --guild"),
         ("emit", ("ticket_closed", "--guild", "1", "12"), "'12' is not FIELD=VALUE"),
-        ("emit", ("ticket_closed", "--guild", "1", "messages=1"), 'no field named "messages"'),
-        ("emit", ("ticket_closed", "--guild", "1", "message_count=many"), "message_count"),
-        ("emit", ("ticket_closed", "--guild", "1", "--occur-time", "noon"), "occur_time"),
+        ("emit", ("ticket_closed", "--guild", "1", "messages=1"), 'no field "messages": message_count'),
+        ("emit", ("ticket_closed", "--guild", "1", "message_count=many"), '"message_count" must be a whole number'),
+        ("emit", ("ticket_closed", "--guild", "1", "--occur-time", "noon"), '"occur_time" must be a time, such as'),
+        ("tail", ("--address", "hub.example"), "must be host:port, such as 127.0.0.1:50051"),
+        ("emit", ("ticket_closed", "--guild", "1", "--address", ":50051"), "must be host:port, such as"),
     ],
 )
 def test_what_makes_no_sense_is_not_sent(
@@ -388,6 +402,31 @@ def test_what_makes_no_sense_is_not_sent(
     wrong = CliRunner().invoke(main, [command, "--address", "127.0.0.1:1", *words])
     assert (wrong.exit_code, wrong.stdout) == (2, "")
     assert complaint in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"guild": "1"}, 'there is no field "guild": id, occur_time, '),
+        ({"ticketClosed": {"count": 1}}, 'there is no field "count": message_count'),
+        ({"guild_id": 5}, '"guild_id" must be a string'),
+        ({"test": "yes"}, '"test" must be true or false'),
+        ({"ticket_closed": 5}, '"ticket_closed" must be an object'),
+        ({"drop_claimed": {"xp_amount": "1.5"}}, '"xp_amount" must be a whole number of 64 bits'),
+        ({"ticket_closed": {}, "ticket_created": {}}, "an event has each field once, and one of ticket_created, "),
+    ],
+)
+def test_a_line_that_is_no_event_is_told_in_the_words_of_the_contract(content: object, complaint: str) -> None:
+    """What protobuf says of a wrong field names neither its types nor Python's."""
+    with pytest.raises(ValueError, match=complaint):
+        parse(content)
+
+
+async def test_the_address_may_stand_in_a_variable(hub: RunningHub) -> None:
+    """HUB_ADDRESS says where the hub is, unless --address does."""
+    variables = {"HUB_BOT_KEY": hub.keys[Role.BOT], "HUB_ADDRESS": hub.address}
+    answer = await ended(await begin("emit", "ticket_closed", "--guild", GUILD, variables=variables))
+    assert (answer.code, len(await stored(hub))) == (0, 1)
 
 
 async def test_tls_with_an_authority_of_ones_own(start_hub: StartHub, tmp_path: Path) -> None:
@@ -461,7 +500,7 @@ async def test_what_one_hub_shows_another_takes(start_hub: StartHub, tmp_path: P
     assert (await emit(other, "-", stdin=shown.out)).code == 0
     events = await stored(other)
     assert [event.id for event in events] == ["e1", "e2"]
-    times = [json.loads(line)["event"]["occurTime"] for line in shown.out.splitlines()]
+    times = [json.loads(line)["event"]["occur_time"] for line in shown.out.splitlines()]
     assert [event.occur_time.ToJsonString() for event in events] == times
 
 

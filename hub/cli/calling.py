@@ -13,6 +13,7 @@ import click
 
 from hub.cli.settling import give_up
 from hub.client import Client, HubCallError, Policy, tls
+from hub.config import check_address
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -36,12 +37,27 @@ class Calling(NamedTuple):
         return self.tls_ca is not None or self.tls_certificate is not None
 
 
+def read_address(_context: click.Context, _option: click.Parameter, text: str) -> str:
+    """What --address means: gRPC itself would go on trying one that is none."""
+    try:
+        return check_address(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def calling_options(variable: str) -> Callable[[Command], Command]:
     """The flags of `Calling`, for a key that is in an environment variable unless said otherwise."""
     key = f"the key [${variable}]; seen by everyone who lists processes, the variable and --key-file are not"
     path = click.Path(path_type=Path)
     options = [
-        click.option("--address", default="127.0.0.1:50051", show_default=True, help="host:port of the hub"),
+        click.option(
+            "--address",
+            default="127.0.0.1:50051",
+            envvar="HUB_ADDRESS",
+            metavar="HOST:PORT",
+            callback=read_address,
+            help="of the hub [127.0.0.1:50051; $HUB_ADDRESS]",
+        ),
         click.option("--key", metavar="KEY", help=key),
         click.option("--key-file", type=path, metavar="FILE", help="a file that holds the key and nothing else"),
         click.option("--tls-ca", type=path, metavar="FILE", help="PEM file: whose signature the hub's certificate has"),

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import click
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
 from tickets.hub.v1.event_pb2 import Event
 from tickets.hub.v1.event_service_pb2 import EmitEventResponse
@@ -19,6 +20,19 @@ from hub.client import Client, HubCallError, Policy
 
 KEY = "HUB_BOT_KEY"
 KINDS = [field.name for field in Event.DESCRIPTOR.oneofs_by_name["payload"].fields]
+FIELDS = {
+    spelling: field
+    for message in (Event.DESCRIPTOR, *(Event.DESCRIPTOR.fields_by_name[kind].message_type for kind in KINDS))
+    for field in message.fields
+    for spelling in (field.name, field.json_name)
+}
+MUST_BE = {
+    "Timestamp": "a time, such as 2030-01-31T12:00:00Z",
+    FieldDescriptor.CPPTYPE_INT32: "a whole number of 32 bits",
+    FieldDescriptor.CPPTYPE_INT64: "a whole number of 64 bits",
+    FieldDescriptor.CPPTYPE_STRING: "a string",
+    FieldDescriptor.CPPTYPE_BOOL: "true or false",
+}
 BATCH = 1_000
 CHUNK = 1024 * 1024
 LONGEST_LINE = 256 * 1024
@@ -31,7 +45,7 @@ Line = tuple[int, bytes]
 """Its number, from 1, and its text."""
 
 
-@click.command()
+@click.command(short_help="Have events stored, one or many.")
 @calling_options(KEY)
 @click.argument("what", metavar="KIND|FILE|-")
 @click.argument("fields", nargs=-1, metavar="[FIELD=VALUE]...")
@@ -94,7 +108,23 @@ def parse(content: object) -> Event:
     try:
         return ParseDict(content, Event())
     except ParseError as error:
-        raise ValueError(plain(str(error))) from None
+        raise ValueError(plain(reworded(str(error)))) from None
+
+
+def reworded(text: str) -> str:
+    """What protobuf found wrong with an event, in the contract's words."""
+    if found := re.search(r'has no field named "(.*?)" at "Event\.?(\w*)"', text):
+        message = FIELDS[found[2]].message_type if found[2] in FIELDS else Event.DESCRIPTOR
+        known = ", ".join(field.name for field in message.fields) or "it has none"
+        return f'there is no field "{found[1]}": {known}'
+    if "multiple" in text:
+        return f"an event has each field once, and one of {', '.join(KINDS)}"
+    found = re.match(r"Failed to parse (\w+) field", text)
+    if found is None or found[1] not in FIELDS:
+        return text
+    field = FIELDS[found[1]]
+    kind = field.message_type.name if field.message_type else field.cpp_type
+    return f'"{found[1]}" must be {MUST_BE.get(kind, "an object")}'
 
 
 def open_source(what: str) -> int:

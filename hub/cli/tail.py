@@ -40,7 +40,7 @@ def read_start(_context: click.Context, _option: click.Parameter, text: str) -> 
     return Start.cursor(text)
 
 
-@click.command()
+@click.command(short_help="Show what an integration gets.")
 @calling_options(KEY)
 @click.option("--subscription", default="tail", show_default=True, help="the name of this reader")
 @click.option(
@@ -130,8 +130,9 @@ def readable_line(event: Event, _cursor: str) -> str:
 
 
 def json_line(event: Event, cursor: str) -> str:
-    """The event as proto JSON, numbers that are 0 included, and the cursor after it."""
-    return json.dumps({"event": MessageToDict(event, always_print_fields_with_no_presence=True), "cursor": cursor})
+    """The event as JSON, spelt as in the contract, numbers that are 0 included, and the cursor after it."""
+    content = MessageToDict(event, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return json.dumps({"event": content, "cursor": cursor})
 
 
 class Notices:

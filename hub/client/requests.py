@@ -77,7 +77,8 @@ class Wanted(TypedDict, total=False):
         start: where to start, once; after a broken connection the subscription resumes by itself.
         on_expired_cursor: where what follows the start is not kept any more: "fail" (unless given) with CURSOR_EXPIRED,
             or go on with the "earliest" event that is kept, after a ``Gap`` notice.
-        scopes: act as if only these were granted; names ("ticket_created") or values of ``enum Scope``.
+        scopes: act as if only these were granted; names ("ticket_created" or "SCOPE_TICKET_CREATED") or values of
+            ``enum Scope``.
         guild_ids: only events of these Discord servers; strings or ints.
         shard: (index, count): only the servers of one of Discord's shards.
         max_batch_size: events in a frame at most, 1-1,000; the hub takes 100 unless given.
@@ -115,10 +116,12 @@ def subscribe_request(wanted: Wanted) -> SubscribeRequest:
 
 
 def scope_value(scope: str | int) -> Scope.ValueType:
-    """A scope by its name in the contract, or by its number. ValueError names the scopes that there are."""
+    """A scope by its name, short or as in the enum, or by its number. ValueError names the scopes that there are."""
     values = {v.GetOptions().Extensions[scope_rule].name: v.number for v in Scope.DESCRIPTOR.values if v.number}
     if scope in values.values():
         return Scope.ValueType(int(scope))
+    if scope in Scope.keys() and Scope.Value(str(scope)):  # noqa: SIM118  protobuf's enum is no dict
+        return Scope.Value(str(scope))
     if scope not in values:
         raise ValueError(f"there is no scope {scope!r}; there are {', '.join(values)}")
     return Scope.ValueType(values[str(scope)])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tickets.hub.v1.event_pb2 import Event
 from tickets.hub.v1.event_service_pb2 import ON_EXPIRED_CURSOR_EARLIEST, BatchEmitEventsRequest
-from tickets.hub.v1.permissions_pb2 import SCOPE_TICKET_CREATED, SCOPE_TICKET_STATS
+from tickets.hub.v1.permissions_pb2 import SCOPE_MEMBER_VERIFIED_IDENTITY, SCOPE_TICKET_CREATED, SCOPE_TICKET_STATS
 
 from hub.client.failure import HubCallError, Violation
 from hub.client.requests import MAX_BATCH, Start, batches, event_id, subscribe_request, with_id
@@ -18,13 +18,13 @@ from tests.client.helpers import details, event
 
 
 def test_everything_wanted_reaches_the_request() -> None:
-    """Names and numbers of scopes, ids as strings or ints, times in seconds."""
+    """Names, short and whole, and numbers of scopes, ids as strings or ints, times in seconds."""
     request = subscribe_request(
         {
             "subscription_id": "mine",
             "start": Start.cursor("abc"),
             "on_expired_cursor": "earliest",
-            "scopes": ["ticket_stats", SCOPE_TICKET_CREATED],
+            "scopes": ["ticket_stats", SCOPE_TICKET_CREATED, "SCOPE_MEMBER_VERIFIED_IDENTITY"],
             "guild_ids": [123, "456"],
             "shard": (1, 4),
             "max_batch_size": 7,
@@ -33,7 +33,7 @@ def test_everything_wanted_reaches_the_request() -> None:
     )
     assert (request.subscription_id, request.cursor, request.max_batch_size) == ("mine", "abc", 7)
     assert request.on_expired_cursor == ON_EXPIRED_CURSOR_EARLIEST
-    assert list(request.scopes) == [SCOPE_TICKET_STATS, SCOPE_TICKET_CREATED]
+    assert list(request.scopes) == [SCOPE_TICKET_STATS, SCOPE_TICKET_CREATED, SCOPE_MEMBER_VERIFIED_IDENTITY]
     assert list(request.guild_ids) == ["123", "456"]
     assert (request.shard.index, request.shard.count) == (1, 4)
     assert request.heartbeat_interval.ToMilliseconds() == 2_500
@@ -61,7 +61,7 @@ def test_a_time_to_start_at_needs_its_zone() -> None:
         Start.since(at.replace(tzinfo=None))
 
 
-@pytest.mark.parametrize("scope", ["tickets", "", 0, 99])
+@pytest.mark.parametrize("scope", ["tickets", "", "SCOPE_UNSPECIFIED", "SCOPE_TICKETS", 0, 99])
 def test_an_unknown_scope_is_refused_before_anything_is_sent(scope: str | int) -> None:
     """A typing error is a local matter; the message names what there is."""
     with pytest.raises(ValueError, match="ticket_created"):
