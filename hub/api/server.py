@@ -33,7 +33,7 @@ from hub.api.commands import Commands
 from hub.api.developer import DeveloperService
 from hub.api.directory import DirectoryService
 from hub.api.events import EventService
-from hub.api.failures import Context, FailureInterceptor, Handler, guarded_stream
+from hub.api.failures import Context, FailureInterceptor, Handler, guarded
 from hub.api.listing import SubscriptionList
 from hub.api.notices import StreamNotices
 from hub.api.paging import Pages
