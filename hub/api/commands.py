@@ -83,6 +83,20 @@ class Commands:
                 retry_after=wait,
             )
 
+    def _charged(self, by: Caller, decide: Decide) -> Decide:
+        """The same decision, charged once: what is refused, or changes nothing, costs nothing."""
+        paid = False
+
+        def run(record: IntegrationRecord) -> IntegrationRecord:
+            nonlocal paid
+            decided = decide(record)
+            if decided != record and not paid:
+                self.charge(by)
+                paid = True
+            return decided
+
+        return run
+
     def record(self, asked: Profile, state: State, now: int) -> IntegrationRecord:
         """A new record of what somebody says of an integration, without scopes and keys."""
         return IntegrationRecord(
@@ -106,16 +120,16 @@ class Commands:
             DeveloperBlocked: its owner is on the blocklist.
             TooManyChanges: whoever it is for has made too many.
         """
-        self.charge(by)
         self._registry.require_unblocked(record.owner_user_id)
+        self.charge(by)
         return await self._changes.new_integration(by, record)
 
     async def change(
         self, by: Caller, integration_id: str, decide: Decide, reason: str = "", etag: str = ""
     ) -> integration_pb2.Integration:
         """Change an integration by a decision; returns it as it is now."""
-        self.charge(by)
-        held = await self._changes.integration(by, integration_id, decide, reason=reason, expected_etag=etag)
+        charged = self._charged(by, decide)
+        held = await self._changes.integration(by, integration_id, charged, reason=reason, expected_etag=etag)
         return convert.integration(held, self._registry)
 
     def update(self, new: integration_pb2.Integration, mask: FieldMask, allowed: Sequence[str]) -> Decide:
@@ -142,7 +156,6 @@ class Commands:
         self, by: Caller, integration_id: str, overlap: Duration | None, reason: str = "", etag: str = ""
     ) -> NewKey:
         """Make a new key; the earlier ones end after the overlap (None: the default)."""
-        self.charge(by)
         minted = keys.mint(Role.INTEGRATION, self._registry.pepper, self._clock.now())
         seconds = self._settings.key_overlap if overlap is None else convert.seconds(overlap)
 
@@ -160,7 +173,8 @@ class Commands:
             )
             return replace(record, keys=rotated)
 
-        held = await self._changes.integration(by, integration_id, decide, reason=reason, expected_etag=etag)
+        charged = self._charged(by, decide)
+        held = await self._changes.integration(by, integration_id, charged, reason=reason, expected_etag=etag)
         return NewKey(minted.text, minted.record, held)
 
     async def revoke(

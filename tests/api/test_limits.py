@@ -105,6 +105,10 @@ async def test_no_developer_fills_the_log(start_hub: StartHub) -> None:
     integration, reader = await hub.register("TICKET_CREATED")
     for turn in range(2):
         await describe(reader, str(turn))
+    for _ in range(5):  # what changes nothing, or is refused, is not counted
+        await describe(reader, "1")
+        wrong = ask(reader, "DeveloperService/RotateOwnKey", etag="outdated")
+        assert reason_of(await fails(wrong)) == "ETAG_MISMATCH"
     await ask(reader, "DeveloperService/RequestScopes", scopes=asked("DROP_CLAIMED"))
     before = len(await log_of(hub, Kind.STATE))
     calls = [

@@ -71,6 +71,9 @@ async def test_on_whose_word_and_why_is_told_to_the_developer_alone(hub: Running
     assert (refusal.reason, refusal.metadata) == ("DEVELOPER_BLOCKED", {})
     assert "sold" not in refusal.message
     assert "sold" not in str(await call(another, "DirectoryService/FindIntegrations"))
+    await call(hub.admin, "AdminService/SuspendIntegration", integration_id=integration.integration_id, reason="sold")
+    assert told(await reader.open().ending()).message.endswith(": sold")
+    assert "sold" not in (await refused(hub.bot, "DirectoryService/InstallIntegration", **install)).message
     await unblock(hub)
     own = (await call(reader, "DeveloperService/GetOwnIntegration")).integration
     assert (own.developer_blocked, own.block_source, own.block_reason) == (False, "", "")
