@@ -158,6 +158,18 @@ def unread(message: Message) -> Iterator[Message]:
                 yield from unread(one)
 
 
+def test_the_published_set_keeps_the_comments(published: Any) -> None:  # noqa: ANN401  see above
+    """Everything of ours in it stands with the sentences before it, as in the protos: other languages show them."""
+    comments = {
+        place.leading_comments.strip().partition("\n")[0]
+        for file in published.file
+        for place in file.source_code_info.location
+    }
+    commented = re.compile(r"^ *// (.*)\n(?: *//.*\n)* *(?:rpc|message|service|enum|\w+(?: \w+)* = \d+)", re.MULTILINE)
+    files = [file for file in protos() if file.name != "rules.proto"]
+    assert [line for file in files for line in commented.findall(file.read_text()) if line not in comments] == []
+
+
 def test_the_published_set_keeps_the_permission_table(published: Any) -> None:  # noqa: ANN401  see above
     """Scopes and roles can be read from it as from the protos: they are what other languages need."""
     text = str(published)

@@ -27,6 +27,7 @@ PLUGINS = [
     f"--plugin={name}={Path(sys.executable).parent / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
 ]
 VALIDATE = "buf/validate/validate.proto"
+PACKAGE = "tickets.hub.v1"
 
 # The stubs import ``buf.validate.validate_pb2`` only so that its options can be resolved. Putting the descriptor into
 # the default pool is all that this takes.
@@ -131,7 +132,7 @@ def published(image: bytes) -> bytes:
     for file in [file for file in kept.file if file.name in rules]:
         kept.file.remove(file)
     for file in kept.file:
-        file.ClearField("source_code_info")
+        keep_comments(file)
         dependencies = [name for name in file.dependency if name not in rules]
         file.ClearField("dependency")
         file.dependency.extend(dependencies)
@@ -161,6 +162,14 @@ def with_options(file: Any) -> Iterator[Any]:
         message = pending.pop()
         pending.extend(message.nested_type)
         yield from (x for x in (message, *message.field, *message.oneof_decl) if x.HasField("options"))
+
+
+def keep_comments(file: Any) -> None:
+    """Of the source keep what describes a thing, without its place: `grpcurl -protoset ... describe` shows it."""
+    places = [place for place in file.source_code_info.location if place.leading_comments]
+    del file.source_code_info.location[:]
+    for place in places if file.package == PACKAGE else ():
+        file.source_code_info.location.add(path=place.path, span=[0, 0, 0], leading_comments=place.leading_comments)
 
 
 def strip_rules(thing: Any) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2
 from tickets.hub.v1.integration_pb2 import KEY_STATE_ACTIVE, KEY_STATE_EXPIRED, KEY_STATE_REVOKED, Key
 from tickets.hub.v1.permissions_pb2 import ROLE_ADMIN, ROLE_BOT, ROLE_INTEGRATION
 
 from tests.api.admins import HOUR, Code, ask, refusal, span, use, violations
 from tests.api.wire import fails
-from tests.conftest import Caller, FakeClock, RunningHub, StartHub, info_of
+from tests.conftest import Caller, FakeClock, RunningHub, StartHub, detail_of, info_of
 
 REVOKED = (Code.UNAUTHENTICATED, "KEY_REVOKED")
 EXPIRED = (Code.UNAUTHENTICATED, "KEY_EXPIRED")
@@ -306,3 +307,12 @@ async def test_service_keys_have_a_limit_and_those_that_ended_do_not_count(start
     assert refused == (Code.FAILED_PRECONDITION, "RULES_NOT_MET")
     await ask(hub.admin, "RevokeKey", key_id=made.key.key_id)
     await ask(hub.admin, "CreateServiceKey", role=ROLE_BOT, display_name="one more")
+
+
+async def test_what_a_service_key_lacks_is_told_once_and_in_words(hub: RunningHub) -> None:
+    """An empty request is refused with one sentence for each field, which names the roles as the contract does."""
+    told = detail_of(await fails(ask(hub.admin, "CreateServiceKey")), error_details_pb2.BadRequest).field_violations
+    assert [(one.field, one.description) for one in told] == [
+        ("role", "must be ROLE_BOT or ROLE_ADMIN"),
+        ("display_name", "must not be blank and must not hold control characters"),
+    ]

@@ -229,7 +229,7 @@ class UpdateIntegrationRequest(_message.Message):
     """The etag that was read; empty = change it whatever happened in between."""
     @_builtins.property
     def integration(self) -> _integration_pb2.Integration:
-        """The id, and the new values of the fields in the mask; its etag, when set, is checked.
+        """The id, which must be there, and the new values of the fields in the mask; its etag, when set, is checked.
         The rules of its fields hold for what comes of it, once the mask is applied.
         """
 
@@ -237,6 +237,7 @@ class UpdateIntegrationRequest(_message.Message):
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which fields to change: display_name, description, owner_user_id, documentation_url, support_url, endpoint_url,
         guild_access. Empty = those that are set (AIP-134); "*" = all of them.
+        By grpcurl: "update_mask": {"paths": ["display_name"]}.
         """
 
     def __init__(
@@ -804,7 +805,7 @@ class ListAuditEntriesRequest(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     integration_id: _builtins.str
-    """Only changes of this integration; empty = every change."""
+    """Only changes of this integration, and blocks of its owner; empty = every change."""
     page_size: _builtins.int
     """How many to list: up to 200, 50 unless given."""
     page_token: _builtins.str
@@ -814,7 +815,7 @@ class ListAuditEntriesRequest(_message.Message):
     acting_user_id: _builtins.str
     """Only changes that the bot made for this Discord user."""
     method: _builtins.str
-    """Only changes by this method: "AdminService/SetScopes", or "SetScopes"."""
+    """Only changes by this method: "AdminService/SetScopes", or "SetScopes"; "hub" = by the hub itself, or its command line."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only changes at this time or later."""
@@ -955,7 +956,7 @@ Global___Actor: _TypeAlias = Actor  # noqa: Y015
 
 @_typing.final
 class FieldChange(_message.Message):
-    """One field, before and after, as JSON."""
+    """One field, before and after, as JSON: scopes, roles and states by their names, times by RFC 3339."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

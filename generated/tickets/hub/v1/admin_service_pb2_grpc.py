@@ -160,6 +160,7 @@ class AdminServiceServicer:
 
     def RegisterIntegration(self, request, context):
         """Registers an integration, ACTIVE at once, and makes its first key: its secret is in this reply alone.
+        PERMISSION_DENIED (DEVELOPER_BLOCKED) where its owner is blocked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -240,7 +241,7 @@ class AdminServiceServicer:
 
     def RevokeKey(self, request, context):
         """Ends one key at once, and the streams it opened. The last admin key cannot be revoked, nor the last one that works
-        for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET).
+        for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET). NOT_FOUND (KEY_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -254,7 +255,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateServiceKey(self, request, context):
-        """Makes a key for a bot or an admin; its secret is in this reply alone.
+        """Makes a key for a bot or an admin; its secret is in this reply alone. FAILED_PRECONDITION (RULES_NOT_MET,
+        max_service_keys) where as many live as the hub keeps: 100 unless set otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

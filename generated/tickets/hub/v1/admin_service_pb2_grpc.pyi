@@ -41,7 +41,9 @@ class AdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     RegisterIntegration: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RegisterIntegrationRequest, _admin_service_pb2.RegisterIntegrationResponse]
-    """Registers an integration, ACTIVE at once, and makes its first key: its secret is in this reply alone."""
+    """Registers an integration, ACTIVE at once, and makes its first key: its secret is in this reply alone.
+    PERMISSION_DENIED (DEVELOPER_BLOCKED) where its owner is blocked.
+    """
     GetIntegration: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetIntegrationRequest, _admin_service_pb2.GetIntegrationResponse]
     """Reads one integration, deleted ones too."""
     ListIntegrations: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListIntegrationsRequest, _admin_service_pb2.ListIntegrationsResponse]
@@ -70,12 +72,14 @@ class AdminServiceStub:
     """
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeKeyRequest, _admin_service_pb2.RevokeKeyResponse]
     """Ends one key at once, and the streams it opened. The last admin key cannot be revoked, nor the last one that works
-    for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET).
+    for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET). NOT_FOUND (KEY_NOT_FOUND).
     """
     ListKeys: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListKeysRequest, _admin_service_pb2.ListKeysResponse]
     """Lists the keys of an integration, or the service keys; never a secret."""
     CreateServiceKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateServiceKeyRequest, _admin_service_pb2.CreateServiceKeyResponse]
-    """Makes a key for a bot or an admin; its secret is in this reply alone."""
+    """Makes a key for a bot or an admin; its secret is in this reply alone. FAILED_PRECONDITION (RULES_NOT_MET,
+    max_service_keys) where as many live as the hub keeps: 100 unless set otherwise.
+    """
     BlockDeveloper: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.BlockDeveloperRequest, _admin_service_pb2.BlockDeveloperResponse]
     """Closes and unlists all that a Discord user owns, at once, and refuses their applications, until UnblockDeveloper."""
     BatchBlockDevelopers: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.BatchBlockDevelopersRequest, _admin_service_pb2.BatchBlockDevelopersResponse]
@@ -106,7 +110,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterIntegration: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RegisterIntegrationRequest, _admin_service_pb2.RegisterIntegrationResponse]  # type: ignore[assignment]
-    """Registers an integration, ACTIVE at once, and makes its first key: its secret is in this reply alone."""
+    """Registers an integration, ACTIVE at once, and makes its first key: its secret is in this reply alone.
+    PERMISSION_DENIED (DEVELOPER_BLOCKED) where its owner is blocked.
+    """
     GetIntegration: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetIntegrationRequest, _admin_service_pb2.GetIntegrationResponse]  # type: ignore[assignment]
     """Reads one integration, deleted ones too."""
     ListIntegrations: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListIntegrationsRequest, _admin_service_pb2.ListIntegrationsResponse]  # type: ignore[assignment]
@@ -135,12 +141,14 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     RevokeKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeKeyRequest, _admin_service_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Ends one key at once, and the streams it opened. The last admin key cannot be revoked, nor the last one that works
-    for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET).
+    for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET). NOT_FOUND (KEY_NOT_FOUND).
     """
     ListKeys: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListKeysRequest, _admin_service_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Lists the keys of an integration, or the service keys; never a secret."""
     CreateServiceKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateServiceKeyRequest, _admin_service_pb2.CreateServiceKeyResponse]  # type: ignore[assignment]
-    """Makes a key for a bot or an admin; its secret is in this reply alone."""
+    """Makes a key for a bot or an admin; its secret is in this reply alone. FAILED_PRECONDITION (RULES_NOT_MET,
+    max_service_keys) where as many live as the hub keeps: 100 unless set otherwise.
+    """
     BlockDeveloper: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.BlockDeveloperRequest, _admin_service_pb2.BlockDeveloperResponse]  # type: ignore[assignment]
     """Closes and unlists all that a Discord user owns, at once, and refuses their applications, until UnblockDeveloper."""
     BatchBlockDevelopers: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.BatchBlockDevelopersRequest, _admin_service_pb2.BatchBlockDevelopersResponse]  # type: ignore[assignment]
@@ -174,7 +182,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.RegisterIntegrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.RegisterIntegrationResponse, _abc.Awaitable[_admin_service_pb2.RegisterIntegrationResponse]]:
-        """Registers an integration, ACTIVE at once, and makes its first key: its secret is in this reply alone."""
+        """Registers an integration, ACTIVE at once, and makes its first key: its secret is in this reply alone.
+        PERMISSION_DENIED (DEVELOPER_BLOCKED) where its owner is blocked.
+        """
 
     @_abc_1.abstractmethod
     def GetIntegration(
@@ -269,7 +279,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.RevokeKeyResponse, _abc.Awaitable[_admin_service_pb2.RevokeKeyResponse]]:
         """Ends one key at once, and the streams it opened. The last admin key cannot be revoked, nor the last one that works
-        for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET).
+        for another 7 days: FAILED_PRECONDITION (RULES_NOT_MET). NOT_FOUND (KEY_NOT_FOUND).
         """
 
     @_abc_1.abstractmethod
@@ -286,7 +296,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.CreateServiceKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.CreateServiceKeyResponse, _abc.Awaitable[_admin_service_pb2.CreateServiceKeyResponse]]:
-        """Makes a key for a bot or an admin; its secret is in this reply alone."""
+        """Makes a key for a bot or an admin; its secret is in this reply alone. FAILED_PRECONDITION (RULES_NOT_MET,
+        max_service_keys) where as many live as the hub keeps: 100 unless set otherwise.
+        """
 
     @_abc_1.abstractmethod
     def BlockDeveloper(

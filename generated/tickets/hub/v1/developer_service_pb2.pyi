@@ -158,6 +158,7 @@ class UpdateProfileRequest(_message.Message):
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which fields to change: display_name, description, documentation_url, support_url, endpoint_url. Empty = those that
         are set (AIP-134); "*" = all of them.
+        By grpcurl: "update_mask": {"paths": ["display_name"]}.
         """
 
     def __init__(

@@ -159,6 +159,8 @@ class DeveloperServiceServicer:
 
     def SendTestEvent(self, request, context):
         """Sends a marked event through the integration's real view to its own open streams on this replica. It is not stored.
+        PERMISSION_DENIED (INTEGRATION_PENDING, INTEGRATION_SUSPENDED, INTEGRATION_REJECTED, INTEGRATION_DELETED) where the
+        integration is not ACTIVE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

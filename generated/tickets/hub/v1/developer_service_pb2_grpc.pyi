@@ -60,7 +60,10 @@ class DeveloperServiceStub:
     PreviewEvent: _grpc.UnaryUnaryMultiCallable[_developer_service_pb2.PreviewEventRequest, _developer_service_pb2.PreviewEventResponse]
     """Shows what a sample event would look like to the integration, and what is withheld for want of which scope."""
     SendTestEvent: _grpc.UnaryUnaryMultiCallable[_developer_service_pb2.SendTestEventRequest, _developer_service_pb2.SendTestEventResponse]
-    """Sends a marked event through the integration's real view to its own open streams on this replica. It is not stored."""
+    """Sends a marked event through the integration's real view to its own open streams on this replica. It is not stored.
+    PERMISSION_DENIED (INTEGRATION_PENDING, INTEGRATION_SUSPENDED, INTEGRATION_REJECTED, INTEGRATION_DELETED) where the
+    integration is not ACTIVE.
+    """
 
 @_typing.type_check_only
 class DeveloperServiceAsyncStub(DeveloperServiceStub):
@@ -94,7 +97,10 @@ class DeveloperServiceAsyncStub(DeveloperServiceStub):
     PreviewEvent: _aio.UnaryUnaryMultiCallable[_developer_service_pb2.PreviewEventRequest, _developer_service_pb2.PreviewEventResponse]  # type: ignore[assignment]
     """Shows what a sample event would look like to the integration, and what is withheld for want of which scope."""
     SendTestEvent: _aio.UnaryUnaryMultiCallable[_developer_service_pb2.SendTestEventRequest, _developer_service_pb2.SendTestEventResponse]  # type: ignore[assignment]
-    """Sends a marked event through the integration's real view to its own open streams on this replica. It is not stored."""
+    """Sends a marked event through the integration's real view to its own open streams on this replica. It is not stored.
+    PERMISSION_DENIED (INTEGRATION_PENDING, INTEGRATION_SUSPENDED, INTEGRATION_REJECTED, INTEGRATION_DELETED) where the
+    integration is not ACTIVE.
+    """
 
 class DeveloperServiceServicer(metaclass=_abc_1.ABCMeta):
     """For developers: with the integration's own key, or through the bot, which names the owner in acting_user_id.
@@ -179,6 +185,9 @@ class DeveloperServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _developer_service_pb2.SendTestEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_developer_service_pb2.SendTestEventResponse, _abc.Awaitable[_developer_service_pb2.SendTestEventResponse]]:
-        """Sends a marked event through the integration's real view to its own open streams on this replica. It is not stored."""
+        """Sends a marked event through the integration's real view to its own open streams on this replica. It is not stored.
+        PERMISSION_DENIED (INTEGRATION_PENDING, INTEGRATION_SUSPENDED, INTEGRATION_REJECTED, INTEGRATION_DELETED) where the
+        integration is not ACTIVE.
+        """
 
 def add_DeveloperServiceServicer_to_server(servicer: DeveloperServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

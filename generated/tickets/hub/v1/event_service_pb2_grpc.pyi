@@ -30,7 +30,8 @@ class EventServiceStub:
     """Takes events from the bot and hands them to integrations.
 
     Any method may also fail with UNAUTHENTICATED (KEY_*), PERMISSION_DENIED (ROLE_NOT_ALLOWED), INVALID_ARGUMENT
-    (INVALID_REQUEST), RESOURCE_EXHAUSTED (AUTH_THROTTLED), UNAVAILABLE (DRAINING, STORAGE_UNAVAILABLE) and INTERNAL.
+    (INVALID_REQUEST), RESOURCE_EXHAUSTED (AUTH_THROTTLED, STORAGE_FULL), UNAVAILABLE (DRAINING, STORAGE_UNAVAILABLE) and
+    INTERNAL.
     """
 
     @_typing.overload
@@ -70,7 +71,8 @@ class EventServiceAsyncStub(EventServiceStub):
     """Takes events from the bot and hands them to integrations.
 
     Any method may also fail with UNAUTHENTICATED (KEY_*), PERMISSION_DENIED (ROLE_NOT_ALLOWED), INVALID_ARGUMENT
-    (INVALID_REQUEST), RESOURCE_EXHAUSTED (AUTH_THROTTLED), UNAVAILABLE (DRAINING, STORAGE_UNAVAILABLE) and INTERNAL.
+    (INVALID_REQUEST), RESOURCE_EXHAUSTED (AUTH_THROTTLED, STORAGE_FULL), UNAVAILABLE (DRAINING, STORAGE_UNAVAILABLE) and
+    INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -106,7 +108,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes events from the bot and hands them to integrations.
 
     Any method may also fail with UNAUTHENTICATED (KEY_*), PERMISSION_DENIED (ROLE_NOT_ALLOWED), INVALID_ARGUMENT
-    (INVALID_REQUEST), RESOURCE_EXHAUSTED (AUTH_THROTTLED), UNAVAILABLE (DRAINING, STORAGE_UNAVAILABLE) and INTERNAL.
+    (INVALID_REQUEST), RESOURCE_EXHAUSTED (AUTH_THROTTLED, STORAGE_FULL), UNAVAILABLE (DRAINING, STORAGE_UNAVAILABLE) and
+    INTERNAL.
     """
 
     @_abc_1.abstractmethod

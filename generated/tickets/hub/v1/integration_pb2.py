@@ -28,7 +28,7 @@ from tickets.hub.v1 import permissions_pb2 as tickets_dot_hub_dot_v1_dot_permiss
 from tickets.hub.v1 import rules_pb2 as tickets_dot_hub_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tickets/hub/v1/integration.proto\x12\x0etickets.hub.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tickets/hub/v1/permissions.proto\x1a\x1atickets/hub/v1/rules.proto\"\x99\x07\n\x0bIntegration\x12!\n\x0eintegration_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xf3\x18\x01\x12#\n\x0c\x64isplay_name\x18\x02 \x01(\tB\r\xbaH\nr\x08\x10\x01\x18P\xf0\xf3\x18\x01\x12#\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x0e\xbaH\x0br\t\x10\x01\x18\xe8\x07\xf0\xf3\x18\x01\x12 \n\rowner_user_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01\x12$\n\x11\x64ocumentation_url\x18\x05 \x01(\tB\t\xbaH\x06r\x04\xd8\xf3\x18\x01\x12\x1e\n\x0bsupport_url\x18\x06 \x01(\tB\t\xbaH\x06r\x04\xd8\xf3\x18\x01\x12\"\n\x0c\x65ndpoint_url\x18\x07 \x01(\tB\x0c\xbaH\tr\x04\xd8\xf3\x18\x01\xd8\x01\x01\x12;\n\x0cguild_access\x18\x08 \x01(\x0e\x32\x1b.tickets.hub.v1.GuildAccessB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12/\n\x05state\x18\t \x01(\x0e\x32 .tickets.hub.v1.IntegrationState\x12%\n\x06grants\x18\n \x03(\x0b\x32\x15.tickets.hub.v1.Grant\x12\x36\n\x10requested_scopes\x18\x0b \x03(\x0b\x32\x1c.tickets.hub.v1.ScopeRequest\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0e \x01(\t\x12\x14\n\x0cstate_reason\x18\x0f \x01(\t\x12\x19\n\x11\x64\x65veloper_blocked\x18\x10 \x01(\x08\x12\x15\n\rrules_version\x18\x11 \x01(\t\x12/\n\x0b\x61\x63tive_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12scopes_change_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x0erefused_scopes\x18\x14 \x03(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x16\n\x0erefusal_reason\x18\x15 \x01(\t\x12\x30\n\x0crefusal_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x62lock_source\x18\x17 \x01(\t\x12\x14\n\x0c\x62lock_reason\x18\x18 \x01(\t\"\x85\x01\n\x05Grant\x12$\n\x05scope\x18\x01 \x01(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x15\n\rjustification\x18\x02 \x01(\t\x12.\n\ngrant_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07grantor\x18\x04 \x01(\t\"g\n\x0cScopeRequest\x12\x30\n\x05scope\x18\x01 \x01(\x0e\x32\x15.tickets.hub.v1.ScopeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12%\n\rjustification\x18\x02 \x01(\tB\x0e\xbaH\x0br\t\x10\x01\x18\xf4\x03\xf0\xf3\x18\x01\"\xa2\x02\n\x03Key\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x06secret\x18\x02 \x01(\tB\x03\x80\x01\x01\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.tickets.hub.v1.KeyState\x12\x31\n\rlast_use_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x04role\x18\x07 \x01(\x0e\x32\x14.tickets.hub.v1.Role\x12\x14\n\x0c\x64isplay_name\x18\x08 \x01(\t*\xd2\x01\n\x10IntegrationState\x12!\n\x1dINTEGRATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19INTEGRATION_STATE_PENDING\x10\x01\x12\x1c\n\x18INTEGRATION_STATE_ACTIVE\x10\x02\x12\x1f\n\x1bINTEGRATION_STATE_SUSPENDED\x10\x03\x12\x1e\n\x1aINTEGRATION_STATE_REJECTED\x10\x04\x12\x1d\n\x19INTEGRATION_STATE_DELETED\x10\x05*]\n\x0bGuildAccess\x12\x1c\n\x18GUILD_ACCESS_UNSPECIFIED\x10\x00\x12\x14\n\x10GUILD_ACCESS_ALL\x10\x01\x12\x1a\n\x16GUILD_ACCESS_INSTALLED\x10\x02*i\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x01\x12\x15\n\x11KEY_STATE_EXPIRED\x10\x02\x12\x15\n\x11KEY_STATE_REVOKED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tickets/hub/v1/integration.proto\x12\x0etickets.hub.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tickets/hub/v1/permissions.proto\x1a\x1atickets/hub/v1/rules.proto\"\x95\x07\n\x0bIntegration\x12!\n\x0eintegration_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xf3\x18\x01\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x18P\xf0\xf3\x18\x01\x12!\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x0c\xbaH\tr\x07\x18\xe8\x07\xf0\xf3\x18\x01\x12 \n\rowner_user_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xc8\xf3\x18\x01\x12$\n\x11\x64ocumentation_url\x18\x05 \x01(\tB\t\xbaH\x06r\x04\xd8\xf3\x18\x01\x12\x1e\n\x0bsupport_url\x18\x06 \x01(\tB\t\xbaH\x06r\x04\xd8\xf3\x18\x01\x12\"\n\x0c\x65ndpoint_url\x18\x07 \x01(\tB\x0c\xbaH\tr\x04\xd8\xf3\x18\x01\xd8\x01\x01\x12;\n\x0cguild_access\x18\x08 \x01(\x0e\x32\x1b.tickets.hub.v1.GuildAccessB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12/\n\x05state\x18\t \x01(\x0e\x32 .tickets.hub.v1.IntegrationState\x12%\n\x06grants\x18\n \x03(\x0b\x32\x15.tickets.hub.v1.Grant\x12\x36\n\x10requested_scopes\x18\x0b \x03(\x0b\x32\x1c.tickets.hub.v1.ScopeRequest\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0e \x01(\t\x12\x14\n\x0cstate_reason\x18\x0f \x01(\t\x12\x19\n\x11\x64\x65veloper_blocked\x18\x10 \x01(\x08\x12\x15\n\rrules_version\x18\x11 \x01(\t\x12/\n\x0b\x61\x63tive_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12scopes_change_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x0erefused_scopes\x18\x14 \x03(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x16\n\x0erefusal_reason\x18\x15 \x01(\t\x12\x30\n\x0crefusal_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x62lock_source\x18\x17 \x01(\t\x12\x14\n\x0c\x62lock_reason\x18\x18 \x01(\t\"\x85\x01\n\x05Grant\x12$\n\x05scope\x18\x01 \x01(\x0e\x32\x15.tickets.hub.v1.Scope\x12\x15\n\rjustification\x18\x02 \x01(\t\x12.\n\ngrant_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07grantor\x18\x04 \x01(\t\"e\n\x0cScopeRequest\x12\x30\n\x05scope\x18\x01 \x01(\x0e\x32\x15.tickets.hub.v1.ScopeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12#\n\rjustification\x18\x02 \x01(\tB\x0c\xbaH\tr\x07\x18\xf4\x03\xf0\xf3\x18\x01\"\xa2\x02\n\x03Key\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x13\n\x06secret\x18\x02 \x01(\tB\x03\x80\x01\x01\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.tickets.hub.v1.KeyState\x12\x31\n\rlast_use_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x04role\x18\x07 \x01(\x0e\x32\x14.tickets.hub.v1.Role\x12\x14\n\x0c\x64isplay_name\x18\x08 \x01(\t*\xd2\x01\n\x10IntegrationState\x12!\n\x1dINTEGRATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19INTEGRATION_STATE_PENDING\x10\x01\x12\x1c\n\x18INTEGRATION_STATE_ACTIVE\x10\x02\x12\x1f\n\x1bINTEGRATION_STATE_SUSPENDED\x10\x03\x12\x1e\n\x1aINTEGRATION_STATE_REJECTED\x10\x04\x12\x1d\n\x19INTEGRATION_STATE_DELETED\x10\x05*]\n\x0bGuildAccess\x12\x1c\n\x18GUILD_ACCESS_UNSPECIFIED\x10\x00\x12\x14\n\x10GUILD_ACCESS_ALL\x10\x01\x12\x1a\n\x16GUILD_ACCESS_INSTALLED\x10\x02*i\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x01\x12\x15\n\x11KEY_STATE_EXPIRED\x10\x02\x12\x15\n\x11KEY_STATE_REVOKED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,9 +38,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INTEGRATION'].fields_by_name['integration_id']._loaded_options = None
   _globals['_INTEGRATION'].fields_by_name['integration_id']._serialized_options = b'\272H\006r\004\340\363\030\001'
   _globals['_INTEGRATION'].fields_by_name['display_name']._loaded_options = None
-  _globals['_INTEGRATION'].fields_by_name['display_name']._serialized_options = b'\272H\nr\010\020\001\030P\360\363\030\001'
+  _globals['_INTEGRATION'].fields_by_name['display_name']._serialized_options = b'\272H\010r\006\030P\360\363\030\001'
   _globals['_INTEGRATION'].fields_by_name['description']._loaded_options = None
-  _globals['_INTEGRATION'].fields_by_name['description']._serialized_options = b'\272H\013r\t\020\001\030\350\007\360\363\030\001'
+  _globals['_INTEGRATION'].fields_by_name['description']._serialized_options = b'\272H\tr\007\030\350\007\360\363\030\001'
   _globals['_INTEGRATION'].fields_by_name['owner_user_id']._loaded_options = None
   _globals['_INTEGRATION'].fields_by_name['owner_user_id']._serialized_options = b'\272H\006r\004\310\363\030\001'
   _globals['_INTEGRATION'].fields_by_name['documentation_url']._loaded_options = None
@@ -54,21 +54,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOPEREQUEST'].fields_by_name['scope']._loaded_options = None
   _globals['_SCOPEREQUEST'].fields_by_name['scope']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_SCOPEREQUEST'].fields_by_name['justification']._loaded_options = None
-  _globals['_SCOPEREQUEST'].fields_by_name['justification']._serialized_options = b'\272H\013r\t\020\001\030\364\003\360\363\030\001'
+  _globals['_SCOPEREQUEST'].fields_by_name['justification']._serialized_options = b'\272H\tr\007\030\364\003\360\363\030\001'
   _globals['_KEY'].fields_by_name['secret']._loaded_options = None
   _globals['_KEY'].fields_by_name['secret']._serialized_options = b'\200\001\001'
-  _globals['_INTEGRATIONSTATE']._serialized_start=1635
-  _globals['_INTEGRATIONSTATE']._serialized_end=1845
-  _globals['_GUILDACCESS']._serialized_start=1847
-  _globals['_GUILDACCESS']._serialized_end=1940
-  _globals['_KEYSTATE']._serialized_start=1942
-  _globals['_KEYSTATE']._serialized_end=2047
+  _globals['_INTEGRATIONSTATE']._serialized_start=1629
+  _globals['_INTEGRATIONSTATE']._serialized_end=1839
+  _globals['_GUILDACCESS']._serialized_start=1841
+  _globals['_GUILDACCESS']._serialized_end=1934
+  _globals['_KEYSTATE']._serialized_start=1936
+  _globals['_KEYSTATE']._serialized_end=2041
   _globals['_INTEGRATION']._serialized_start=177
-  _globals['_INTEGRATION']._serialized_end=1098
-  _globals['_GRANT']._serialized_start=1101
-  _globals['_GRANT']._serialized_end=1234
-  _globals['_SCOPEREQUEST']._serialized_start=1236
-  _globals['_SCOPEREQUEST']._serialized_end=1339
-  _globals['_KEY']._serialized_start=1342
-  _globals['_KEY']._serialized_end=1632
+  _globals['_INTEGRATION']._serialized_end=1094
+  _globals['_GRANT']._serialized_start=1097
+  _globals['_GRANT']._serialized_end=1230
+  _globals['_SCOPEREQUEST']._serialized_start=1232
+  _globals['_SCOPEREQUEST']._serialized_end=1333
+  _globals['_KEY']._serialized_start=1336
+  _globals['_KEY']._serialized_end=1626
 # @@protoc_insertion_point(module_scope)
