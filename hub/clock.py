@@ -1,6 +1,12 @@
 """The two clocks of the hub: what time it is, and how long something takes. Tests put their own in its place."""
 
 import time
+from datetime import UTC, datetime
+
+
+def rfc3339(moment: int) -> str:
+    """A time in microseconds since 1970 as people and JSON write it: "2030-01-31T12:00:00Z"."""
+    return datetime.fromtimestamp(moment / 1_000_000, UTC).isoformat().replace("+00:00", "Z")
 
 
 class Clock:

@@ -19,7 +19,7 @@ from hub.clock import Clock
 from hub.control import keys, lifecycle
 from hub.control.changes import Changes
 from hub.control.registry import Registry
-from hub.errors import RulesNotMet
+from hub.errors import InvalidRequest, RulesNotMet
 from hub.model import KeyRecord, Role, ServiceRecord, State
 from hub.storage import Log
 
@@ -96,6 +96,8 @@ class AdminService(Oversight):
         """Other texts, URLs, owner or guild access."""
         del context
         new = request.integration
+        if not new.integration_id:
+            raise InvalidRequest.field("integration.integration_id", "must be an id that the hub gave out")
         decide = self._commands.update(new, request.update_mask, UPDATABLE)
         changed = await self._commands.change(
             caller(), new.integration_id, decide, request.reason, request.etag or new.etag

@@ -1,7 +1,13 @@
 """The part of AdminService that looks: the audit trail, who reads, the blocklist, what is granted and not needed."""
 
 import msgspec
-from tickets.hub.v1 import admin_service_pb2, admin_service_pb2_grpc
+from tickets.hub.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    developer_service_pb2,
+    directory_service_pb2,
+    event_service_pb2,
+)
 
 from hub.api import convert
 from hub.api.access import caller
@@ -10,7 +16,7 @@ from hub.api.listing import SubscriptionList
 from hub.api.paging import Pages
 from hub.clock import Clock
 from hub.control import reports
-from hub.control.changes import Changes
+from hub.control.changes import COMMAND_LINE, Changes
 from hub.control.registry import Registry
 from hub.errors import InvalidRequest
 from hub.model import BlockRecord, Change, Entry
@@ -21,6 +27,15 @@ LOOK_AT_ONCE = 200
 
 LOOK = 2_000
 """Entries of the audit trail that one call looks through at most; then the page is short, and says where to go on."""
+
+METHODS = {COMMAND_LINE.method} | {
+    spelling
+    for file in (admin_service_pb2, developer_service_pb2, directory_service_pb2, event_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+    for spelling in (method.name, f"{service.name}/{method.name}")
+}
+"""By which a change may have been made, each with its service and without."""
 
 _change = msgspec.json.Decoder(Change)
 
@@ -127,9 +142,12 @@ class Oversight(admin_service_pb2_grpc.AdminServiceServicer):
     ) -> admin_service_pb2.ListAuditEntriesResponse:
         """Who changed what, the newest first."""
         del context
+        owner = ""
         if request.integration_id:
-            self._registry.integration(request.integration_id)
-        test = AuditTest(request)
+            owner = self._registry.integration(request.integration_id).record.owner_user_id
+        if request.method and request.method not in METHODS:
+            raise InvalidRequest.field("method", f"knows no '{request.method}': use a name such as SetScopes")
+        test = AuditTest(request, owner)
         after = self._pages.after(request.page_token, "audit", test.text)
         before = int(after[0]) if after else self._registry.through + 1
         size, looked = self._pages.size(request.page_size), 0
@@ -165,10 +183,15 @@ class Oversight(admin_service_pb2_grpc.AdminServiceServicer):
 
 
 class AuditTest:
-    """What a request for audit entries asks for. `text`: its filter, for page tokens; `start`: microseconds."""
+    """What a request for audit entries asks for. `text`: its filter, for page tokens; `start`: microseconds.
 
-    def __init__(self, request: admin_service_pb2.ListAuditEntriesRequest) -> None:
+    A block closes all that a developer owns, without an entry of its own for each: so the trail of an integration has
+    the blocks of its `owner`.
+    """
+
+    def __init__(self, request: admin_service_pb2.ListAuditEntriesRequest, owner: str) -> None:
         self._asked = request
+        self._block = f"block/{owner}" if owner else ""
         self.start = convert.micros(request.start_time, "start_time") if request.HasField("start_time") else 0
         self._end = convert.micros(request.end_time, "end_time") if request.HasField("end_time") else 0
         copy = admin_service_pb2.ListAuditEntriesRequest()
@@ -181,7 +204,7 @@ class AuditTest:
         """Whether a change is one of those that were asked for."""
         asked = self._asked
         return (
-            asked.integration_id in ("", convert.integration_of(entry))
+            (asked.integration_id in ("", convert.integration_of(entry)) or entry.key == self._block)
             and asked.actor_key_id in ("", change.actor.key_id)
             and asked.acting_user_id in ("", change.actor.user_id)
             and asked.method in ("", change.method, change.method.partition("/")[2])

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from hub.clock import Clock
+from hub.clock import Clock, rfc3339
 from hub.control import keys
 from hub.control.registry import IMPORT_KEY, SECRET_KEY, SERVICE_KEY, Held, Record, Registry, etag, secret_check
 from hub.errors import Conflict, EtagMismatch, StorageUnavailable
@@ -28,6 +28,7 @@ from hub.model import (
     Role,
     ServiceRecord,
 )
+from hub.scopes import SCOPES
 from hub.storage import MAX_APPEND, Log
 
 ATTEMPTS = 10
@@ -180,23 +181,34 @@ def differences(before: msgspec.Struct | None, after: msgspec.Struct) -> tuple[F
 def _shown(record: msgspec.Struct | None) -> dict[str, Any]:
     if record is None:
         return {}
-    fields = {name: msgspec.to_builtins(_named(getattr(record, name))) for name in record.__struct_fields__}
-    for name in ("check", "all_guilds_from"):
-        fields.pop(name, None)
-    for key in fields.get("keys", ()):
-        del key["digest"]
-    for grant in fields.get("grants", ()):
-        grant.pop("position", None)  # internal, and not known yet when a grant is new
-    return fields
+    fields = {name: getattr(record, name) for name in record.__struct_fields__}
+    return {name: _readable(name, value) for name, value in fields.items() if name not in _HIDDEN}
 
 
-def _named(value: Any) -> Any:  # noqa: ANN401  the value of any field
-    """A state by its name: the trail is read by people."""
-    return value.name if isinstance(value, IntEnum) else value
+_HIDDEN = {"check", "digest", "all_guilds_from", "position"}
+"""Secrets, and places in the log: internal, and not known yet when a grant is new."""
+
+
+def _readable(name: str, value: Any) -> Any:  # noqa: ANN401  the value of any field
+    """A value as people read it: the trail is for them."""
+    if isinstance(value, IntEnum):
+        return value.name
+    if isinstance(value, tuple):
+        return [_readable(name, one) for one in value]
+    if isinstance(value, msgspec.Struct):
+        return {inner: shown for inner, shown in _shown(value).items() if shown not in _NOTHING}
+    if name.endswith("_time"):
+        return rfc3339(value) if value else None
+    if name in ("scope", "refused_scopes"):
+        return SCOPES[value].name if value in SCOPES else value  # an old record may have one that is gone
+    return value
+
+
+_NOTHING: tuple[object, ...] = (None, "", [])
 
 
 def _json(value: Any) -> str:  # noqa: ANN401  any JSON value
-    return "" if value in (None, "", [], ()) else msgspec.json.encode(value).decode()
+    return "" if value in _NOTHING else msgspec.json.encode(value).decode()
 
 
 async def initialise(log: Log, registry: Registry, clock: Clock, secret: bytes) -> dict[Role, str] | None:

@@ -1,6 +1,7 @@
 """AdminService over the wire: the audit trail; and the permission table that everyone may read."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -66,14 +67,34 @@ async def test_every_change_leaves_an_entry(hub: RunningHub) -> None:
         ("ResumeIntegration", "mended"),
         ("DeleteIntegration", "closed down"),
     ]
-    before, after = told(entries[1])["grants"]
-    assert ([grant["scope"] for grant in before], [grant["scope"] for grant in after]) == ([1], [SCOPE_TICKET_STATS])
+    granted = [[grant["scope"] for grant in grants] for grants in told(entries[1])["grants"]]
+    assert granted == [["ticket_created"], ["ticket_stats"]]
     assert told(entries[3]).keys() == {"keys"}
     assert [told(entry)["state"] for entry in entries[4:]] == [
         ("ACTIVE", "SUSPENDED"),
         ("SUSPENDED", "ACTIVE"),
         ("ACTIVE", "DELETED"),
     ]
+
+
+async def test_a_change_is_told_in_words(hub: RunningHub) -> None:
+    """Scopes, roles and states stand by their names, times as people write them; places in the log do not stand."""
+    integration, _ = await hub.register("TICKET_CREATED")
+    [entry] = await trail(hub, integration_id=integration.integration_id)
+    after = {name: new for name, (_, new) in told(entry).items()}
+    [grant], [key] = after["grants"], after["keys"]
+    assert grant.keys() == {"scope", "justification", "grant_time", "grantor"}
+    assert (grant["scope"], key["role"], after["state"]) == ("ticket_created", "INTEGRATION", "ACTIVE")
+    assert after["create_time"] == integration.create_time.ToJsonString()
+    assert key["create_time"] == grant["grant_time"] == integration.active_time.ToJsonString()
+    assert re.search(r"\d{10}", str([change.after for change in entry.changes if "time" in change.field])) is None
+
+
+@pytest.mark.parametrize("method", ["Nope", "AdminService/Nope", "AdminService/EmitEvent", "setscopes"])
+async def test_a_method_that_there_is_not(hub: RunningHub, method: str) -> None:
+    """A filter by it is refused: nothing would look like nobody did it."""
+    assert await violations(ask(hub.admin, "ListAuditEntries", method=method)) == ["method"]
+    assert len(await trail(hub, method="hub")) == 2
 
 
 async def test_what_did_not_happen_leaves_no_entry(hub: RunningHub) -> None:

@@ -56,6 +56,11 @@ async def test_update_changes_what_the_mask_names(hub: RunningHub) -> None:
     assert await read(hub, before.integration_id) == after
 
 
+async def test_update_needs_an_id(hub: RunningHub) -> None:
+    """Without an id the request is wrong, not the integration missing."""
+    assert await violations(ask(hub.admin, "UpdateIntegration")) == ["integration.integration_id"]
+
+
 async def test_update_without_a_mask_changes_what_is_set(hub: RunningHub) -> None:
     """An empty mask stands for all fields that are set (AIP-134)."""
     before, _ = await hub.register("TICKET_CREATED", endpoint_url="https://stats.example/hook")

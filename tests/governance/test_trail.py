@@ -146,6 +146,17 @@ async def test_the_blocklist_is_in_the_trail(hub: RunningHub) -> None:
     assert fields(entries[3])["blocked"] == ("true", "false")
 
 
+async def test_a_block_is_in_the_trail_of_what_it_closes(hub: RunningHub) -> None:
+    """The trail of an integration tells of blocks of its owner, and of nobody else's."""
+    made = await apply_for(hub, "TICKET_CREATED")
+    await block(hub)
+    await block(hub, STRANGER)
+    await unblock(hub)
+    entries = await trail(hub, integration_id=made.integration_id)
+    assert names(entries) == ["SubmitApplication", "BlockDeveloper", "UnblockDeveloper"]
+    assert [entry.integration_id for entry in entries] == [made.integration_id, "", ""]
+
+
 async def test_a_rare_entry_is_found_through_a_long_trail(hub: RunningHub) -> None:
     """A filter that fits little still ends, page by page, with all that fits: the oldest entry, too."""
     integration, _ = await hub.register("TICKET_CREATED")
