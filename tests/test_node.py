@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from tickets.hub.v1 import event_pb2
 
 from tests.api.admins import ask
-from tests.conftest import RunningHub, asked
+from tests.conftest import RunningHub, StartHub, asked
 from tests.tools import needs, without
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "node"
@@ -117,7 +117,34 @@ async def test_it_stops_where_trying_again_mends_nothing(hub: RunningHub, node: 
         await terminal.line("ready")
         await ask(hub.admin, "RotateKey", integration_id=integration.integration_id, overlap=Duration())
         code, err = await terminal.end()
-        assert (code, "UNAUTHENTICATED" in err) == (1, True)
+        assert (code, "KEY_REVOKED" in err) == (1, True)
     async with running(node, hub, "tkt_wrong") as terminal:
         code, err = await terminal.end()
-        assert (code, "UNAUTHENTICATED" in err) == (1, True)
+        assert (code, "KEY_UNKNOWN" in err) == (1, True)
+
+
+async def test_it_goes_on_at_the_place_that_it_committed(hub: RunningHub, node: str) -> None:
+    """Started again without a place it shows what came meanwhile and nothing twice: the hub has kept its cursor."""
+    _, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY")
+    async with running(node, hub, reader.key) as terminal:
+        await terminal.line("ready")
+        await hub.emit(verification("v1", "7001"))
+        await terminal.line("user_id=7001")
+        terminal.process.send_signal(signal.SIGTERM)
+        await terminal.line("integration.js ")
+        assert await terminal.end() == (0, "")
+    await hub.emit(verification("v2", "7002"))
+    async with running(node, hub, reader.key) as terminal:
+        assert "user_id=7002" in await terminal.line("member_verified")
+
+
+async def test_it_comes_back_when_the_hub_says_so(start_hub: StartHub, node: str) -> None:
+    """Refused for want of room, with a time to come again, it tells the reason, waits, and is served in the end."""
+    hub = await start_hub(max_streams=1)
+    _, first = await hub.register("MEMBER_VERIFIED")
+    _, reader = await hub.register("MEMBER_VERIFIED")
+    stream = await first.subscribe()
+    async with running(node, hub, reader.key) as terminal:
+        await terminal.line("the stream ended (TOO_MANY_STREAMS: ")
+        stream.call.cancel()
+        await terminal.line("ready")

@@ -5,18 +5,21 @@
 //
 // What to look at: no code is generated. The descriptor set beside the Python stubs is the whole contract, and
 // proto-loader makes a client of it. The rest is what every client has to do itself: keep the newest cursor, open the
-// stream again after it, notice silence, and stop where trying again mends nothing.
+// stream again after it, commit it, notice silence, wait as long as the hub asks, and stop where trying again mends
+// nothing. The hub keeps what was committed: without an argument the next run goes on there.
 'use strict';
 
 const fs = require('node:fs');
 const path = require('node:path');
 const grpc = require('@grpc/grpc-js');
 const protoLoader = require('@grpc/proto-loader');
+const failure = require('./failure');
 
 const ADDRESS = process.env.HUB_ADDRESS || '127.0.0.1:50051';
 const CONTRACT = path.join(__dirname, '..', '..', 'generated', 'tickets_hub.binpb');
 const HEARTBEAT_SECONDS = 15;
 const MAX_DELAY_MS = 30_000;
+const COMMIT_EVERY_MS = 1_000;
 // Everything else (a key, a permission, a takeover, a cursor) stays as it is however often one asks.
 const WORTH_ANOTHER_TRY = new Set([
   grpc.status.OK, grpc.status.CANCELLED, grpc.status.UNKNOWN, grpc.status.DEADLINE_EXCEEDED,
@@ -76,14 +79,29 @@ function tell(frame) {
   if (frame.notice === 'goodbye') say(`the hub says goodbye: ${notice.reason}`);
 }
 
-function milliseconds(duration) {
-  return duration ? Number(duration.seconds || 0) * 1000 + (duration.nanos || 0) / 1e6 : 0;
+// One commit after the other, each of the newest cursor: one that fails is made up for by the next.
+let committed = '';
+let turn = Promise.resolve();
+
+function commit() {
+  turn = turn.then(() => new Promise((done) => {
+    const place = cursor;
+    if (place === committed) return done();
+    client.CommitCursor({ cursor: place }, metadata, { deadline: Date.now() + 5_000 }, (error) => {
+      if (!error) committed = place;
+      // CURSOR_EXPIRED: the place is of before a restore of the hub; the gap that follows brings one that can be kept.
+      else if (failure.read(error).reason !== 'CURSOR_EXPIRED') say(`not committed: ${error.details}`);
+      done();
+    });
+  }));
+  return turn;
 }
 
 function subscribe() {
   let watchdog;
   let ready = false;
   let farewell = null;
+  let timer;
   stream = client.Subscribe({ ...start(), heartbeat_interval: { seconds: HEARTBEAT_SECONDS } }, metadata);
   const current = stream;
   // No frame for two heartbeats and a second: the connection is dead, whatever it looks like.
@@ -100,27 +118,35 @@ function subscribe() {
     ready = true;
     frame.events.forEach(show);
     cursor = frame.cursor; // only now: every event of the frame has been handled
+    if (!timer) commit(); // Ready's at once: then an end before the first event leaves a place to come back to
+    timer = timer || setInterval(commit, COMMIT_EVERY_MS);
   });
   current.on('error', () => {}); // 'status' tells the same, and comes for a clean end, too
   current.on('status', (status) => {
     clearTimeout(watchdog);
+    clearInterval(timer);
     ended(status, farewell);
   });
 }
 
 function ended(status, farewell) {
   if (stopping) return;
-  if (!WORTH_ANOTHER_TRY.has(status.code) || (farewell && !farewell.reconnect)) {
-    console.error(`integration: ${grpc.status[status.code]}: ${status.details}`);
+  const { reason, retryDelay } = failure.read(status);
+  // RESOURCE_EXHAUSTED is worth it where the hub says when, or where it was not the hub that said it.
+  const again = WORTH_ANOTHER_TRY.has(status.code)
+    || (status.code === grpc.status.RESOURCE_EXHAUSTED && (retryDelay !== null || !reason));
+  const name = reason || grpc.status[status.code];
+  if (!again || (farewell && !farewell.reconnect)) {
+    console.error(`integration: ${name}: ${status.details}`);
     process.exitCode = 1;
     client.close();
     return;
   }
   const backoff = Math.min(MAX_DELAY_MS, 250 * 2 ** Math.min(failures, 32)) * (0.5 + Math.random() / 2);
-  const asked = milliseconds(farewell && farewell.retry_delay);
+  const asked = Math.max(failure.milliseconds(farewell && farewell.retry_delay), retryDelay || 0);
   const delay = farewell && failures === 0 ? asked : Math.max(asked, backoff);
   failures += 1;
-  say(`the stream ended (${grpc.status[status.code]}: ${status.details}); again in ${(delay / 1000).toFixed(1)} s`);
+  say(`the stream ended (${name}: ${status.details}); again in ${(delay / 1000).toFixed(1)} s`);
   setTimeout(subscribe, delay);
 }
 
@@ -128,8 +154,10 @@ function stop() {
   stopping = true;
   if (cursor) say(`to go on from here: node integration.js ${cursor}`);
   stream.cancel();
-  client.close();
-  process.exit(0);
+  commit().then(() => {
+    client.close();
+    process.exit(0);
+  });
 }
 
 process.on('SIGINT', stop);
