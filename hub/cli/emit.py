@@ -19,11 +19,12 @@ from hub.cli.settling import give_up
 from hub.client import Client, HubCallError, Policy
 
 KEY = "HUB_BOT_KEY"
-KINDS = [field.name for field in Event.DESCRIPTOR.oneofs_by_name["payload"].fields]
+PAYLOADS = {field.name: field.message_type for field in Event.DESCRIPTOR.oneofs_by_name["payload"].fields}
+KINDS = list(PAYLOADS)
 FIELDS = {
     spelling: field
-    for message in (Event.DESCRIPTOR, *(Event.DESCRIPTOR.fields_by_name[kind].message_type for kind in KINDS))
-    for field in message.fields
+    for message in (Event.DESCRIPTOR, *PAYLOADS.values())
+    for field in (message.fields if message is not None else ())
     for spelling in (field.name, field.json_name)
 }
 MUST_BE = {
@@ -114,7 +115,7 @@ def parse(content: object) -> Event:
 def reworded(text: str) -> str:
     """What protobuf found wrong with an event, in the contract's words."""
     if found := re.search(r'has no field named "(.*?)" at "Event\.?(\w*)"', text):
-        message = FIELDS[found[2]].message_type if found[2] in FIELDS else Event.DESCRIPTOR
+        message = (FIELDS[found[2]].message_type if found[2] in FIELDS else None) or Event.DESCRIPTOR
         known = ", ".join(field.name for field in message.fields) or "it has none"
         return f'there is no field "{found[1]}": {known}'
     if "multiple" in text:
