@@ -55,10 +55,10 @@ cluster: $(READY) ## three nats-server and three hubs on loopback, as plain proc
 demo: $(READY) ## a hub, three integrations and a bot's day in one terminal
 	$(BIN)/python examples/demo.py
 
-bench: $(READY) ## measure the hub beside its floor, NATS JetStream and Redis; under 5 minutes
+bench: $(READY) ## measure the hub beside its floor, NATS JetStream and Redis: some minutes
 	$(BIN)/python -m bench
 
-bench-long: $(READY) ## measure how cost grows: streams, log, integrations; about a quarter of an hour
+bench-long: $(READY) ## measure how cost grows: streams, log, integrations: some minutes
 	$(BIN)/python -m bench growth
 
 SECONDS ?= 3600

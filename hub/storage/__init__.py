@@ -145,5 +145,7 @@ async def open_storage(settings: Settings) -> Log:
     try:
         from hub.storage.jetstream import JetStreamLog  # noqa: PLC0415  the same, and its driver may not be installed
     except ModuleNotFoundError as error:
-        raise StartError(f"storage: NATS needs the package {error.name}: install 'tickets-hub[jetstream]'") from None
+        raise StartError(
+            f"storage: NATS needs the package {error.name}: install the hub with its extra, pip install '.[jetstream]'"
+        ) from None
     return await JetStreamLog.open(settings)
