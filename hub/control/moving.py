@@ -47,7 +47,7 @@ async def export_log(settings: Settings, file: Path) -> tuple[Header, Trailer]:
         with new_export(file, header) as export:
             async for entry in _carried(log, bounds):
                 export.add(entry)
-            if await log.bounds() != bounds:
+            if (await log.newest(), await log.bounds()) != (bounds.last, bounds):
                 raise StartError("the log has changed meanwhile: stop every hub of this store, then export again")
         return header, export.trailer
     finally:
