@@ -96,6 +96,8 @@ async def test_the_life_of_an_integration_by_grpcurl(hub: RunningHub, curl: Curl
         "ApproveIntegration",
         "RotateOwnKey",
         "InstallIntegration",
+        "BlockDeveloper",
+        "UnblockDeveloper",
     ]
     report = (await curl(admin, "AdminService/GetPrivilegeReport", integration_id=one))["findings"]
     assert [finding["kind"] for finding in report] == ["KIND_GRANT_NEVER_USED"]
