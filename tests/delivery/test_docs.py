@@ -14,6 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "delivery.md"
 NOT_OF_STREAMS = {
     *("UNSPECIFIED", "NOT_OWNER", "INTEGRATION_NOT_FOUND", "KEY_NOT_FOUND", "EVENT_ID_CONFLICT", "ETAG_MISMATCH"),
     *("STATE_FORBIDS", "ROTATION_IN_PROGRESS", "RULES_NOT_MET", "EMIT_BACKLOG_FULL", "TOO_MANY_INSTALLATIONS"),
+    "TOO_MANY_CHANGES",
 }
 """Reasons that no Subscribe ends with."""
 

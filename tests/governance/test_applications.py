@@ -217,11 +217,9 @@ async def test_why_scopes_were_refused_is_told_to_the_developer(timed_hub: Runni
         return (await call(reader, "DeveloperService/GetOwnIntegration")).integration  # type: ignore[no-any-return]
 
     refused_both = await decided("Reject", reason="too broad")
-    assert (refused_both.refusal_reason, refused_both.refused_scopes) == (
-        "too broad",
-        numbers("DROP_CLAIMED", "TICKET_STATS"),
-    )
+    assert refused_both.refusal_reason == "too broad"
+    assert list(refused_both.refused_scopes) == numbers("DROP_CLAIMED", "TICKET_STATS")
     assert abs(refused_both.refusal_time.ToMicroseconds() - clock.now()) < 60 * 10**6
     one_granted = await decided("Approve", "DROP_CLAIMED", reason="drops only")
-    assert (one_granted.refusal_reason, one_granted.refused_scopes) == ("drops only", numbers("TICKET_STATS"))
+    assert (one_granted.refusal_reason, list(one_granted.refused_scopes)) == ("drops only", numbers("TICKET_STATS"))
     assert one_granted.state_reason == ""
