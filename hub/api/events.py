@@ -6,6 +6,7 @@ Must not know who may see what (``delivery/``) or who may call (``access.py``).
 import asyncio
 import secrets
 
+import grpc
 from tickets.hub.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc
 
 from hub import scopes as table
@@ -113,12 +114,18 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
         return event_service_pb2.DeleteSubscriptionResponse()
 
     async def _write_frames(self, stream: Stream, context: Context) -> None:
-        """Write what the stream has, for ever; it ends by an exception. No await stands between frame and write."""
+        """Write what the stream has until the reader has gone; else it ends by an exception.
+
+        No await stands between frame and write.
+        """
         now = self._clock.monotonic
         while True:
             data = await stream.next_frame()
             began = stream.write_began = now()
-            await context.write(data)
+            try:
+                await context.write(data)
+            except grpc.aio.InternalError:  # the connection broke in the middle of it
+                return
             stream.write_began = 0.0
             stream.wrote(now() - began)
 
@@ -193,9 +200,11 @@ class Dropper:
         self._handler = asyncio.current_task()
         self._abort: asyncio.Task[None] | None = None
 
-    def __call__(self, ending: HubError) -> None:
-        """Drop it for a reason; a second time does nothing."""
-        if self._abort is None and self._handler is not None:
-            self._abort = asyncio.create_task(abort(self._context, to_status(ending)))
-            self._abort.add_done_callback(lambda task: task.cancelled() or task.exception())
-            self._handler.cancel()
+    def __call__(self, ending: HubError) -> asyncio.Task[None] | None:
+        """Drop it for a reason; returns what ends when nothing of the call is left. A second time does nothing."""
+        if self._abort is not None or self._handler is None:
+            return None
+        self._abort = asyncio.create_task(abort(self._context, to_status(ending)))
+        self._abort.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._handler.cancel()
+        return self._abort

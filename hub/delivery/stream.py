@@ -123,7 +123,8 @@ class Stream:
         position: what lies after it was not handed out yet.
         scopes: what it acts by, as of the newest change.
         write_began: when the handler began to write the frame in its hand; 0 = it writes none.
-        on_stall: drops the stream, with this failure, when a write takes too long.
+        on_stall: drops the stream, with this failure, when a write takes too long; returns what ends when nothing is
+            left of it, which may be when its reader's connection ends. None: that is under way already.
     """
 
     def __init__(self, around: Surroundings, caller: Caller, asked: Subscription, stream_id: str, place: Place) -> None:
@@ -134,7 +135,7 @@ class Stream:
         self.open_time = around.clock.now()
         self.scopes = around.view(caller.integration_id).scopes(asked.narrowing)
         self.write_began = 0.0
-        self.on_stall: Callable[[HubError], None] = lambda _: None
+        self.on_stall: Callable[[HubError], asyncio.Future[None] | None] = lambda _: None
         self._around = around
         self._pace = asked.batch
         self._used: frozenset[int] = frozenset()

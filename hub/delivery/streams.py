@@ -48,6 +48,7 @@ class Streams:
         self._settings = settings
         self._slots: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._open: defaultdict[str, set[Stream]] = defaultdict(set)
+        self._dropping: Counter[str] = Counter()
         self._count = 0
         self._draining = False
         self._all_closed = asyncio.Event()
@@ -113,7 +114,19 @@ class Streams:
             for stream in [s for streams in self._open.values() for s in streams if s.write_began]:
                 patience = self._settings.write_deadline if stream.ending is None else ENDING_PATIENCE
                 if stream.write_began < now - patience:
-                    stream.on_stall(stream.ending or SlowConsumer())
+                    self._drop(stream)
+
+    def _drop(self, stream: Stream) -> None:
+        """Drop a stream whose reader takes nothing; what is left of it counts until it is gone."""
+        dropping = stream.on_stall(stream.ending or SlowConsumer())
+        if dropping is not None:
+            self._dropping[stream.caller.integration_id] += 1
+            dropping.add_done_callback(lambda _: self._dropped(stream.caller.integration_id))
+
+    def _dropped(self, integration_id: str) -> None:
+        self._dropping[integration_id] -= 1
+        if not self._dropping[integration_id]:
+            del self._dropping[integration_id]
 
     async def drain(self, patience: float) -> None:
         """End all streams with a Goodbye, and wait up to `patience` seconds until their handlers are through."""
@@ -146,6 +159,11 @@ class Streams:
         names = set(self.around.registry.subscriptions(integration_id)) | set(self._slots[integration_id])
         require_room(names, subscription_id, self._settings.max_subscriptions)
 
+    def _stuck(self, integration_id: str) -> int:
+        """How many streams have ended without a reader that takes their end: in a write still, or dropped from one."""
+        open_still = (s for s in self._open.get(integration_id, ()) if s.ending is not None and s.write_began)
+        return sum(1 for _ in open_still) + self._dropping.get(integration_id, 0)
+
     @contextmanager
     def _slot(self, integration_id: str, subscription_id: str) -> Iterator[None]:
         """Hold one of the streams that may be open; a stream that takes over another needs none of its own."""
@@ -156,10 +174,13 @@ class Streams:
                 f"{limit} streams of this integration are open already: close one first",
                 metadata={"limit": str(limit), "subscriptions": ",".join(sorted(slots))},
             )
-        stuck = sum(1 for s in self._open.get(integration_id, ()) if s.ending is not None and s.write_began)
-        if stuck >= limit:  # they were taken over, and their readers take nothing
-            raise TooManyStreams("earlier streams of this integration are still being ended: wait", retry_after=2)
-        if self._count >= self._settings.max_streams:
+        if self._stuck(integration_id) >= limit:
+            raise TooManyStreams(
+                "earlier streams of this integration are still being ended: read them to their end, or close their "
+                "connection",
+                retry_after=2,
+            )
+        if self._count + self._dropping.total() >= self._settings.max_streams:
             raise TooManyStreams("the hub has as many streams open as it may: try again later", retry_after=10)
         slots[subscription_id] += 1
         self._count += 1

@@ -134,3 +134,39 @@ async def test_ended_streams_that_nobody_reads_are_limited_too(start_hub: StartH
         third = still.open()
         refused = await third.ending()
     assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS")
+
+
+async def test_dropped_streams_that_nobody_reads_are_limited_too(start_hub: StartHub) -> None:
+    """What is left of them in the transport is held until their reader takes it or goes: until then it counts."""
+    hub = await start_hub(write_deadline=1, max_streams_per_integration=1)
+    _, reader = await hub.register("TICKET_CREATED")
+    _, other = await hub.register("TICKET_CREATED")
+    await emit(hub, ids("e", 5_000))
+    for reads_on in (True, False):
+        async with standing_still(hub, reader) as still:
+            stream = await still.subscribe(earliest={})
+            await until(lambda: any(one.write_began for one in live(hub)))
+            await until(lambda: not live(hub))
+            ending = await reader.open().ending()
+            assert (ending.code(), reason_of(ending)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS")
+            (await other.subscribe()).call.cancel()
+            if reads_on:
+                await rest_of(stream)
+                await until(lambda: not hub.hub._streams._dropping)
+        await until(lambda: not hub.hub._streams._dropping and not live(hub))
+    await reader.subscribe()
+
+
+async def test_a_reader_that_goes_in_the_middle_of_a_frame_is_no_fault_of_the_hub(
+    start_hub: StartHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Clients are killed while they read: nobody has to look into that."""
+    hub = await start_hub()
+    _, reader = await hub.register("TICKET_CREATED")
+    await emit(hub, ids("e", 5_000))
+    async with standing_still(hub, reader) as still:
+        await still.subscribe(earliest={})
+        await until(lambda: any(stream.write_began for stream in live(hub)))
+    await until(lambda: not live(hub))
+    await hub.close()
+    assert "incident" not in capsys.readouterr().err
