@@ -58,7 +58,7 @@ class _GapCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GapCause.Val
     GAP_CAUSE_RETENTION: _GapCause.ValueType  # 1
     """It is older than what the hub keeps."""
     GAP_CAUSE_RESTORE: _GapCause.ValueType  # 2
-    """The hub was restored from a backup; the cursor is of before."""
+    """The hub was restored from a backup, or its store was put back to an earlier state; the cursor is of before."""
 
 class GapCause(_GapCause, metaclass=_GapCauseEnumTypeWrapper):
     """Why history is gone."""
@@ -68,7 +68,7 @@ GAP_CAUSE_UNSPECIFIED: GapCause.ValueType  # 0
 GAP_CAUSE_RETENTION: GapCause.ValueType  # 1
 """It is older than what the hub keeps."""
 GAP_CAUSE_RESTORE: GapCause.ValueType  # 2
-"""The hub was restored from a backup; the cursor is of before."""
+"""The hub was restored from a backup, or its store was put back to an earlier state; the cursor is of before."""
 Global___GapCause: _TypeAlias = GapCause  # noqa: Y015
 
 @_typing.final
@@ -215,7 +215,7 @@ class SubscribeRequest(_message.Message):
 
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """With the first event accepted at this time or later."""
+        """With the first event accepted at this time or later; a time still to come is as latest."""
 
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_permissions_pb2.Scope.ValueType]:

@@ -100,9 +100,9 @@ class EventServiceServicer:
         """Streams what the integration may see, from where the request says, until either side ends it.
 
         Ends with INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED), PERMISSION_DENIED (SCOPE_NOT_GRANTED,
-        INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ABORTED
-        (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS) and UNAVAILABLE (DRAINING,
-        SLOW_CONSUMER).
+        INTEGRATION_*, DEVELOPER_BLOCKED), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND),
+        ABORTED (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS; STORAGE_FULL where
+        the disk has no room to note who reads) and UNAVAILABLE (DRAINING, SLOW_CONSUMER).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,8 +112,8 @@ class EventServiceServicer:
         """Keeps a place for a subscription: `committed` starts there. Many commits at once cost one write. A place before the
         one that is kept changes nothing, unless `force` says so.
 
-        INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore),
-        RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS).
+        INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore), NOT_FOUND
+        (SUBSCRIPTION_NOT_FOUND: it was deleted meanwhile), RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS, STORAGE_FULL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

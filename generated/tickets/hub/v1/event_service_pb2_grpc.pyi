@@ -50,16 +50,16 @@ class EventServiceStub:
     """Streams what the integration may see, from where the request says, until either side ends it.
 
     Ends with INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED), PERMISSION_DENIED (SCOPE_NOT_GRANTED,
-    INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ABORTED
-    (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS) and UNAVAILABLE (DRAINING,
-    SLOW_CONSUMER).
+    INTEGRATION_*, DEVELOPER_BLOCKED), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND),
+    ABORTED (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS; STORAGE_FULL where
+    the disk has no room to note who reads) and UNAVAILABLE (DRAINING, SLOW_CONSUMER).
     """
     CommitCursor: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.CommitCursorRequest, _event_service_pb2.CommitCursorResponse]
     """Keeps a place for a subscription: `committed` starts there. Many commits at once cost one write. A place before the
     one that is kept changes nothing, unless `force` says so.
 
-    INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore),
-    RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS).
+    INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore), NOT_FOUND
+    (SUBSCRIPTION_NOT_FOUND: it was deleted meanwhile), RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS, STORAGE_FULL).
     """
     ListOwnSubscriptions: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListOwnSubscriptionsRequest, _event_service_pb2.ListOwnSubscriptionsResponse]
     """Lists the subscriptions of the integration that calls."""
@@ -88,16 +88,16 @@ class EventServiceAsyncStub(EventServiceStub):
     """Streams what the integration may see, from where the request says, until either side ends it.
 
     Ends with INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED), PERMISSION_DENIED (SCOPE_NOT_GRANTED,
-    INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ABORTED
-    (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS) and UNAVAILABLE (DRAINING,
-    SLOW_CONSUMER).
+    INTEGRATION_*, DEVELOPER_BLOCKED), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND),
+    ABORTED (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS; STORAGE_FULL where
+    the disk has no room to note who reads) and UNAVAILABLE (DRAINING, SLOW_CONSUMER).
     """
     CommitCursor: _aio.UnaryUnaryMultiCallable[_event_service_pb2.CommitCursorRequest, _event_service_pb2.CommitCursorResponse]  # type: ignore[assignment]
     """Keeps a place for a subscription: `committed` starts there. Many commits at once cost one write. A place before the
     one that is kept changes nothing, unless `force` says so.
 
-    INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore),
-    RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS).
+    INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore), NOT_FOUND
+    (SUBSCRIPTION_NOT_FOUND: it was deleted meanwhile), RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS, STORAGE_FULL).
     """
     ListOwnSubscriptions: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListOwnSubscriptionsRequest, _event_service_pb2.ListOwnSubscriptionsResponse]  # type: ignore[assignment]
     """Lists the subscriptions of the integration that calls."""
@@ -141,9 +141,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams what the integration may see, from where the request says, until either side ends it.
 
         Ends with INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED), PERMISSION_DENIED (SCOPE_NOT_GRANTED,
-        INTEGRATION_*), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND), ABORTED
-        (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS) and UNAVAILABLE (DRAINING,
-        SLOW_CONSUMER).
+        INTEGRATION_*, DEVELOPER_BLOCKED), UNAUTHENTICATED (KEY_EXPIRED, KEY_REVOKED), NOT_FOUND (SUBSCRIPTION_NOT_FOUND),
+        ABORTED (SUBSCRIPTION_TAKEN_OVER), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS; STORAGE_FULL where
+        the disk has no room to note who reads) and UNAVAILABLE (DRAINING, SLOW_CONSUMER).
         """
 
     @_abc_1.abstractmethod
@@ -155,8 +155,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """Keeps a place for a subscription: `committed` starts there. Many commits at once cost one write. A place before the
         one that is kept changes nothing, unless `force` says so.
 
-        INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore),
-        RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS).
+        INVALID_ARGUMENT (CURSOR_INVALID), OUT_OF_RANGE (CURSOR_EXPIRED: a cursor from before a restore), NOT_FOUND
+        (SUBSCRIPTION_NOT_FOUND: it was deleted meanwhile), RESOURCE_EXHAUSTED (TOO_MANY_SUBSCRIPTIONS, STORAGE_FULL).
         """
 
     @_abc_1.abstractmethod
