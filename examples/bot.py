@@ -12,6 +12,7 @@ import argparse
 import itertools
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -119,11 +120,19 @@ def run(client: Client, happenings: Iterator[tuple[float, Event]], rate: float) 
         time.sleep(max(0, started + sent / rate - time.monotonic()))
 
 
+def address_of(text: str) -> str:
+    """What --address means: without a port gRPC would try 443 for ever."""
+    if not re.fullmatch(r"\S+:\d{1,5}", text):
+        raise argparse.ArgumentTypeError("must be host:port, such as 127.0.0.1:50051")
+    return text
+
+
 def main() -> None:
     """Read the flags, emit, and say what was emitted."""
     flags = argparse.ArgumentParser(description="Emit a day of several Discord servers.")
     address = os.environ.get("HUB_ADDRESS", "127.0.0.1:50051")
-    flags.add_argument("--address", default=address, help="where the hub listens; else HUB_ADDRESS (%(default)s)")
+    where = "where the hub listens; else HUB_ADDRESS (%(default)s)"
+    flags.add_argument("--address", type=address_of, default=address, help=where)
     flags.add_argument("--rate", type=float, default=5, help="events a second (%(default)s)")
     flags.add_argument("--events", type=int, help="stop after as many")
     flags.add_argument("--seconds", type=float, help="stop after as long")

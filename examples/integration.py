@@ -11,6 +11,7 @@ last event; it raises only what a developer has to mend. ``on_notice`` hears wha
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterable
 from datetime import datetime
@@ -72,11 +73,19 @@ def start_of(text: str) -> Start:
     return forms.get(text) or Start.cursor(text)
 
 
+def address_of(text: str) -> str:
+    """What --address means: without a port gRPC would try 443 for ever."""
+    if not re.fullmatch(r"\S+:\d{1,5}", text):
+        raise argparse.ArgumentTypeError("must be host:port, such as 127.0.0.1:50051")
+    return text
+
+
 def main() -> None:
     """Read the flags, subscribe, show."""
     flags = argparse.ArgumentParser(description="Show what an integration gets.")
     address = os.environ.get("HUB_ADDRESS", "127.0.0.1:50051")
-    flags.add_argument("--address", default=address, help="where the hub listens; else HUB_ADDRESS (%(default)s)")
+    where = "where the hub listens; else HUB_ADDRESS (%(default)s)"
+    flags.add_argument("--address", type=address_of, default=address, help=where)
     flags.add_argument("--key", default=os.environ.get("HUB_KEY", ""), help="the integration's key; else HUB_KEY")
     flags.add_argument("--start", type=start_of, help="latest, earliest, committed, or the cursor of a frame")
     flags.add_argument("--remember", action="store_true", help="commit: the next run goes on where this one stopped")

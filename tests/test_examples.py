@@ -11,7 +11,7 @@ import pytest
 from hub.model import Role
 from tests.conftest import RunningHub
 from tests.delivery.kit import ticket
-from tests.processes import PATIENCE, ended_of
+from tests.processes import PATIENCE, ended_of, run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -32,3 +32,13 @@ async def test_nobody_reads_any_more(hub: RunningHub, name: str, words: tuple[st
     await hub.emit(ticket("t1"))  # an integration learns of it by what it shows next
     ended = await ended_of(process)
     assert (ended.code, ended.err) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["integration.py", "bot.py"])
+async def test_an_address_without_a_port(name: str, tmp_path: Path) -> None:
+    """It is refused at once, from the variable too: gRPC itself would go on trying another port."""
+    ended = await run(
+        [sys.executable, str(EXAMPLES / name)], tmp_path, {"HUB_ADDRESS": "localhost", "HUB_KEY": "tkt_x"}
+    )
+    assert (ended.code, ended.out) == (2, "")
+    assert "must be host:port, such as 127.0.0.1:50051" in ended.err

@@ -46,6 +46,11 @@ const client = new contract.EventService(ADDRESS, grpc.credentials.createInsecur
 const metadata = new grpc.Metadata();
 metadata.set('authorization', `Bearer ${process.env.HUB_KEY || ''}`);
 
+if (!/^\S+:\d{1,5}$/.test(ADDRESS)) {
+  console.error('integration: HUB_ADDRESS must be host:port, such as 127.0.0.1:50051');
+  process.exit(2);
+}
+
 let cursor = '';
 let failures = 0;
 let stopping = false;
