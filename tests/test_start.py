@@ -8,10 +8,16 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tickets.hub.v1 import directory_service_pb2
 
+from hub import config
+from hub.api import server
+from hub.clock import Clock
+from hub.control import changes
+from hub.model import Role
 from tests.processes import COMMAND, ended_of, run, run_hub, serving, starting
 
 SECRET = "the secret of this hub, long enough to be one"
@@ -144,6 +150,30 @@ async def test_a_start_that_waits_for_its_store_can_be_told_to_stop(tmp_path: Pa
             ended = await ended_of(process)
             connection.close()
     assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+async def test_the_first_keys_outlive_a_start_that_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to stop while the first keys are being stored, the start still knows them: they are made only once."""
+    begun = asyncio.Event()
+
+    async def initialise(*parts: Any) -> dict[Role, str] | None:  # noqa: ANN401  whatever the real one takes
+        begun.set()
+        return await changes.initialise(*parts)
+
+    monkeypatch.setattr(server, "initialise", initialise)
+    settings = config.load({"data_dir": tmp_path / "data", "listen": "127.0.0.1:0"})
+    hub = server.Hub(settings, Clock())
+    starting = asyncio.ensure_future(hub.begin())
+    await begun.wait()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert set(hub.first_keys or {}) == {Role.ADMIN, Role.BOT}
+    again = await server.Hub.start(settings)
+    assert again.first_keys is None
+    await again.stop()
 
 
 async def test_a_port_in_use(tmp_path: Path, taken_port: int) -> None:

@@ -125,7 +125,7 @@ class Hub:
         registry.advance(through)
         server = self._make_server(registry)
         self._bind(server)  # before the first keys are made: a start that fails would never show them
-        self.first_keys = await initialise(self._log, registry, clock, secret)
+        await self._make_first_keys(registry, secret)
         feed = Feed(self._log, registry, settings, clock)
         await feed.open()
         self._changes = Changes(self._log, registry, clock)
@@ -140,6 +140,14 @@ class Hub:
         self._spawn(every(1, self._save_usage))
         self._add_services(server, registry, feed, seal, Pages(secret, settings))
         await self._serve(server)
+
+    async def _make_first_keys(self, registry: Registry, secret: bytes) -> None:
+        """What was begun comes to its end in a start that is cancelled, too: keys that nobody is shown are lost."""
+        making = asyncio.ensure_future(initialise(self._log, registry, self._clock, secret))
+        try:
+            await asyncio.shield(making)
+        finally:
+            self.first_keys = await making
 
     def _add_services(
         self, server: grpc.aio.Server, registry: Registry, feed: Feed, seal: CursorSeal, pages: Pages
@@ -241,11 +249,13 @@ class Hub:
     async def _until_failure(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for something, or raise what made the hub fail meanwhile."""
         waiting = asyncio.ensure_future(work)
-        await asyncio.wait({waiting, self.failed}, return_when=asyncio.FIRST_COMPLETED)
-        if self.failed.done():
+        try:
+            await asyncio.wait({waiting, self.failed}, return_when=asyncio.FIRST_COMPLETED)
+            if self.failed.done():
+                self.failed.result()
+            await waiting
+        finally:
             waiting.cancel()
-            self.failed.result()
-        await waiting
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
