@@ -155,6 +155,7 @@ class World:
         """A reader comes back, or takes over from itself."""
         channel = self.rng.choice([self.hub.channel, self.hub.channel, self._slow])
         self._reader().connect(channel, self.rng.choice([1, 3, 100]))
+        await asyncio.sleep(0)  # opened before a restart closes its channel: a call on a closed one ends the process
 
     async def disconnect(self) -> None:
         """A reader goes."""
