@@ -102,7 +102,7 @@ class EventService(event_service_pb2_grpc.EventServiceServicer):
         """Every subscription of the caller."""
         del request, context
         return event_service_pb2.ListOwnSubscriptionsResponse(
-            subscriptions=self._shown.of_integration(caller().integration_id)
+            subscriptions=await self._shown.of_integration(caller().integration_id)
         )
 
     async def DeleteSubscription(  # noqa: N802

@@ -16,27 +16,27 @@ class SubscriptionList:
         self._streams = streams
         self._subscriptions = subscriptions
 
-    def of_integration(self, integration_id: str) -> list[event_service_pb2.Subscription]:
+    async def of_integration(self, integration_id: str) -> list[event_service_pb2.Subscription]:
         """Every subscription of an integration, by name."""
-        return [self._shown(integration_id, name) for name in self._registry.subscriptions(integration_id)]
+        return [await self._shown(integration_id, name) for name in self._registry.subscriptions(integration_id)]
 
-    def after(self, place: tuple[str, str], limit: int) -> list[event_service_pb2.Subscription]:
+    async def after(self, place: tuple[str, str], limit: int) -> list[event_service_pb2.Subscription]:
         """Up to `limit` subscriptions of all integrations after a place (integration, name), in that order."""
         found: list[event_service_pb2.Subscription] = []
         for integration_id in sorted(self._registry.integrations):
             if integration_id < place[0]:
                 continue
             names = self._registry.subscriptions(integration_id)
-            found += [self._shown(integration_id, name) for name in names if (integration_id, name) > place]
+            found += [await self._shown(integration_id, name) for name in names if (integration_id, name) > place]
             if len(found) >= limit:
                 break
         return found[:limit]
 
-    def _shown(self, integration_id: str, name: str) -> event_service_pb2.Subscription:
+    async def _shown(self, integration_id: str, name: str) -> event_service_pb2.Subscription:
         held = self._registry.cursors.get(f"{integration_id}/{name}")
         stream = self._streams.live(integration_id, name)
         kept = held.record if held is not None else None
-        lag = stream.lag if stream is not None else self._subscriptions.lag(kept) if kept is not None else 0.0
+        lag = stream.lag if stream is not None else await self._subscriptions.lag(kept) if kept is not None else 0.0
         return event_service_pb2.Subscription(
             subscription_id=name,
             integration_id=integration_id,

@@ -125,11 +125,11 @@ class Oversight(admin_service_pb2_grpc.AdminServiceServicer):
         if request.integration_id:
             self._registry.integration(request.integration_id)
             return admin_service_pb2.ListSubscriptionsResponse(
-                subscriptions=self._shown.of_integration(request.integration_id)
+                subscriptions=await self._shown.of_integration(request.integration_id)
             )
         size = self._pages.size(request.page_size)
         after = self._pages.after(request.page_token, "subscriptions")
-        found = self._shown.after((str(after[0]), str(after[1])) if after else ("", ""), size + 1)
+        found = await self._shown.after((str(after[0]), str(after[1])) if after else ("", ""), size + 1)
         page = found[:size]
         more = len(found) > size
         last = (page[-1].integration_id, page[-1].subscription_id) if more else ()

@@ -35,6 +35,9 @@ from hub.model import (
     ServiceRecord,
 )
 
+MAX_FORGOTTEN = 100_000
+"""Forgotten committed places of which the position is still known; of those before them commits are less guarded."""
+
 SERVICE_KEY = "service"
 SECRET_KEY = "secret"  # noqa: S105  the name of an entry
 IMPORT_KEY = "import/log"
@@ -91,6 +94,7 @@ class Registry:
         self._keys: dict[str, Holder] = {}
         self._ends: dict[str, tuple[int, float]] = {}
         self._subscriptions: dict[str, set[str]] = {}
+        self._forgotten_cursors: dict[str, int] = {}
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._apply: dict[str, Callable[[Entry], Iterable[str]]] = {
             "integration": self._apply_integration,
@@ -155,6 +159,11 @@ class Registry:
     def subscriptions(self, integration_id: str) -> list[str]:
         """The names of an integration's subscriptions, in order."""
         return sorted(self._subscriptions.get(integration_id, ()))
+
+    def cursor_position(self, name: str) -> int:
+        """The position of the newest entry of a committed place, be it that it was forgotten; 0 = none is known."""
+        held = self.cursors.get(name)
+        return held.position if held is not None else self._forgotten_cursors.get(name, 0)
 
     def owned_by(self, user_id: str) -> list[str]:
         """The ids of the integrations that a Discord user owns, in order."""
@@ -304,9 +313,13 @@ class Registry:
         integration_id, _, subscription_id = name.partition("/")
         if entry.body:
             self.cursors[name] = Held(_cursor.decode(entry.body), entry.position)
+            self._forgotten_cursors.pop(name, None)
             self._subscriptions.setdefault(integration_id, set()).add(subscription_id)
         else:
             self.cursors.pop(name, None)
+            self._forgotten_cursors[name] = entry.position
+            if len(self._forgotten_cursors) > MAX_FORGOTTEN:
+                del self._forgotten_cursors[next(iter(self._forgotten_cursors))]
             if name not in self.claims:  # a place can be kept without a stream ever opened
                 self._subscriptions.get(integration_id, set()).discard(subscription_id)
         return ()

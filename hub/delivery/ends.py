@@ -45,8 +45,8 @@ class Ends:
         """
         return position > self._feed.through and position > await self._log.newest()
 
-    async def catch_up(self) -> None:
-        """Have everything applied here that anyone has appended; after `PATIENCE` that is put off.
+    async def catch_up(self) -> bool:
+        """Have everything applied here that anyone has appended; False: after `PATIENCE` it may not be all.
 
         Raises:
             StorageUnavailable: the store does not tell how much it is.
@@ -55,3 +55,4 @@ class Ends:
         with suppress(TimeoutError):  # the newest entry of all may have been removed before it came here
             async with asyncio.timeout(PATIENCE):
                 await self._registry.applied(newest)
+        return self._registry.through >= newest

@@ -210,7 +210,7 @@ class Stream:
             return self._frame(batch.data, batch.time)
         if self._silent_for() >= self._patience:
             return self._frame(self._around.notices.heartbeat(self, self.lag, caught_up=batch is None), 0)
-        return self._sleep() if batch is None else self._around.feed.load(batch.page)
+        return self._sleep() if batch is None else self._load(batch.page)
 
     @property
     def lag(self) -> float:
@@ -358,6 +358,24 @@ class Stream:
         self._wake = asyncio.get_running_loop().create_future()
         self._interest.sleepers.add(self.wake)
         return self._wake
+
+    async def _load(self, page: int) -> None:
+        """Wait for a page of the log, or for a change; who wants the page then finds the same read under way.
+
+        Raises:
+            What ``Feed.load`` raises.
+        """
+        loading = asyncio.ensure_future(self._around.feed.load(page))
+        loading.add_done_callback(self._on_loaded)
+        self._wake = asyncio.get_running_loop().create_future()
+        await self._wake
+        if loading.done():
+            loading.result()
+
+    def _on_loaded(self, loading: asyncio.Future[None]) -> None:
+        if not loading.cancelled():
+            loading.exception()  # the stream may have gone on without it
+        self.wake()
 
     @property
     def _patience(self) -> float:

@@ -11,11 +11,11 @@ import msgspec
 
 from hub.clock import Clock
 from hub.config import Settings
-from hub.control.registry import Held, Registry
+from hub.control.registry import Registry
 from hub.delivery.cursor import CursorSeal
 from hub.delivery.ends import Ends
-from hub.delivery.feed import Feed
-from hub.errors import Conflict, CursorExpired, SubscriptionNotFound, TooManySubscriptions
+from hub.delivery.feed import EVENTS_ONLY, Feed
+from hub.errors import Conflict, CursorExpired, StorageUnavailable, SubscriptionNotFound, TooManySubscriptions
 from hub.model import CursorRecord, Entry, Kind
 from hub.storage import Log
 
@@ -94,11 +94,24 @@ class Subscriptions:
         """A fresh cursor for a committed place."""
         return self._seal.seal(record.epoch, record.position, record.time).decode()
 
-    def lag(self, record: CursorRecord) -> float:
-        """Seconds: at most this old is the oldest event after a committed place; 0 = there is none."""
-        if record.epoch == self._feed.epoch and record.position >= self._feed.through:
+    async def lag(self, record: CursorRecord) -> float:
+        """Seconds: at most this old is the oldest event after a committed place; 0 = there is none.
+
+        Raises:
+            StorageUnavailable: the store does not tell.
+        """
+        if record.epoch == self._feed.epoch and not await self._is_followed(record.position):
             return 0.0
         return max(0, self._clock.now() - record.time) / 1_000_000
+
+    async def _is_followed(self, position: int) -> bool:
+        """Whether an event lies after a position: changes of state, as the commit itself, are nothing to be read."""
+        while position < self._feed.through:
+            page = await self._log.read(position, 1, EVENTS_ONLY)
+            if page.entries or page.through <= position:
+                return bool(page.entries)
+            position = page.through
+        return False
 
     async def forget(self, integration_id: str, subscription_id: str) -> None:
         """Forget a subscription; its stream ends.
@@ -155,15 +168,22 @@ class Subscriptions:
                 self._desks.pop(name, None)
 
     async def _append(self, name: str, commit: Commit) -> None:
-        """Append a commit on condition that no other replica was faster; then look again."""
+        """Append a commit on condition that no other replica was faster; else look again.
+
+        Where nobody was, what is known here is gone from the log, or what is there was forgotten too long ago: a
+        condition less each time, so that it comes to an end.
+        """
         body = msgspec.json.encode(commit.record)
+        known, vain = self._registry.cursor_position(name), 0
         while commit.force or self._is_ahead(name, commit.record):
-            kept: Held[CursorRecord] | None = self._registry.cursors.get(name)
             entry = Entry(Kind.STATE, self._clock.now(), body, key=f"cursor/{name}")
             try:
-                [appended] = await self._log.append([entry], {entry.key: kept.position} if kept else None)
+                [appended] = await self._log.append([entry], ({entry.key: known}, {entry.key: 0}, None)[vain])
             except Conflict:
-                await self._registry.applied((await self._log.bounds()).last)
+                if not await self._ends.catch_up():
+                    raise StorageUnavailable from None
+                before, known = known, self._registry.cursor_position(name)
+                vain = vain + 1 if known == before else 0
             else:
                 await self._registry.applied(appended.position)
                 return

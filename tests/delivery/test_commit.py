@@ -3,11 +3,14 @@
 import asyncio
 
 import grpc
+import msgspec
+import pytest
 from tickets.hub.v1 import event_service_pb2
 
 from hub.delivery.subscriptions import Subscriptions
-from tests.conftest import RunningHub, StartHub, info_of, reason_of
-from tests.delivery.kit import commit, emit, ids, names_until, opened, refused, subscriptions
+from hub.model import Appended, CursorRecord, Entry, Expect, Kind
+from tests.conftest import FakeClock, RunningHub, StartHub, info_of, reason_of
+from tests.delivery.kit import commit, emit, ids, live, names_until, opened, refused, subscriptions, until
 
 
 async def test_a_commit_survives_a_restart(start_hub: StartHub) -> None:
@@ -112,3 +115,64 @@ async def test_there_are_only_so_many_subscriptions(start_hub: StartHub) -> None
         "EventService/DeleteSubscription", event_service_pb2.DeleteSubscriptionRequest(subscription_id=names[0])
     )
     await reader.subscribe(subscription_id="more")
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+@pytest.mark.parametrize("trimmed", [False, True])
+async def test_first_commits_at_two_replicas_do_not_go_backwards(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch, *, forgotten: bool, trimmed: bool
+) -> None:
+    """Also of a subscription that was deleted, and where nothing of that is left in the log."""
+    _, reader = await hub.register("TICKET_CREATED")
+    await emit(hub, ids("a", 4))
+    stream = await reader.subscribe(earliest={}, max_batch_size=2, subscription_id="other")
+    early, late = (await stream.frame()).cursor, (await stream.frame()).cursor
+    place, log = await opened(hub, late), hub.hub._log
+    if forgotten:
+        await commit(reader, early)
+        await reader.call("EventService/DeleteSubscription", event_service_pb2.DeleteSubscriptionRequest())
+    if trimmed:
+        await emit(hub, ["b"])
+        await log.trim((await log.bounds()).last + 1, 100)
+    append = log.append
+
+    async def slow(entries: list[Entry], expect: Expect | None = None) -> list[Appended]:
+        """Another replica is faster."""
+        monkeypatch.setattr(log, "append", append)
+        record = CursorRecord(place.epoch, place.position, place.time, place.time)
+        await append([Entry(Kind.STATE, place.time, msgspec.json.encode(record), key=entries[0].key)])
+        return await append(entries, expect)
+
+    monkeypatch.setattr(log, "append", slow)
+    reply = await commit(reader, early)
+    assert not reply.committed
+    assert (await opened(hub, reply.cursor)).position == place.position
+
+
+async def test_a_subscription_that_was_deleted_and_trimmed_can_be_committed_again(hub: RunningHub) -> None:
+    """Its last entry is gone from the log, though not from what the hub remembers."""
+    _, reader = await hub.register("TICKET_CREATED")
+    cursor = (await reader.subscribe(subscription_id="other")).frames[0].cursor
+    await commit(reader, cursor)
+    await reader.call("EventService/DeleteSubscription", event_service_pb2.DeleteSubscriptionRequest())
+    await emit(hub, ["a"])
+    await hub.hub._log.trim((await hub.hub._log.bounds()).last + 1, 100)
+    assert (await commit(reader, cursor)).committed
+
+
+async def test_who_has_everything_and_is_away_is_not_behind(start_hub: StartHub) -> None:
+    """The commit's own entry, and other changes of state, are nothing to be read; the next event is."""
+    clock = FakeClock()
+    hub = await start_hub(clock)
+    _, reader = await hub.register("TICKET_CREATED")
+    stream = await reader.subscribe()
+    await emit(hub, ["a"])
+    await names_until(stream, "a")
+    await commit(reader, stream.frames[-1].cursor)
+    stream.call.cancel()
+    await until(lambda: not live(hub))
+    clock.wall_offset += 1_000 * 1_000_000
+    assert not (await subscriptions(reader))["default"].lag.ToMicroseconds()
+    await emit(hub, ["b"])
+    clock.wall_offset += 10 * 1_000_000
+    assert (await subscriptions(reader))["default"].lag.seconds >= 10

@@ -214,3 +214,31 @@ async def test_the_old_keys_streams_live_until_the_overlap_ends(hub: RunningHub)
 def names_of(streams: Sequence[Subscriber]) -> set[str]:
     """The ids of all that came on streams."""
     return {event.id for stream in streams for frame in stream.frames for event in frame.events}
+
+
+async def test_who_waits_for_a_page_of_the_log_is_ended_at_once(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the store takes to read it: a suspension does not wait for that, and a heartbeat neither."""
+    integration, reader = await hub.register("TICKET_CREATED")
+    await emit(hub, ids("e", 20))
+    feed = hub.hub._streams.around.feed
+    feed._window_after = feed.through
+    feed._window.clear()
+    load, answers = feed.load, asyncio.Event()
+
+    async def slow(page: int) -> None:
+        await answers.wait()
+        await load(page)
+
+    monkeypatch.setattr(feed, "load", slow)
+    stream = await reader.subscribe(earliest={}, heartbeat_interval=Duration(seconds=1))
+    assert not (await notice(stream, "heartbeat")).heartbeat.caught_up
+    other = await reader.subscribe(earliest={}, subscription_id="other")
+    await steer(hub, "Suspend", integration)
+    for one in (stream, other):
+        assert reason_of(await one.ending()) == "INTEGRATION_SUSPENDED"
+    await steer(hub, "Resume", integration)
+    stream = await reader.subscribe(earliest={})
+    answers.set()
+    assert await names_until(stream, "e00019") == ids("e", 20)
