@@ -46,6 +46,7 @@ class Marks:
         erased: by position, what was erased and not trimmed since.
         trimmed: what was trimmed while its id still counted, by the position of the newest of each trim.
         last: the newest position of the marks' own stream that was taken in.
+        announced: the newest position of the log of which a replica has said that it has all up to it.
         moved: set when the extent has moved; whoever waits for it clears it.
     """
 
@@ -54,6 +55,7 @@ class Marks:
         self.erased: dict[int, Gone] = {}
         self.trimmed: dict[int, list[Gone]] = {}
         self.last = 0
+        self.announced = 0
         self.moved = asyncio.Event()
         self._stream = stream
         self._follower = Follower(stream, 0, self._take, newest_first=True)
@@ -63,14 +65,15 @@ class Marks:
         """Follow the marks. Ends by cancellation."""
         await self._follower.run()
 
-    async def beat(self) -> int:
-        """Write a mark that says nothing: that it is acknowledged shows that the cluster is one. Its position.
+    async def beat(self, known: int = 0) -> int:
+        """Write a mark: that it is acknowledged shows that the cluster is one. Its position.
 
-        Where there is no room left a removal of nothing shows it, too.
+        It tells the others up to where this replica has the log, so that they notice who answers but no longer leads.
+        Where there is no room left a removal of nothing shows that it is one, too.
         """
         subject = f"{self._stream.name}.beat"
         try:
-            return await self._stream.publish(Draft(subject, {}, b""))
+            return await self._stream.publish(Draft(subject, {}, str(max(known, self.announced)).encode()))
         except ApiError as error:
             if not error.is_full:
                 raise
@@ -145,6 +148,8 @@ class Marks:
             kind, _, name = stored.subject.removeprefix(f"{self._stream.name}.").partition(".")
             if kind == "extent":
                 self._widen(msgspec.json.decode(stored.data, type=Extent))
+            elif kind == "beat":
+                self.announced = max(self.announced, int(stored.data or 0))
             elif kind == "erased":
                 self.erased[int(name)] = msgspec.json.decode(stored.data, type=Gone)
             elif kind == "trimmed":

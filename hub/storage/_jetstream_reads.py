@@ -66,7 +66,9 @@ class Reads:
         raise StorageUnavailable
 
     async def _nothing_after(self, position: int, bound: int) -> bool:
-        """Whether the leader has no message after a position and up to another."""
+        """Whether the leader has no message after a position and up to another; one that led once may not know."""
+        if await self._stream.last() < bound:
+            return False
         following = await self._stream.get(seq=position + 1, next_by_subj=">")
         return following is None or following.position > bound
 

@@ -98,6 +98,7 @@ class JetStreamLog:
         patience.reschedule(self._loop.time() + START_TIME)
         self._spawn(self._marks.run())
         await self._marks.reached(await self._answered(self._marks.beat))
+        self._marks.announced = 0  # what was said before may be of a tail that the cluster has lost
         last = await self._answered(self._stream.last)
         await self._take_states()
         start = await self._start_of_window(last)
@@ -160,12 +161,17 @@ class JetStreamLog:
             self._tails.publish(new, self._view.last)
 
     async def _catch_up(self, position: int) -> None:
-        """Wait until everything up to a position is in the view; the last of it may have been removed meanwhile."""
+        """Wait until everything up to a position is in the view; the last of it may have been removed meanwhile.
+
+        Only of a server that has as much is it believed that there is nothing: one that led once may not know it yet.
+        """
         while self._view.last < position:
             try:
                 async with asyncio.timeout(_LATE):
                     await self._view.reached(position)
             except TimeoutError:
+                if await self._stream.last() < position:
+                    continue
                 following = await self._stream.get(seq=self._view.last + 1, next_by_subj=">")
                 if following is None or following.position > position:
                     self._view.advance(position)
@@ -182,10 +188,12 @@ class JetStreamLog:
     async def _hear(self) -> None:
         """Have the cluster acknowledge something, and see that nothing appended before that is missing here."""
         began = self._loop.time()
-        mark = await self._marks.beat()
-        last = await self._stream.last()
+        mark = await self._marks.beat(self._view.last)
         async with asyncio.timeout(PATIENCE):
             await self._marks.reached(mark)
+            last = await self._stream.last()
+            if last < self._marks.announced:
+                raise NoAnswer(f"a server that ends at {last}, before {self._marks.announced}, no longer leads")
             await self._catch_up(last)
         self._view.forget(self._marks.extent.forgotten)
         self._heard = max(self._heard, began)

@@ -1,5 +1,6 @@
 """What is lost or late on the way: answers, deliveries, pages of a server that is behind; and what is removed later."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, cast
@@ -67,6 +68,60 @@ async def test_a_question_that_is_lost_is_asked_again(store: JetStreamStore, mon
     monkeypatch.setattr(Stream, "publish_together", lose)
     assert [one.position for one in await log.append([event("a"), event("b")])] == [1, 2]
     assert lost
+
+
+async def test_a_server_that_led_once_is_not_taken_for_the_leader(
+    store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that the log ends where it ended for itself: who asks it has not heard from the cluster."""
+    writer, reader = await store.open(), await store.open()
+    await writer.append([event("a")])
+    await writer._hear()
+
+    async def once(_: Stream) -> int:
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "last", once)
+        with pytest.raises(NoAnswer, match="no longer leads"):
+            await reader._hear()
+    await reader._hear()
+
+
+async def test_a_page_of_a_server_that_led_once_is_not_taken_for_all(
+    store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has four of six entries and says that nothing follows: the page goes as far as they do."""
+    log = await store.open()
+    await log.append([event(f"{n}") for n in range(6)])
+    really = Stream.page
+
+    async def page(stream: Stream, start: int, limit: int, subject: str = "") -> Listing:
+        listing = await really(stream, start, limit, subject)
+        return Listing([stored for stored in listing.messages if stored.position <= 4], ended=True)
+
+    async def once(_: Stream) -> int:
+        return 4
+
+    async def nothing(_: Stream, **which: str | int) -> None:
+        assert which
+
+    for name, instead in (("page", page), ("last", once), ("get", nothing)):
+        monkeypatch.setattr(Stream, name, instead)
+    read = await log.read(0, 100)
+    assert ([entry.position for entry in read.entries], read.through) == ([1, 2, 3, 4], 4)
+
+
+async def test_what_no_server_has_is_not_taken_for_removed(store: JetStreamStore) -> None:
+    """A place that the log has not come to is waited for: what will stand there is not passed over."""
+    log, other = await store.open(), await store.open()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await log._catch_up(1)
+    [appended] = await other.append([event("a")])
+    await log._catch_up(appended.position)
+    assert (await read_all(log))[0].id == "a"
+    assert (await log.append([event("a")]))[0].duplicate
 
 
 @pytest.mark.parametrize("question", ["publish", "last"])
