@@ -5,6 +5,7 @@ import asyncio
 import grpc
 import pytest
 
+from hub import logs
 from hub.delivery import interest
 from tests.conftest import FakeClock, StartHub, Subscriber, reason_of
 from tests.delivery.kit import emit, ids, live, names_until, standing_still, until
@@ -161,12 +162,16 @@ async def test_a_reader_that_goes_in_the_middle_of_a_frame_is_no_fault_of_the_hu
     start_hub: StartHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Clients are killed while they read: nobody has to look into that."""
+    logs.configure("info", "json")  # to where capsys looks
     hub = await start_hub()
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 5_000))
     async with standing_still(hub, reader) as still:
         await still.subscribe(earliest={})
-        await until(lambda: any(stream.write_began for stream in live(hub)))
+        now = hub.hub._streams.around.clock.monotonic
+        await until(lambda: any(0 < stream.write_began < now() - 0.3 for stream in live(hub)))  # it is held up
     await until(lambda: not live(hub))
     await hub.close()
-    assert "incident" not in capsys.readouterr().err
+    written = capsys.readouterr().err
+    assert "stopped" in written
+    assert "incident" not in written
