@@ -9,7 +9,6 @@ import re
 import secrets
 import zlib
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -86,7 +85,7 @@ def read_id(text: str) -> str | None:
 
 def digest(text: str, pepper: bytes) -> str:
     """What is stored of a key: HMAC-SHA256 under the hub's secret, in hex."""
-    return hmac.new(pepper, text.encode(), sha256).hexdigest()
+    return hmac.digest(pepper, text.encode(), "sha256").hex()
 
 
 def matches(text: str, record: KeyRecord | None, pepper: bytes) -> bool:
