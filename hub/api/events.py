@@ -16,8 +16,9 @@ from hub.api.failures import Context, abort, to_status
 from hub.api.listing import SubscriptionList
 from hub.clock import Clock
 from hub.config import Settings
+from hub.delivery.asked import Start, Subscription
 from hub.delivery.feed import Feed
-from hub.delivery.stream import Start, Stream, Subscription
+from hub.delivery.stream import Stream
 from hub.delivery.streams import Streams
 from hub.delivery.subscriptions import Subscriptions
 from hub.delivery.views import Narrowing
@@ -167,15 +168,9 @@ def to_entry(event: event_pb2.Event, now: int, field: str, *, position: int = 0,
     event.DiscardUnknownFields()
     if not event.id:
         event.id = time_ordered_id(now)
-    return Entry(
-        Kind.EVENT,
-        now,
-        event.SerializeToString(deterministic=True),
-        id=event.id,
-        event_type=table.EVENT_TYPES[event.WhichOneof("payload") or ""],
-        guild_id=int(event.guild_id),
-        position=position,
-    )
+    body = event.SerializeToString(deterministic=True)
+    event_type = table.EVENT_TYPES[event.WhichOneof("payload") or ""]
+    return Entry(Kind.EVENT, now, body, "", event.id, event_type, int(event.guild_id), position)
 
 
 def time_ordered_id(now: int) -> str:

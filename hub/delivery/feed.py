@@ -167,9 +167,9 @@ class Feed:
             until: the lens holds through this position, no batch goes beyond.
             limit: events at most.
         """
-        interest.forget(self._window_after)
         if after >= self.through:
             return None
+        interest.forget(self._window_after)
         if lens is interest.lens and after >= interest.since:
             return self._from_interest(interest, after, limit)
         if after >= self._window_after and (after // PAGE + 1) * PAGE > self.through:

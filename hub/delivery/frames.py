@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 from tickets.hub.v1 import event_service_pb2
 
-from hub.delivery.views import Lens, Shape, piece, varint
+from hub.delivery.views import Lens, Shape, piece
 from hub.model import Entry
 
 _CURSOR_TAG = event_service_pb2.SubscribeResponse.DESCRIPTOR.fields_by_name["cursor"].number << 3 | 2
@@ -25,11 +25,12 @@ class Item(msgspec.Struct, eq=False, gc=False):
     """
 
     entry: Entry
-    position: int = 0
     _pieces: dict[Shape, bytes] = msgspec.field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.position = self.entry.position
+    @property
+    def position(self) -> int:
+        """Its place in the log."""
+        return self.entry.position
 
     def piece(self, shape: Shape) -> bytes:
         """The event as a field of a frame; made once."""
@@ -67,7 +68,7 @@ class Excerpt:
         self._lens = lens
         self.items = list(items)
         self.shapes = list(shapes)
-        self._positions = [item.position for item in self.items]
+        self._positions = [item.entry.position for item in self.items]
         self.bodies: dict[tuple[int, int], Body] = {}
 
     def __len__(self) -> int:
@@ -77,7 +78,7 @@ class Excerpt:
         """Take one more event in, in this shape."""
         self.items.append(item)
         self.shapes.append(shape)
-        self._positions.append(item.position)
+        self._positions.append(item.entry.position)
 
     def index_after(self, position: int) -> int:
         """The index of the first event after a position."""
@@ -107,7 +108,7 @@ class Excerpt:
 
 def position_of(item: Item) -> int:
     """The key by which items are ordered."""
-    return item.position
+    return item.entry.position
 
 
 def index_after(items: Sequence[Item], position: int) -> int:
@@ -155,5 +156,5 @@ class Page:
 
 
 def frame(cursor: bytes, body: bytes) -> bytes:
-    """A `SubscribeResponse` on the wire: the cursor, then fields that are serialised already."""
-    return bytes((_CURSOR_TAG,)) + varint(len(cursor)) + cursor + body
+    """A `SubscribeResponse` on the wire: the cursor (under 128 bytes), then fields that are serialised already."""
+    return bytes((_CURSOR_TAG, len(cursor))) + cursor + body

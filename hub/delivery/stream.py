@@ -8,16 +8,17 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from hub.clock import Clock
 from hub.control.registry import Registry
+from hub.delivery.asked import Place, Subscription
 from hub.delivery.cursor import CursorSeal
 from hub.delivery.ends import expired
 from hub.delivery.feed import Batch, Feed
 from hub.delivery.frames import frame
 from hub.delivery.interest import Interest
-from hub.delivery.views import Look, Narrowing, View, piece
+from hub.delivery.views import Look, View, piece
 from hub.errors import HubError, StorageUnavailable, SubscriptionNotFound, SubscriptionTakenOver
 from hub.model import Caller, Entry
 
@@ -26,49 +27,6 @@ MAX_SAMPLES = 20
 
 SLOW_WRITE = 1.0
 """Seconds: a write that takes longer halves the next frame."""
-
-
-LOST = 0
-"""The epoch of a place that the log had once and lost with its end: no log has it."""
-
-
-class Start(NamedTuple):
-    """Where a stream is to begin.
-
-    Attributes:
-        kind: "latest", "earliest", "committed", "cursor" or "since"; "" = committed if there is one, else latest.
-        cursor: a sealed cursor's text.
-        since: microseconds.
-    """
-
-    kind: str = ""
-    cursor: str = ""
-    since: int = 0
-
-
-class Place(NamedTuple):
-    """A place in the log of `epoch`, reached at `time` (microseconds); another epoch's is of before a restore."""
-
-    position: int
-    time: int
-    epoch: int
-
-
-class Subscription(NamedTuple):
-    """What a stream asked for.
-
-    Attributes:
-        gaps: go on after a Gap where history is gone, instead of ending.
-        batch: events in a frame at most.
-        heartbeat: seconds.
-    """
-
-    subscription_id: str
-    start: Start
-    gaps: bool
-    narrowing: Narrowing
-    batch: int
-    heartbeat: float
 
 
 class Notices(Protocol):
@@ -138,6 +96,7 @@ class Stream:
         self.on_stall: Callable[[HubError], asyncio.Future[None] | None] = lambda _: None
         self._around = around
         self._pace = asked.batch
+        self._patience = asked.heartbeat * 0.9  # seconds of silence until a heartbeat is due: less than promised
         self._used: frozenset[int] = frozenset()
         self._notices: list[bytes] = []
         self._samples: list[Entry] = []
@@ -201,11 +160,11 @@ class Stream:
         batch = self._around.feed.take(self._interest, self._lens, self.position, self._until, self._pace)
         if isinstance(batch, Batch):
             self.position = batch.through
-            self._reached = batch.time or self._time
+            if not batch.events:
+                self._reached = batch.time or self._time
+                return asyncio.sleep(0)
             if not batch.scopes <= self._used:
                 self._used |= batch.scopes
-            if not batch.events:
-                return asyncio.sleep(0)
             self._takes_any_first = False
             return self._frame(batch.data, batch.time)
         if self._silent_for() >= self._patience:
@@ -376,11 +335,6 @@ class Stream:
         if not loading.cancelled():
             loading.exception()  # the stream may have gone on without it
         self.wake()
-
-    @property
-    def _patience(self) -> float:
-        """Seconds of silence after which a heartbeat is due: a little less than promised."""
-        return self.asked.heartbeat * 0.9
 
     def _silent_for(self) -> float:
         return self._around.clock.monotonic() - self._last_frame

@@ -16,10 +16,11 @@ from hub import scopes as table
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control.registry import Registry
+from hub.delivery.asked import LOST, Place, Start, Subscription
 from hub.delivery.cursor import CursorSeal
 from hub.delivery.ends import Ends, expired
 from hub.delivery.feed import Feed
-from hub.delivery.stream import LOST, Notices, Place, Start, Stream, Subscription, Surroundings
+from hub.delivery.stream import Notices, Stream, Surroundings
 from hub.delivery.subscriptions import require_room
 from hub.errors import Draining, ScopeNotGranted, SlowConsumer, StorageUnavailable, SubscriptionNotFound, TooManyStreams
 from hub.model import Caller, ClaimRecord, Entry, Kind
