@@ -7,7 +7,6 @@ pages of older ones. Must not know gRPC, keys or any stream's limits.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -17,7 +16,7 @@ from hub.config import Settings
 from hub.control.registry import Registry
 from hub.delivery.frames import Body, Excerpt, Item, Page, index_after
 from hub.delivery.interest import Interest, InterestIndex
-from hub.delivery.views import Lens, Shape
+from hub.delivery.views import Lens
 from hub.errors import EmitBacklogFull
 from hub.model import Appended, Entry, Kind
 from hub.storage import Log
@@ -25,7 +24,7 @@ from hub.storage import Log
 PAGE = 2048
 """Positions in a page of older events. Pages are cut at multiples of it, so that different cursors meet in one page."""
 
-_SHOWN_BYTES = 24
+_SHOWN_BYTES = 32
 """What a lens keeps for each event that it shows of a page, beside what is joined."""
 
 EVENTS_ONLY = frozenset({Kind.EVENT})
@@ -199,7 +198,7 @@ class Feed:
         """What follows in the page that is not full yet; nobody can share what is still growing."""
         end = int(min(until, self.through))
         items = self._window[index_after(self._window, after) : index_after(self._window, end)]
-        return self._unshared(Excerpt(lens, *_shown(lens, items, limit)), 0, end, limit)
+        return self._unshared(_shown(lens, items, limit), 0, end, limit)
 
     def _from_page(self, lens: Lens, after: int, until: float, limit: int, *, is_shared: bool) -> Batch | Missing:
         number = after // PAGE
@@ -300,11 +299,16 @@ class Feed:
                 self._pages_size -= page.forget()
 
 
-def _shown(lens: Lens, items: Sequence[Item], limit: int) -> tuple[list[Item], list[Shape]]:
-    """The first items that a lens shows, and how; it looks no further than it must."""
-    shapes = ((item, lens.shape(item.entry)) for item in items)
-    found = list(islice(((item, shape) for item, shape in shapes if shape is not None), limit))
-    return [item for item, _ in found], [shape for _, shape in found]
+def _shown(lens: Lens, items: Sequence[Item], limit: int) -> Excerpt:
+    """The first items that a lens shows; it looks no further than it must."""
+    excerpt = Excerpt(lens)
+    for item in items:
+        shape = lens.shape(item.entry)
+        if shape is not None:
+            excerpt.add(item, shape)
+            if len(excerpt) == limit:
+                break
+    return excerpt
 
 
 def _batch(body: Body, through: int) -> Batch:

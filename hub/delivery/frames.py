@@ -55,19 +55,23 @@ class Body(NamedTuple):
 
 
 class Excerpt:
-    """What a lens shows of a part of the log: events in order, how each is shown, and what was made of them so far.
+    """What a lens shows of a part of the log: events in order, each with its piece, and what was made of them so far.
 
     Attributes:
-        items, shapes: the events, and beside each how the lens shows it.
+        items: the events.
         bodies: by the first index and the one after the last; whoever holds the excerpt bounds their number.
     """
 
-    __slots__ = ("_lens", "_positions", "bodies", "items", "shapes")
+    __slots__ = ("_lens", "_pieces", "_positions", "_shapes", "bodies", "items")
 
-    def __init__(self, lens: Lens, items: Iterable[Item] = (), shapes: Iterable[Shape] = ()) -> None:
+    def __init__(
+        self, lens: Lens, items: Iterable[Item] = (), shapes: Iterable[Shape] = (), pieces: Iterable[bytes] = ()
+    ) -> None:
+        """Take events in, with the shape and the piece of each."""
         self._lens = lens
         self.items = list(items)
-        self.shapes = list(shapes)
+        self._shapes = list(shapes)
+        self._pieces = list(pieces)
         self._positions = [item.entry.position for item in self.items]
         self.bodies: dict[tuple[int, int], Body] = {}
 
@@ -77,7 +81,8 @@ class Excerpt:
     def add(self, item: Item, shape: Shape) -> None:
         """Take one more event in, in this shape."""
         self.items.append(item)
-        self.shapes.append(shape)
+        self._shapes.append(shape)
+        self._pieces.append(item.piece(shape))
         self._positions.append(item.entry.position)
 
     def index_after(self, position: int) -> int:
@@ -87,7 +92,8 @@ class Excerpt:
     def forget(self, through: int) -> None:
         """Drop the events up to a position, and all that was made."""
         count = self.index_after(through)
-        del self.items[:count], self.shapes[:count], self._positions[:count]
+        for column in (self.items, self._shapes, self._pieces, self._positions):
+            del column[:count]
         self.bodies.clear()
 
     def body(self, start: int, stop: int, max_bytes: int) -> Body:
@@ -99,11 +105,13 @@ class Excerpt:
 
     def join(self, start: int, stop: int, max_bytes: int) -> Body:
         """The events of a slice, joined: as many as fit into `max_bytes`, and at least one."""
-        items, shapes = self.items[start:stop], self.shapes[start:stop]
-        pieces = [item.piece(shape) for item, shape in zip(items, shapes, strict=True)]
-        fit = bisect_right(list(accumulate(map(len, pieces))), max_bytes) or 1
-        scopes = self._lens.used((item.entry for item in items[:fit]), shapes[:fit])
-        return Body(b"".join(pieces[:fit]), fit, items[fit - 1], scopes)
+        pieces = self._pieces[start:stop]
+        if sum(map(len, pieces)) > max_bytes:
+            fit = bisect_right(list(accumulate(map(len, pieces))), max_bytes) or 1
+            pieces, stop = pieces[:fit], start + fit
+        entries = (item.entry for item in self.items[start:stop])
+        scopes = self._lens.used(entries, self._shapes[start:stop])
+        return Body(b"".join(pieces), len(pieces), self.items[stop - 1], scopes)
 
 
 def position_of(item: Item) -> int:
@@ -119,13 +127,14 @@ def index_after(items: Sequence[Item], position: int) -> int:
 class Page:
     """A page in memory, with what each lens shows of it, and what was made of that so far."""
 
-    __slots__ = ("_examples", "_groups", "excerpts", "items", "size", "through")
+    __slots__ = ("_columns", "_examples", "_groups", "excerpts", "items", "size", "through")
 
     def __init__(self, items: list[Item], through: int) -> None:
         self.items = items
         self.through = through
         self.size = sum(item.size for item in items)
         self.excerpts: dict[Lens, Excerpt] = {}
+        self._columns: dict[Shape, list[bytes | None]] = {}
         numbers: dict[tuple[int, int], int] = {}
         self._groups: list[int] = []
         self._examples: list[Entry] = []
@@ -139,7 +148,13 @@ class Page:
     def show(self, lens: Lens) -> Excerpt:
         """What a lens shows of it; not kept."""
         shapes = self._shapes(lens)
-        return Excerpt(lens, compress(self.items, shapes), filter(None, shapes))
+        columns = {shape: self._columns.setdefault(shape, [None] * len(self.items)) for shape in set(shapes) if shape}
+        pieces = [
+            columns[shape][index] or self._fill(columns[shape], index, shape)
+            for index, shape in enumerate(shapes)
+            if shape is not None
+        ]
+        return Excerpt(lens, compress(self.items, shapes), filter(None, shapes), pieces)
 
     def _shapes(self, lens: Lens) -> list[Shape | None]:
         """How a lens shows each event. Where consent does not matter it is asked once for each type and guild."""
@@ -147,6 +162,11 @@ class Page:
             return [lens.shape(item.entry) for item in self.items]
         shapes = [lens.shape(entry) for entry in self._examples]
         return [shapes[group] for group in self._groups]
+
+    def _fill(self, column: list[bytes | None], index: int, shape: Shape) -> bytes:
+        """The piece of an event, which is then found beside its neighbours: looking it up in each event costs more."""
+        piece = column[index] = self.items[index].piece(shape)
+        return piece
 
     def forget(self) -> int:
         """Drop what was made of its events; returns the bytes that this gives back."""

@@ -20,7 +20,7 @@ from hub.model import Entry, GuildAccess, IntegrationRecord
 EVENT = event_pb2.Event.DESCRIPTOR.fields_by_name
 _ACCEPT_TAG = EVENT["accept_time"].number << 3 | 2
 _OCCUR_TAG = EVENT["occur_time"].number << 3 | 2
-_ID_TAG = EVENT["id"].number << 3 | 2
+_ID_HEAD, _OCCUR_HEAD = bytes((EVENT["id"].number << 3 | 2,)), bytes((_OCCUR_TAG,))
 _EVENTS_TAG = event_service_pb2.SubscribeResponse.DESCRIPTOR.fields_by_name["events"].number << 3 | 2
 
 
@@ -193,8 +193,8 @@ def _without(body: bytes, shape: Shape) -> bytes:
 
 def _has_occur_time(body: bytes) -> bool:
     """Whether an event says when it happened; fields are stored in the order of their numbers, the id before it."""
-    at = 2 + body[1] if body[0] == _ID_TAG else 0
-    return body[at] == _OCCUR_TAG
+    at = 2 + body[1] if body.startswith(_ID_HEAD) else 0
+    return body.startswith(_OCCUR_HEAD, at)
 
 
 @lru_cache(maxsize=1_024)
