@@ -27,7 +27,7 @@ from tickets.hub.v1 import (
     event_service_pb2_grpc,
 )
 
-from hub.api.access import AccessInterceptor
+from hub.api.access import AccessInterceptor, learn_rules
 from hub.api.admin import AdminService
 from hub.api.commands import Commands
 from hub.api.developer import DeveloperService
@@ -170,6 +170,7 @@ class Hub:
     def _make_server(self, registry: Registry) -> grpc.aio.Server:
         roles = {path: allowed for service in SERVICES for path, allowed in roles_allowed(service).items()}
         access = AccessInterceptor(registry, roles, self._settings, self._clock)
+        learn_rules(SERVICES)
         server = grpc.aio.server(
             interceptors=(FailureInterceptor(), access),
             options=transport_options(self._settings),

@@ -50,6 +50,12 @@ def _used(shape: Shape, scopes: frozenset[int]) -> frozenset[int]:
     return scopes & (payload.delivered_to | shown)
 
 
+@cache
+def _used_together(shapes: frozenset[Shape], scopes: frozenset[int]) -> frozenset[int]:
+    """Which of these scopes deliver something of events in these shapes."""
+    return frozenset().union(*(_used(shape, scopes) for shape in shapes))
+
+
 Installed = Mapping[int, Mapping[int, int]]
 """For each guild that installed an integration: the scopes it agreed to, and the position from which each counts."""
 
@@ -92,8 +98,8 @@ class Lens:
 
     def used(self, entries: Iterable[Entry], shapes: Iterable[Shape]) -> frozenset[int]:
         """The scopes by which these events are delivered, each shown in its shape."""
-        if self.installed is None:  # all that counts is the type: so it is asked once for each
-            return frozenset().union(*(_used(shape, self.scopes) for shape in set(shapes)))
+        if self.installed is None:
+            return _used_together(frozenset(shapes), self.scopes)
         counting = (self._counting(entry, self.installed) for entry in entries)
         return frozenset().union(*map(_used, shapes, counting))
 
