@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench import depth, growth, latency, machine, reach, report, soak
+from bench import depth, growth, latency, machine, reach, replicas, report, soak
 from bench.figures import Figure, lines
 
 Section = Callable[[Path, int], Awaitable[list[Figure]]]
@@ -23,6 +23,7 @@ SECTIONS: dict[str, dict[str, Section]] = {
         "batches": reach.batches,
         "latency": latency.latency,
         "long-log": latency.long_log,
+        "replicas": replicas.replicas,
     },
     "growth": {
         "outsiders": growth.outsiders,

@@ -91,13 +91,18 @@ async def measure(server: Server, *jobs: Job) -> Measured:
     Raises:
         RuntimeError: something failed that must not.
     """
+    return await measure_all([server], *jobs)
+
+
+async def measure_all(servers: Sequence[Server], *jobs: Job) -> Measured:
+    """The same against several servers; their processor time is taken together."""
     loads = [await Load.start(job) for job in jobs]
     try:
-        before = machine.cpu(server.pid)
+        before = sum(machine.cpu(server.pid) for server in servers)
         for load in loads:
             load.go()
         outcomes = await asyncio.gather(*(load.outcome() for load in loads))
-        cpu = machine.cpu(server.pid) - before
+        cpu = sum(machine.cpu(server.pid) for server in servers) - before
     finally:
         for load in loads:
             await load.stop()

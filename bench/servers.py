@@ -32,15 +32,28 @@ class Server(NamedTuple):
 
 @asynccontextmanager
 async def hub(data: Path, **settings: object) -> AsyncIterator[Server]:
-    """The hub on a data directory, with these settings beside its defaults."""
+    """The hub on a data directory, with these settings beside its defaults; where there is no store it makes keys."""
+    first_keys = 0 if (data / "hub.db").exists() else 2
+    async with _hub(data, settings, first_keys) as server:
+        yield server
+
+
+@asynccontextmanager
+async def replica(data: Path, **settings: object) -> AsyncIterator[Server]:
+    """One more hub on a store that another has begun."""
+    async with _hub(data, settings, 0) as server:
+        yield server
+
+
+@asynccontextmanager
+async def _hub(data: Path, settings: Mapping[str, object], first_keys: int) -> AsyncIterator[Server]:
     variables = {f"HUB_{name.upper()}": str(value) for name, value in settings.items()}
     variables |= {"HUB_DATA_DIR": str(data), "HUB_LISTEN": "127.0.0.1:0", "HUB_LOG_FORMAT": "json"}
     began = asyncio.get_running_loop().time()
-    first = not (data / "hub.db").exists()
     async with _child([sys.executable, "-m", "hub", "serve"], variables, log=True) as process:
         port = await _serving(process)
         seconds = asyncio.get_running_loop().time() - began
-        keys = dict([(await _line(process.stdout)).split("=") for _ in range(2)]) if first else {}
+        keys = dict([(await _line(process.stdout)).split("=") for _ in range(first_keys)])
         listener = asyncio.create_task(_discard(process.stderr))
         try:
             yield Server(f"127.0.0.1:{port}", process.pid, keys, seconds)
