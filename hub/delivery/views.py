@@ -93,23 +93,20 @@ class Lens:
         if self.shard is not None and (guild >> 22) % self.shard[1] != self.shard[0]:
             return None
         if self.installed is not None:
-            return shapes_of(self._counting(entry, self.installed)).get(entry.event_type)
+            return shapes_of(self.counting(entry)).get(entry.event_type)
         return shape
 
     def used(self, entries: Iterable[Entry], shapes: Iterable[Shape]) -> frozenset[int]:
         """The scopes by which these events are delivered, each shown in its shape."""
         if self.installed is None:
             return _used_together(frozenset(shapes), self.scopes)
-        counting = (self._counting(entry, self.installed) for entry in entries)
-        return frozenset().union(*map(_used, shapes, counting))
+        return frozenset().union(*map(_used, shapes, map(self.counting, entries)))
 
     def counting(self, entry: Entry) -> frozenset[int]:
-        """The scopes that count for an event: those of the lens; of them what its guild had agreed to by then."""
-        return self.scopes if self.installed is None else self._counting(entry, self.installed)
-
-    def _counting(self, entry: Entry, installed: Installed) -> frozenset[int]:
-        """The scopes of the lens that the guild of an event had agreed to by then."""
-        agreed = installed.get(entry.guild_id, {})
+        """The scopes that count for an event: of those of the lens, where consent matters, what its guild agreed to."""
+        if self.installed is None:
+            return self.scopes
+        agreed = self.installed.get(entry.guild_id, {})
         return frozenset(scope for scope in self.scopes if agreed.get(scope, math.inf) < entry.position)
 
 
