@@ -271,6 +271,7 @@ class Feed:
     async def _load(self, number: int) -> None:
         start, end = number * PAGE, (number + 1) * PAGE
         read = await self._log.read(start, PAGE, EVENTS_ONLY)
+        await asyncio.sleep(0)  # what was read was just decoded, and more work follows: others go between
         items = [Item(entry) for entry in read.entries if entry.position <= end]
         first = (await self._log.bounds()).first
         if first > self.first:  # another replica removed what this page should hold

@@ -197,8 +197,10 @@ class Wire:
         await self._client.subscribe(f"{self._inbox}.*", cb=pass_on, pending_msgs_limit=_INBOX)
 
     async def _note(self, error: Exception) -> None:
-        self._trouble = _plain(error)
-        log.debug("NATS", error=self._trouble)
+        """Keep why: what a server has said tells more than the connection that then broke."""
+        log.debug("NATS", error=_plain(error))
+        if not (self._trouble and isinstance(error, OSError | nats.errors.UnexpectedEOF)):
+            self._trouble = _plain(error)
 
     async def _came_back(self) -> None:
         log.info("connected to NATS again")
