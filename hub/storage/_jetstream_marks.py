@@ -12,6 +12,11 @@ import msgspec
 from hub.storage._jetstream_api import ApiError, Draft, Stored, Stream, WrongLast
 from hub.storage._jetstream_follow import Follower
 
+_TELLERS = 64
+"""Replicas that tell where they are, each on subjects of its own; that two have the same does little harm."""
+_KEPT = 4
+"""What each told last, a second apart: the next does not take it from who is a moment behind."""
+
 
 class Extent(msgspec.Struct, frozen=True):
     """How far the log was trimmed.
@@ -58,6 +63,8 @@ class Marks:
         self.announced = 0
         self.moved = asyncio.Event()
         self._stream = stream
+        self._teller = secrets.randbelow(_TELLERS)
+        self._beats = 0
         self._follower = Follower(stream, 0, self._take, newest_first=True)
         self._arrived = asyncio.Event()
 
@@ -71,9 +78,10 @@ class Marks:
         It tells the others up to where this replica has the log, so that they notice who answers but no longer leads.
         Where there is no room left a removal of nothing shows that it is one, too.
         """
-        subject = f"{self._stream.name}.beat"
+        self._beats += 1
+        subject = f"{self._stream.name}.beat.{self._teller}.{self._beats % _KEPT}"
         try:
-            return await self._stream.publish(Draft(subject, {}, str(max(known, self.announced)).encode()))
+            return await self._stream.publish(Draft(subject, {}, str(known).encode()))
         except ApiError as error:
             if not error.is_full:
                 raise

@@ -90,6 +90,37 @@ async def test_a_server_that_led_once_is_not_taken_for_the_leader(
     await reader._hear()
 
 
+async def test_what_a_replica_told_is_still_there_for_one_that_was_behind(
+    store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its telling is lost on the way: what the other one tells itself meanwhile does not take its place."""
+    writer = await store.open()
+    really, lost = follow.Delivery._on_message, asyncio.Event()
+
+    def on_message(delivery: follow.Delivery, message: Message) -> None:
+        if message.data == b"77" and delivery._stream.wire is not writer._wire and not lost.is_set():
+            lost.set()
+        else:
+            really(delivery, message)
+
+    monkeypatch.setattr(follow.Delivery, "_on_message", on_message)
+    reader = await store.open()
+    await writer._marks.beat(77)
+    await lost.wait()
+    with pytest.raises(NoAnswer, match="no longer leads"):
+        await reader._hear()
+
+
+async def test_what_was_told_before_a_start_does_not_count(store: JetStreamStore) -> None:
+    """A cluster that has lost the end of the log: hubs that start afterwards go on where it ends now."""
+    log = await store.open()
+    await log._marks.beat(99)
+    await log.close()
+    log = await store.open()
+    await log._hear()
+    assert [one.position for one in await log.append([event("a")])] == [1]
+
+
 async def test_a_page_of_a_server_that_led_once_is_not_taken_for_all(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
