@@ -8,21 +8,20 @@ behind is known only then.
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Self, cast
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
 
 import aiosqlite
-import msgspec
 import structlog
 
 from hub.config import Settings
-from hub.errors import Conflict, EventIdConflict, StartError, StorageFull, StorageUnavailable
-from hub.model import Appended, Entry, Expect, Kind
-from hub.storage import EPHEMERAL_PREFIXES
+from hub.errors import StartError, StorageFull, StorageUnavailable
+from hub.model import Appended, Entry, Expect
+from hub.storage import _transactions
 from hub.storage._files import DataDirectory
-from hub.storage._group import Group, Seen, wanted
 from hub.storage._reads import Reads
 from hub.storage._schema import Meta, prepare, secret_check
 from hub.storage._tails import Tails
@@ -30,27 +29,23 @@ from hub.storage._writer import Outcome, Request, Writer
 
 ERASED_AT_ONCE = 500
 """Entries erased in one transaction, so that no append waits long."""
-_PRUNED_AT_LEAST = 500
 _WAL_PAGES = 16_000
 """About how many pages the WAL takes before it is brought into the main file. Random ids dirty a page each: the longer
 it waits, the more of them are written there once instead of many times."""
 _WAL_BYTES_KEPT = 128 * 1024 * 1024
 _BUSY_MILLISECONDS = 5_000
 
-_SEEN = (
-    "SELECT id, position, time, digest FROM seen_0 WHERE id IN (SELECT value FROM json_each(?1)) UNION ALL "
-    "SELECT id, position, time, digest FROM seen_1 WHERE id IN (SELECT value FROM json_each(?1))"
-)
-_FORGOTTEN = " OR ".join(f"key GLOB '{prefix}*'" for prefix in EPHEMERAL_PREFIXES)
-_TRIM = (
-    "DELETE FROM entries WHERE position IN (SELECT position FROM entries WHERE position >= ? AND position < ? "  # noqa: S608  constants
-    f"AND (kind <> {Kind.STATE:d} OR (body = x'' AND ({_FORGOTTEN}))) ORDER BY position LIMIT ?) "
-    "RETURNING position, time, kind"
-)
-_HEADS = (
-    "SELECT key, max(position) FROM entries WHERE key <> '' AND key IN (SELECT value FROM json_each(?)) GROUP BY key"
-)
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class _Connection(aiosqlite.Connection):
+    """The library's, which also takes a function of ours to the thread that owns the connection: one trip."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Have a function of the connection run there; returns what it returns."""
+        return cast("T", await self._execute(work, self._conn))  # type: ignore[no-untyped-call]  # the library
 
 
 class SqliteLog(Reads):
@@ -64,7 +59,7 @@ class SqliteLog(Reads):
         self._secret = secret
         self._meta = meta
         self._window = window
-        self._writer, self._reader = cast("tuple[aiosqlite.Connection, aiosqlite.Connection]", connections)
+        self._writer, self._reader = cast("tuple[_Connection, _Connection]", connections)
         self._tails = Tails(meta.last, self.read)
         self._wal_pages = 0
         self._work = Writer(self)
@@ -79,11 +74,11 @@ class SqliteLog(Reads):
         """
         # The first steps block: a thread that goes on after a cancellation could not be told to let go of the lock.
         directory = DataDirectory.open(settings.data_dir)
-        opened: list[aiosqlite.Connection] = []
+        opened: list[_Connection] = []
         try:
             secret, meta = _prepare(directory, settings)
             for configure in (configure_writer, configure_reader):
-                connection = await aiosqlite.connect(directory.database, isolation_level="IMMEDIATE")
+                connection = await _connect(directory.database)
                 opened.append(connection)
                 await configure(connection)
         except BaseException:
@@ -123,87 +118,23 @@ class SqliteLog(Reads):
 
     async def write(self, requests: list[Request]) -> list[Outcome]:
         """See `Store.write`. Hands the group to the tails as soon as it is committed."""
-        group = await self._new_group(requests)
-        outcomes = [_add(group, request) for request in requests]
-        if group.entries:
-            self._meta = await self._store(group)
-            self._tails.publish(group.entries, self._meta.last)
-        return outcomes
-
-    async def _new_group(self, requests: list[Request]) -> Group:
-        """Look up what the requests depend on. No transaction is needed for it: nobody else writes."""
-        ids, keys = wanted((request.entries, request.expect) for request in requests)
-        seen: dict[str, Seen] = {}
-        if ids:
-            for id_, *rest in await self._all(self._writer, _SEEN, (_json(ids),)):
-                known = Seen(*rest)
-                if id_ not in seen or seen[id_].position < known.position:
-                    seen[id_] = known
-        heads: dict[str, int] = {}
-        if keys:
-            heads = dict(await self._all(self._writer, _HEADS, (_json(keys),)))
-        return Group(self._meta.last, self._meta.last_time, self._window, seen, heads)
-
-    async def _store(self, group: Group) -> Meta:
-        """One transaction, from its first INSERT to COMMIT; returns what holds after it."""
-        writer = self._writer
-        await writer.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", group.entry_rows())
-        meta = msgspec.structs.replace(self._meta, last=group.position, last_time=group.time)
-        if superseded := group.superseded():
-            await writer.executemany("DELETE FROM entries WHERE key <> '' AND key = ? AND position < ?", superseded)
-        if seen := group.seen_rows():
-            await writer.executemany(f"INSERT OR REPLACE INTO seen_{meta.seen_current} VALUES (?, ?, ?, ?)", seen)  # noqa: S608  0 or 1
-            if group.time - meta.seen_since > self._window:
-                meta = await self._forget(meta, group.time, len(seen))
-        await writer.commit()
-        self._wal_pages += 4 + len(seen) + sum(len(e.body) for e in group.entries) // 2_048
-        return meta
-
-    async def _forget(self, meta: Meta, time: int, added: int) -> Meta:
-        """Empty the older table of ids step by step, faster than the other grows; once it is empty they swap."""
-        older = 1 - meta.seen_current
-        gone = await self._writer.execute(
-            f"DELETE FROM seen_{older} WHERE id IN (SELECT id FROM seen_{older} ORDER BY id LIMIT ?)",  # noqa: S608  0 or 1
-            (max(_PRUNED_AT_LEAST, 2 * added),),
-        )
-        if gone.rowcount:
-            return meta
-        return await self._mark(meta, seen_current=older, seen_since=time)
-
-    async def _mark(self, meta: Meta, **marks: int) -> Meta:
-        """Store marks within the transaction at hand; returns what holds once it is committed."""
-        await self._writer.executemany("UPDATE meta SET value = ?2 WHERE name = ?1", list(marks.items()))
-        return msgspec.structs.replace(meta, **marks)
+        meta, window = self._meta, self._window
+        written = await self._writer.run(lambda connection: _transactions.append(connection, requests, meta, window))
+        if written.entries:
+            self._meta = written.meta
+            self._wal_pages += written.pages
+            self._tails.publish(written.entries, written.meta.last)
+        return written.outcomes
 
     async def _trim(self, before: int, limit: int) -> int:
         meta = self._meta
         before = min(before, meta.last + 1)
-        if before <= meta.first or limit <= 0:
-            return meta.first
-        removed = await self._all(
-            self._writer,
-            _TRIM,
-            (meta.first, before, limit),
-        )
-        position, time = max(
-            ((position, time) for position, time, kind in removed if kind != Kind.STATE),
-            default=(meta.first - 1, meta.trimmed_time),
-        )
-        first = position + 1
-        # The newest entry may be among the removed: from now on the marks say where the log stands.
-        meta = await self._mark(meta, first=first, last=meta.last, last_time=meta.last_time, trimmed_time=time)
-        await self._writer.commit()
-        self._meta = meta
-        return first
+        if before > meta.first and limit > 0:
+            meta = self._meta = await self._writer.run(lambda writer: _transactions.trim(writer, meta, before, limit))
+        return meta.first
 
     async def _erase(self, positions: Sequence[int]) -> None:
-        """``secure_delete`` overwrites what the rows give up."""
-        await self._writer.executemany(
-            f"UPDATE entries SET kind = {Kind.ERASED:d}, id = '', event_type = 0, guild_id = 0, body = x'' "  # noqa: S608  a number
-            f"WHERE position = ? AND kind = {Kind.EVENT:d}",
-            [(position,) for position in positions],
-        )
-        await self._writer.commit()
+        await self._writer.run(lambda connection: _transactions.erase(connection, positions))
 
     async def settle(self) -> None:
         """See `Store.settle`. Brings the WAL into the main file; left to itself SQLite would hide an error of that."""
@@ -278,6 +209,12 @@ class SqliteLog(Reads):
                 self._directory.close()
 
 
+async def _connect(database: Path) -> _Connection:
+    connection = _Connection(partial(sqlite3.connect, database, isolation_level="IMMEDIATE"), iter_chunk_size=64)
+    await connection
+    return connection
+
+
 def _prepare(directory: DataDirectory, settings: Settings) -> tuple[bytes, Meta]:
     """The secret and the database, made where there is neither. Blocks."""
     text = settings.secret.get_secret_value() if settings.secret is not None else None
@@ -328,15 +265,3 @@ async def _pragma(connection: aiosqlite.Connection, text: str) -> object:
     except sqlite3.Error as error:
         raise StartError(f"the database cannot be opened: {error}") from None
     return rows[0][0] if rows else None
-
-
-def _add(group: Group, request: Request) -> Outcome:
-    """A request that conflicts fails alone: the others of its group go on."""
-    try:
-        return group.add(request.entries, request.expect)
-    except (Conflict, EventIdConflict) as error:
-        return error
-
-
-def _json(values: Iterable[object]) -> str:
-    return msgspec.json.encode(values).decode()

@@ -1,8 +1,8 @@
 """A process that starts hubs as fast as a fork, and hubs that kill themselves at a chosen step of their store.
 
 nursery.py DIRECTORY    reads a line of JSON for each hub: null, or {"call", "when", "nth"}: SIGKILL before or after the
-                        nth call of that method of the writing connection. Prints pid, port and keys; after another
-                        line ends the hub if it still runs, and prints "ended".
+                        nth call of that method of the writing connection, or before its nth statement that begins so.
+                        Prints pid, port and keys; after another line ends the hub if it still runs, and prints "ended".
 """
 
 import asyncio
@@ -42,12 +42,28 @@ def dying(call: Callable[..., Awaitable[Any]], step: Step) -> Callable[..., Awai
     return run
 
 
+def fatal(step: Step) -> Callable[[str], None]:
+    """What SQLite is to tell its statements, before each."""
+    times = 0
+
+    def hear(statement: str) -> None:
+        nonlocal times
+        times += statement.startswith(step["call"])
+        if times == step["nth"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return hear
+
+
 async def serve(directory: str, step: Step | None) -> None:
     """A hub, until it is killed."""
     hub = await Hub.start(config.load({"data_dir": directory, "listen": "127.0.0.1:0"}))
     if step is not None:
         writer: Any = hub._log._writer  # type: ignore[attr-defined]  # it is the embedded log
-        setattr(writer, step["call"], dying(getattr(writer, step["call"]), step))
+        if hasattr(writer, step["call"]):
+            setattr(writer, step["call"], dying(getattr(writer, step["call"]), step))
+        else:
+            await writer.set_trace_callback(fatal(step))
     keys = {role.name: key for role, key in (hub.first_keys or {}).items()}
     say(json.dumps({"pid": os.getpid(), "port": hub.port, "keys": keys}))
     await asyncio.Event().wait()

@@ -28,7 +28,8 @@ PATIENCE = 60
 LOOK = 50
 """Rounds after which the store is looked at."""
 
-STEPS = [(call, when) for call in ("executemany", "commit", "execute_fetchall") for when in ("before", "after")]
+STEPS = [("run", "before"), ("run", "after"), ("execute_fetchall", "before"), ("execute_fetchall", "after")]
+STEPS += [(statement, "before") for statement in ("INSERT INTO entries", "INSERT OR REPLACE INTO seen", "COMMIT")]
 
 
 class Bot:
