@@ -197,9 +197,9 @@ class Wire:
         await self._client.subscribe(f"{self._inbox}.*", cb=pass_on, pending_msgs_limit=_INBOX)
 
     async def _note(self, error: Exception) -> None:
-        """Keep why: what a server has said tells more than the connection that then broke."""
+        """Keep why. A refusal stays: what comes after it is only how the server broke off."""
         log.debug("NATS", error=_plain(error))
-        if not (self._trouble and isinstance(error, OSError | nats.errors.UnexpectedEOF)):
+        if "authorization" not in self._trouble.lower():
             self._trouble = _plain(error)
 
     async def _came_back(self) -> None:

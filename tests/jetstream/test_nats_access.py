@@ -1,5 +1,7 @@
 """How the hub comes to its cluster: as whom, over TLS, and what it says where that fails or where there is no room."""
 
+import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,27 @@ async def test_a_refusal_says_why_and_shows_no_secret(start: Start, monkeypatch:
     with pytest.raises(StartError, match=r"(?i)authorization violation") as refused:
         await reaches(server.url.replace("//", "//hub:wrong@"))
     assert "wrong" not in str(refused.value)
+
+
+async def test_a_refusal_is_told_although_the_connection_breaks_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's own word helps, not the reset that comes at the next try."""
+    monkeypatch.setattr(wire, "CONNECT_TIME", 2.0)
+    tries = itertools.count()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if next(tries) == 0:
+            writer.write(b'INFO {"server_id":"x","version":"2.12.0","max_payload":1048576,"headers":true}\r\n')
+            await reader.readline()
+            writer.write(b"-ERR 'Authorization Violation'\r\n")
+            await writer.drain()
+        else:
+            writer.transport.abort()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(StartError, match=r"(?i)authorization violation"):
+            await reaches(f"nats://127.0.0.1:{port}")
+    assert next(tries) > 1
 
 
 async def test_nobody_there(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
