@@ -91,8 +91,8 @@ async def test_a_refusal_is_told_although_the_connection_breaks_after_it(monkeyp
             await reader.readline()
             writer.write(b"-ERR 'Authorization Violation'\r\n")
             await writer.drain()
-        else:
-            writer.transport.abort()
+            await reader.read()
+        writer.transport.abort()
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
