@@ -1,8 +1,3 @@
-"""Puts the descriptor of ``buf/validate/validate.proto`` into the default pool. Made by ``make proto``."""
+"""The client's ``tickets_hub.buf.validate.validate_pb2``, under the contract's own name. Made by ``make proto``."""
 
-import protovalidate
-from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, field_mask_pb2, timestamp_pb2  # noqa: F401
-
-DESCRIPTOR = descriptor_pool.Default().AddSerializedFile(
-    protovalidate.ViolationPb.desc().file.proto.to_binary()
-)
+from tickets_hub.buf.validate.validate_pb2 import *
