@@ -1,26 +1,27 @@
-"""A subscription for tasks: streams, one after the other, behind a plain ``async for``.
+"""A subscription for asyncio: streams, one after the other, behind a plain ``async for``.
 
-Lives here: the same as in ``subscription.py``, with tasks for threads. What to do next is decided in ``session.py``.
+The asyncio twin of ``sync_subscription.py``; ``session.py`` decides what to do next.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 import grpc
-from tickets.hub.v1.event_pb2 import Event
-from tickets.hub.v1.event_service_pb2 import CommitCursorRequest, SubscribeRequest, SubscribeResponse
 
-from hub.client.commits import Commits
-from hub.client.failure import HubCallError
-from hub.client.session import Notice, Policy, StreamSession
-from hub.client.transport import KeyMetadata, clean_end, closed_error, failure_of
+from tickets_hub.commits import Commits
+from tickets_hub.failure import HubCallError
+from tickets_hub.key import ClientKey, is_key_ending
+from tickets_hub.session import Notice, Policy, StreamSession
+from tickets_hub.transport import clean_end, closed_error, failure_of
+from tickets_hub.v1.event_pb2 import Event
+from tickets_hub.v1.event_service_pb2 import CommitCursorRequest, Erased, SubscribeRequest, SubscribeResponse
 
 if TYPE_CHECKING:
-    from tickets.hub.v1.event_service_pb2_grpc import EventServiceAsyncStub  # is not there at run time
+    from tickets_hub.v1.event_service_pb2_grpc import EventServiceAsyncStub  # is not there at run time
 
 Call: TypeAlias = "grpc.aio.UnaryStreamCall[SubscribeRequest, SubscribeResponse]"  # generic in its stubs only
 
@@ -30,14 +31,25 @@ class AsyncAccess:
     """What a call needs: the service and the key."""
 
     events: "EventServiceAsyncStub"
-    metadata: KeyMetadata
+    key: ClientKey
+    rotating: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held during a rotation of the key."""
+
+    async def has_newer_key(self, version: int, failure: HubCallError) -> bool:
+        """Whether a failed call used a key that has ended and there is a newer one; waits for a rotation under way."""
+        if not is_key_ending(failure):
+            return False
+        async with self.rotating:
+            return self.key.version != version
 
 
 class AsyncCommitter:
     """The task that commits for one subscription, so that delivery never waits for it."""
 
-    def __init__(self, access: AsyncAccess, subscription_id: str, policy: Policy) -> None:
+    def __init__(self, access: AsyncAccess, subscription_id: str, policy: Policy, *, keep_notices: bool) -> None:
+        """`keep_notices`: the program handles no erasures, so commits must not confirm erasures."""
         self._access = access
+        self._keep_notices = keep_notices
         self._subscription_id = subscription_id
         self._timeout = policy.try_timeout
         self._commits = Commits(policy)
@@ -48,14 +60,14 @@ class AsyncCommitter:
         self.task = asyncio.create_task(self._run(), name="hub-client-commits")
 
     def offer(self, cursor: str) -> None:
-        """Everything up to here was dealt with. Raises what an earlier commit failed with for good."""
+        """Offer a cursor up to which everything was processed. Raises an earlier commit's permanent failure."""
         if self._failure:
             raise self._failure
         self._commits.offer(cursor)
         self._wake.set()
 
     def stop(self) -> None:
-        """Send what still waits, once, and end."""
+        """Send the waiting cursor once, and end."""
         self._stopping = True
         self._wake.set()
 
@@ -71,16 +83,20 @@ class AsyncCommitter:
                 return
 
     async def _send(self) -> None:
-        """Commit the newest cursor; keep what fails for good, for the reader to raise."""
+        """Commit the newest cursor; a permanent error is kept for the reader to raise."""
         cursor = self._commits.take()
-        request = CommitCursorRequest(cursor=cursor, subscription_id=self._subscription_id)
+        request = CommitCursorRequest(
+            cursor=cursor, subscription_id=self._subscription_id, keep_notices=self._keep_notices
+        )
         failure: HubCallError | None = None
+        version, newer_key = self._access.key.version, False
         try:
-            await self._access.events.CommitCursor(request, timeout=self._timeout, metadata=self._access.metadata)
+            await self._access.events.CommitCursor(request, timeout=self._timeout, metadata=self._access.key.metadata)
         except grpc.aio.AioRpcError as error:
             failure = failure_of(error)
+            newer_key = await self._access.has_newer_key(version, failure)
         try:
-            self._commits.settled(cursor, failure, self._now())
+            self._commits.settled(cursor, failure, self._now(), newer_key=newer_key)
         except HubCallError as final:
             self._failure = final
 
@@ -96,13 +112,16 @@ class AsyncSubscription(AsyncIterator[Event]):
         access: AsyncAccess,
         session: StreamSession,
         on_notice: Callable[[Notice], None],
+        on_erased: Callable[[Erased], None],
         committer: AsyncCommitter | None = None,
     ) -> None:
         self._access = access
         self._committer = committer
         self._session = session
         self._on_notice = on_notice
+        self._on_erased = on_erased
         self._call: Call | None = None
+        self._key_version = access.key.version
         self._closed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -115,7 +134,7 @@ class AsyncSubscription(AsyncIterator[Event]):
         """The next event.
 
         Raises:
-            HubCallError: the stream ended in a way that opening it again does not mend; the subscription is closed.
+            HubCallError: the stream ended for a reason that reopening does not fix; the subscription is closed.
             StopAsyncIteration: the subscription was closed.
         """
         try:
@@ -158,19 +177,22 @@ class AsyncSubscription(AsyncIterator[Event]):
             committer.stop()
 
     async def _step(self) -> None:
-        """Read one frame, or take note of the stream's end."""
+        """Read one frame, or handle the stream's end."""
         if self._call is None:
-            self._call = self._access.events.Subscribe(self._session.request(), metadata=self._access.metadata)
+            self._key_version = self._access.key.version
+            self._call = self._access.events.Subscribe(self._session.request(), metadata=self._access.key.metadata)
         frame = await self._read(self._call)
         if isinstance(frame, HubCallError):
             await self._reconnect(frame)
             return
         notice = self._session.received(frame)
-        if notice is not None:
+        if isinstance(notice, Erased):
+            self._on_erased(notice)
+        elif notice is not None:
             self._on_notice(notice)
 
     async def _read(self, call: Call) -> SubscribeResponse | HubCallError:
-        """The next frame, or what the stream ended with."""
+        """The next frame, or the failure that ended the stream."""
         now = self._loop.time()
         self._session.waiting(now)
         try:
@@ -189,11 +211,12 @@ class AsyncSubscription(AsyncIterator[Event]):
             return closed_error()
 
     async def _reconnect(self, failure: HubCallError) -> None:
-        """Wait as long as the session says before the next stream is opened; raise what cannot be mended."""
+        """Wait as long as the session says before the next stream is opened; raise a permanent failure."""
         self._end_stream()
         if self._closed.is_set():
             return
-        reconnecting = self._session.ended(failure)
+        newer_key = await self._access.has_newer_key(self._key_version, failure)
+        reconnecting = self._session.ended(failure, newer_key=newer_key)
         self._on_notice(reconnecting)
         await wait(self._closed, reconnecting.delay)
 
@@ -204,7 +227,7 @@ class AsyncSubscription(AsyncIterator[Event]):
 
 
 async def wait(closed: asyncio.Event, seconds: float) -> None:
-    """Return when the seconds are over, or at once when it closes."""
+    """Wait some seconds, or until it closes."""
     try:
         async with asyncio.timeout(seconds):
             await closed.wait()

@@ -1,15 +1,12 @@
-"""Which cursor to commit, and when: one call at a time, not too often, the newest wins.
-
-Lives here: the logic of ``auto_commit``, without I/O, as in ``session.py``. Must not know channels, threads,
-tasks, or a clock of its own.
-"""
+"""Which cursor ``auto_commit`` commits, and when, without I/O: one call at a time, not too often, the newest wins."""
 
 import random
 from collections.abc import Callable
 from math import inf
 
-from hub.client.failure import HubCallError
-from hub.client.session import Backoff, Policy
+from tickets_hub.failure import HubCallError
+from tickets_hub.key import is_key_ending
+from tickets_hub.session import Backoff, Policy
 
 
 class Commits:
@@ -27,7 +24,7 @@ class Commits:
         self._not_before = -inf
 
     def offer(self, cursor: str) -> None:
-        """Everything up to this cursor was dealt with; the same one again, or none, changes nothing."""
+        """Offer a cursor up to which everything was processed; the same one again, or none, changes nothing."""
         if cursor != self._offered:
             self._offered = self._waiting = cursor
 
@@ -40,8 +37,10 @@ class Commits:
         cursor, self._waiting = self._waiting, ""
         return cursor
 
-    def settled(self, cursor: str, failure: HubCallError | None, now: float) -> None:
-        """The call for a cursor has ended; raises the failure that no repetition mends.
+    def settled(self, cursor: str, failure: HubCallError | None, now: float, *, newer_key: bool = False) -> None:
+        """Record the end of a call; raises a permanent failure.
+
+        ``newer_key``: the client has another key than the one that the call showed.
 
         An expired cursor is let go: it is the stream's to say what that means, by a Gap, behind which cursors are good
         again, or by its end.
@@ -49,7 +48,7 @@ class Commits:
         if failure is None or failure.reason == "CURSOR_EXPIRED":
             self._backoff.succeeded()
             self._not_before = now + self._policy.commit_interval
-        elif failure.mends_by_reopening():
+        elif failure.mends_by_reopening() or (newer_key and is_key_ending(failure)):
             self._waiting = self._waiting or cursor
             self._not_before = now + self._backoff.failed(failure.retry_after)
         else:

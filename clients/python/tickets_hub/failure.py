@@ -1,8 +1,4 @@
-"""How a call to the hub fails, as one typed exception, and which failures a repetition can mend.
-
-Lives here: reading ``google.rpc.Status`` and the judgement "try again or not". Must not know gRPC's own types
-(the names of statuses are plain strings), clocks or channels.
-"""
+"""A failed call as one typed exception, read from ``google.rpc.Status``, and whether a retry can help."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +6,16 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from tickets.hub.v1.event_service_pb2 import EmitEventResponse
+
+from tickets_hub.v1.event_service_pb2 import EmitEventResponse
 
 STREAM_RETRIES = frozenset({"OK", "CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE"})
-"""Endings of a stream after which opening it again may help; OK: the hub ended it without a word."""
+"""Endings of a stream after which reopening it may help; OK: the hub ended it without a reason."""
 
-CALL_RETRIES = frozenset({"DEADLINE_EXCEEDED", "UNAVAILABLE"})
-"""Failures of one call after which repeating it, with the same event ids, may help."""
+CALL_RETRIES = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE"})
+"""Failures of one call after which a retry, with the same event ids, may help.
+
+CANCELLED is never the caller's own: gRPC answers so in a burst, a server that stops does, and so does a proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,9 @@ class HubCallError(Exception):
         metadata: what a program may want to know: {"scopes": "ticket_stats"}.
         retry_after: seconds after which the hub asks to try again; None where it does not say.
         violations: the fields that break a rule, of INVALID_REQUEST.
+        event_ids: of ``emit`` and ``emit_batch``: the ids of the events of the call that failed, in order. Whether they
+            are stored is not known after UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED, UNKNOWN and INTERNAL: send them
+            again with these ids.
         results: of ``emit_batch``: what was stored before the failure, in order.
     """
 
@@ -58,6 +60,7 @@ class HubCallError(Exception):
         self.metadata = dict(metadata or {})
         self.retry_after = retry_after
         self.violations = tuple(violations)
+        self.event_ids: tuple[str, ...] = ()
         self.results: tuple[EmitEventResponse, ...] = ()
 
     def __str__(self) -> str:
@@ -68,13 +71,13 @@ class HubCallError(Exception):
 
     @classmethod
     def decode(cls, code: str, message: str, status: bytes | None) -> "HubCallError":
-        """The failure that a call ended with.
+        """Build the error for a call that failed.
 
         Args:
             code: the name of its status.
             message: the status's own text, used where there are no details.
-            status: the trailing metadata ``grpc-status-details-bin``, a serialised ``google.rpc.Status``; None or
-                unreadable (a proxy's doing): the error then has a code and a message only.
+            status: the trailing metadata ``grpc-status-details-bin``, a serialised ``google.rpc.Status``. Some proxies
+                drop or alter it: without it the error has a code and a message only.
         """
         info, retry, bad = ErrorInfo(), RetryInfo(), BadRequest()
         try:
@@ -91,8 +94,29 @@ class HubCallError(Exception):
             violations=[Violation(v.field, v.description) for v in bad.field_violations],
         )
 
+    def of(self, event_ids: Sequence[str]) -> "HubCallError":
+        """The same failure, as one of these events: each caller gets an exception of its own."""
+        copy = HubCallError(
+            self.code,
+            self.reason,
+            self.message,
+            metadata=self.metadata,
+            retry_after=self.retry_after,
+            violations=self.violations,
+        )
+        copy.event_ids = tuple(event_ids)
+        return copy
+
+    def renamed(self, before: str, after: str) -> "HubCallError":
+        """The same failure with another name for a field: what a batch calls "events[3]" is "event" to its caller."""
+        copy = self.of(self.event_ids)
+        copy.message = self.message.replace(f"{before}.", f"{after}.")
+        copy.violations = tuple(Violation(v.field.replace(before, after, 1), v.description) for v in self.violations)
+        copy.args = (copy.code, copy.reason, copy.message)
+        return copy
+
     def mends_by_reopening(self) -> bool:
-        """Whether opening the stream again may help. A wrong key, a missing scope, a takeover: it does not."""
+        """Whether opening the stream again may help. Not for a wrong key, a missing scope or a takeover."""
         return self.code in STREAM_RETRIES or self._says_when()
 
     def mends_by_repeating(self) -> bool:
@@ -100,8 +124,8 @@ class HubCallError(Exception):
         return self.code in CALL_RETRIES or self._says_when()
 
     def _says_when(self) -> bool:
-        """A limit is reached that passes: without a time to wait for it is one that does not.
+        """Whether a limit was reached that passes; one without a time to wait does not.
 
-        Without a reason it is none of the hub's limits, but one of gRPC itself, at either end or in a proxy.
+        Without a reason the limit is gRPC's own, at either end or in a proxy, and not the hub's.
         """
         return self.code == "RESOURCE_EXHAUSTED" and (self.retry_after is not None or not self.reason)

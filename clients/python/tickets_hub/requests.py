@@ -1,7 +1,4 @@
-"""What an integration developer writes, and the requests that become of it.
-
-Lives here: where to start, what to narrow to, the ids of events, batches. Must not know channels, clocks, retries.
-"""
+"""Requests of the client: where a stream starts, its narrowing, event ids and batches."""
 
 import itertools
 import secrets
@@ -10,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypedDict
 
-from tickets.hub.v1.event_pb2 import Event
-from tickets.hub.v1.event_service_pb2 import OnExpiredCursor, Shard, SubscribeRequest
-from tickets.hub.v1.permissions_pb2 import Scope
-from tickets.hub.v1.permissions_pb2 import scope as scope_rule
+from tickets_hub.v1.developer_service_pb2 import RotateOwnKeyRequest
+from tickets_hub.v1.event_pb2 import Event
+from tickets_hub.v1.event_service_pb2 import OnExpiredCursor, Shard, SubscribeRequest
+from tickets_hub.v1.permissions_pb2 import Scope
+from tickets_hub.v1.permissions_pb2 import scope as scope_rule
 
 MAX_BATCH = 1_000
 """Events in one ``BatchEmitEvents``. The contract's own rule; written here because rules are not options that this
@@ -69,21 +67,26 @@ class Start:
             getattr(request, self.form).SetInParent()
 
 
-class Wanted(TypedDict, total=False):
+class SubscribeOptions(TypedDict, total=False):
     """What ``subscribe`` takes beside callbacks; each may be left out.
 
     Attributes:
-        subscription_id: names this reader, "default" unless given; of two streams of one name the newer takes over.
+        subscription_id: names this reader, by default "default"; of two streams of one name the newer takes over.
         start: where to start, once; after a broken connection the subscription resumes by itself.
-        on_expired_cursor: where what follows the start is not kept any more: "fail" (unless given) with CURSOR_EXPIRED,
+        on_expired_cursor: if events after the start are no longer kept: "fail" (the default) with CURSOR_EXPIRED,
             or go on with the "earliest" event that is kept, after a ``Gap`` notice.
         scopes: act as if only these were granted; names ("ticket_created" or "SCOPE_TICKET_CREATED") or values of
             ``enum Scope``.
         guild_ids: only events of these Discord servers; strings or ints.
         shard: (index, count): only the servers of one of Discord's shards.
-        max_batch_size: events in a frame at most, 1-1,000; the hub takes 100 unless given.
-        heartbeat_interval: seconds, 1-60; the hub takes 15 unless given. Silence of twice that and a second counts as
+        max_batch_size: the most events in a frame, 1-1,000; 100 by default.
+        heartbeat_interval: seconds, 1-60; 15 by default. Silence of twice that and a second counts as
             a dead connection.
+        linger: seconds, 0-5: for how long the hub may hold back an event, so that one frame carries those that follow,
+            too. For a reader that does without milliseconds; the notice ``Ready`` has the effective time.
+        integration_id: with an admin's key, which integration's view to tail: no stream of it is taken over, nothing is
+            committed. Leave `subscription_id` out then.
+        reason: why, for the audit trail; with an admin's key.
     """
 
     subscription_id: str
@@ -94,24 +97,39 @@ class Wanted(TypedDict, total=False):
     shard: tuple[int, int]
     max_batch_size: int
     heartbeat_interval: float
+    linger: float
+    integration_id: str
+    reason: str
 
 
-def subscribe_request(wanted: Wanted) -> SubscribeRequest:
-    """The request for what is wanted. ValueError for a scope that the contract does not know."""
+def subscribe_request(options: SubscribeOptions) -> SubscribeRequest:
+    """The request for these options. ValueError for a scope that the contract does not know."""
     request = SubscribeRequest(
-        subscription_id=wanted.get("subscription_id", ""),
-        scopes=[scope_value(scope) for scope in wanted.get("scopes", ())],
-        guild_ids=[str(guild_id) for guild_id in wanted.get("guild_ids", ())],
-        max_batch_size=wanted.get("max_batch_size", 0),
+        subscription_id=options.get("subscription_id", ""),
+        scopes=[scope_value(scope) for scope in options.get("scopes", ())],
+        guild_ids=[str(guild_id) for guild_id in options.get("guild_ids", ())],
+        max_batch_size=options.get("max_batch_size", 0),
+        integration_id=options.get("integration_id", ""),
+        reason=options.get("reason", ""),
     )
-    if start := wanted.get("start"):
+    if start := options.get("start"):
         start.put_into(request)
-    if on_expired := wanted.get("on_expired_cursor"):
+    if on_expired := options.get("on_expired_cursor"):
         request.on_expired_cursor = OnExpiredCursor.Value(f"ON_EXPIRED_CURSOR_{on_expired.upper()}")
-    if shard := wanted.get("shard"):
+    if shard := options.get("shard"):
         request.shard.CopyFrom(Shard(index=shard[0], count=shard[1]))
-    if interval := wanted.get("heartbeat_interval"):
+    if interval := options.get("heartbeat_interval"):
         request.heartbeat_interval.FromNanoseconds(round(interval * 1e9))
+    if linger := options.get("linger"):
+        request.linger.FromNanoseconds(round(linger * 1e9))
+    return request
+
+
+def rotate_request(overlap: float | None) -> RotateOwnKeyRequest:
+    """The request for a new key of the caller's own integration; `overlap`: seconds, None = as the hub has it."""
+    request = RotateOwnKeyRequest()
+    if overlap is not None:
+        request.overlap.FromNanoseconds(round(overlap * 1e9))
     return request
 
 
@@ -142,13 +160,15 @@ def event_id(unix_seconds: float, randomness: int | None = None) -> str:
 
 
 def with_id(event: Event, unix_seconds: float) -> Event:
-    """The event itself when it has an id, else a copy with a new one: the caller's message is never changed."""
-    if event.id:
-        return event
-    named = Event()
-    named.CopyFrom(event)
-    named.id = event_id(unix_seconds)
-    return named
+    """The event itself, with a new id where it had none: a caller that repeats it after an error repeats its id.
+
+    TypeError for anything but an event: in a shared call it would concern others, too.
+    """
+    if not isinstance(event, Event):
+        raise TypeError(f"an Event is emitted, not a {type(event).__name__}")
+    if not event.id:
+        event.id = event_id(unix_seconds)
+    return event
 
 
 def batches(events: Iterable[Event], unix_clock: Callable[[], float]) -> Iterator[list[Event]]:

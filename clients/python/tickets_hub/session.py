@@ -1,8 +1,7 @@
-"""The logic of resuming, retrying and committing, told what happens and saying what to do.
+"""Resuming and retrying a stream, as state machines without I/O that the threaded and the asyncio client both drive.
 
-Lives here: state machines, driven alike by the threaded and the asyncio client. They are handed frames, endings and the
-time, and answer with events, delays and errors. Must not know channels, threads, tasks, or a clock of its own: every
-``now`` is seconds of any clock that never goes back, every source of chance can be given.
+They take frames, endings and the time, and return events, delays and errors. Every ``now`` is in seconds of any clock
+that never goes back; the source of randomness can be given.
 """
 
 import random
@@ -12,8 +11,12 @@ from dataclasses import dataclass
 from math import inf
 
 from google.protobuf.duration_pb2 import Duration
-from tickets.hub.v1.event_pb2 import Event
-from tickets.hub.v1.event_service_pb2 import (
+
+from tickets_hub.failure import HubCallError
+from tickets_hub.key import is_key_ending
+from tickets_hub.v1.event_pb2 import Event
+from tickets_hub.v1.event_service_pb2 import (
+    Erased,
     Gap,
     Goodbye,
     GrantsChanged,
@@ -23,22 +26,21 @@ from tickets.hub.v1.event_service_pb2 import (
     SubscribeResponse,
 )
 
-from hub.client.failure import HubCallError
-
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How patient a client is. All times are seconds.
+    """Timeouts, delays and limits of a client. All times are seconds.
 
     Attributes:
         first_delay: about how long to wait after the first failure; doubled with each further one.
-        max_delay: it does not grow beyond this, unless the hub itself asks for more.
+        max_delay: the largest delay, unless the hub itself asks for more.
         open_timeout: how long the first frame of a stream may take.
         slack: a stream is dead after two heartbeat intervals and this without a frame.
         goodbye_timeout: how long the end of a stream may take after it was announced.
         call_timeout: how long one call may take with all its repetitions; then its last failure is raised.
         try_timeout: how long one try of it may take.
         commit_interval: auto_commit commits at most this often.
+        max_calls: how many calls of one ``AsyncClient`` are under way at a time; further ones wait for their turn.
     """
 
     first_delay: float = 0.25
@@ -49,6 +51,7 @@ class Policy:
     call_timeout: float = 30.0
     try_timeout: float = 10.0
     commit_interval: float = 1.0
+    max_calls: int = 256
 
 
 DEFAULT_POLICY = Policy()
@@ -63,7 +66,7 @@ class Reconnecting:
 
 
 Notice = Ready | Heartbeat | GrantsChanged | Gap | Goodbye | Reconnecting
-"""What ``on_notice`` is told: the notices of the contract, and when the client reconnects."""
+"""What ``on_notice`` receives: each reconnect, and the contract's notices. ``Erased`` has a handler of its own."""
 
 
 class Backoff:
@@ -75,13 +78,13 @@ class Backoff:
         self._failures = 0
 
     def succeeded(self) -> None:
-        """Begin anew."""
+        """Reset the delay."""
         self._failures = 0
 
     def failed(self, asked: float | None = None) -> float:
         """Seconds to wait after one more failure: at least what the hub asked for.
 
-        The first failure in a row waits exactly what was asked: the hub spreads its callers itself.
+        After the first failure in a row exactly what the hub asked for, which differs between its callers.
         """
         # The exponent is capped, too: 2.0**1024 overflows after a night without a hub.
         grown = self._policy.first_delay * 2.0 ** min(self._failures, 32)
@@ -105,11 +108,18 @@ class Attempts:
         """Seconds that the next try may take."""
         return max(0.001, min(self._policy.try_timeout, self._end - now))
 
-    def failed(self, failure: HubCallError, now: float) -> float:
-        """Seconds to wait before the next try; raises the failure when another would not help or come too late."""
-        if not failure.mends_by_repeating():
+    def failed(self, failure: HubCallError, now: float, *, newer_key: bool = False) -> float:
+        """Seconds to wait before the next try; raises the failure when another would not help or come too late.
+
+        Args:
+            failure: how the last try failed.
+            now: seconds.
+            newer_key: the client has another key than the one that the last try showed.
+        """
+        mended = newer_key and is_key_ending(failure)
+        if not (mended or failure.mends_by_repeating()):
             raise failure
-        delay = self._backoff.failed(failure.retry_after)
+        delay = self._backoff.failed(0.0 if mended else failure.retry_after)
         if now + delay >= self._end:
             raise failure
         return delay
@@ -119,7 +129,7 @@ class StreamSession:
     """One subscription across as many streams as it takes.
 
     The driver's loop: ``take`` until it gives None; then ``request`` for a new stream where there is none; ``waiting``,
-    read a frame, ``received``. A stream that broke is told to ``ended``. A frame in hand outlives its stream: all its
+    read a frame, ``received``. When a stream breaks, call ``ended``. A frame in hand outlives its stream: all its
     events are handed over before anything new is opened, so that breaking in the middle of a frame repeats nothing.
     """
 
@@ -156,25 +166,25 @@ class StreamSession:
         return request
 
     def waiting(self, now: float) -> None:
-        """The driver begins to wait for a frame. Only this time counts: a slow caller is not the hub's silence."""
+        """The driver begins to wait for a frame. Only waiting counts as silence of the hub, not a slow caller."""
         self._deadline = now + self._patience
 
     def remaining(self, now: float) -> float:
-        """Seconds until the stream counts as dead; infinite while nobody waits for a frame."""
+        """Seconds until the stream counts as dead; infinite while no frame is awaited."""
         return self._deadline - now
 
     def silence(self) -> HubCallError:
         """What a stream ended with that the driver gave up because ``remaining`` had run out."""
         return HubCallError("DEADLINE_EXCEEDED", "", f"no frame for {self._patience:g} s")
 
-    def received(self, frame: SubscribeResponse) -> Notice | None:
+    def received(self, frame: SubscribeResponse) -> Notice | Erased | None:
         """A frame came: keeps its events for ``take`` and returns its notice, for the caller to hear first."""
         self._deadline = inf
         self._events.extend(frame.events)
         self._frame_cursor = frame.cursor
         if not self._events:
             self._finish_frame()
-        notice: Notice | None = None
+        notice: Notice | Erased | None = None
         match frame.WhichOneof("notice"):
             case "ready":
                 notice = frame.ready
@@ -197,8 +207,12 @@ class StreamSession:
             self._finish_frame()
         return event
 
-    def ended(self, failure: HubCallError) -> Reconnecting:
+    def ended(self, failure: HubCallError, *, newer_key: bool = False) -> Reconnecting:
         """The stream ended; code "OK" where the hub closed it without an error.
+
+        Args:
+            failure: what it ended with.
+            newer_key: the client has another key than the one that opened the stream.
 
         Returns:
             How long to wait before opening the next one.
@@ -208,6 +222,8 @@ class StreamSession:
         """
         self._deadline = inf
         goodbye = self._goodbye
+        if newer_key and is_key_ending(failure):
+            return Reconnecting(failure, self._backoff.failed(0.0))
         if not failure.mends_by_reopening():
             raise failure
         if goodbye and not goodbye.reconnect:
@@ -219,7 +235,7 @@ class StreamSession:
         self._cursor = self._frame_cursor or self._cursor
 
     def _judge(self, frame: SubscribeResponse) -> None:
-        """A stream has proved itself once it brought something after Ready; a farewell proves nothing."""
+        """Reset the backoff at the first frame after Ready, unless it is a Goodbye."""
         if self._ready and self._goodbye is None:
             self._backoff.succeeded()
         self._ready = self._ready or frame.HasField("ready")

@@ -1,25 +1,26 @@
 """A subscription for threads: streams, one after the other, behind a plain ``for``.
 
-Lives here: blocking reads, the watchdog's thread, waiting. What to do next is decided in ``session.py``.
+Blocking reads and the watchdog's thread; ``session.py`` decides what to do next.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from types import TracebackType
 from typing import Protocol, Self
 
 import grpc
-from tickets.hub.v1.event_pb2 import Event
-from tickets.hub.v1.event_service_pb2 import CommitCursorRequest, SubscribeResponse
-from tickets.hub.v1.event_service_pb2_grpc import EventServiceStub
 
-from hub.client.commits import Commits
-from hub.client.failure import HubCallError
-from hub.client.session import Notice, Policy, StreamSession
-from hub.client.transport import KeyMetadata, clean_end, failure_of
+from tickets_hub.commits import Commits
+from tickets_hub.failure import HubCallError
+from tickets_hub.key import ClientKey, is_key_ending
+from tickets_hub.session import Notice, Policy, StreamSession
+from tickets_hub.transport import clean_end, failure_of
+from tickets_hub.v1.event_pb2 import Event
+from tickets_hub.v1.event_service_pb2 import CommitCursorRequest, Erased, SubscribeResponse
+from tickets_hub.v1.event_service_pb2_grpc import EventServiceStub
 
 
 class Clock(Protocol):
@@ -50,15 +51,26 @@ class Access:
     """What a call needs: the service, the key, the time."""
 
     events: EventServiceStub
-    metadata: KeyMetadata
+    key: ClientKey
     clock: Clock
+    rotating: threading.RLock = field(default_factory=threading.RLock)
+    """Held during a rotation of the key."""
+
+    def has_newer_key(self, version: int, failure: HubCallError) -> bool:
+        """Whether a failed call used a key that has ended and there is a newer one; waits for a rotation under way."""
+        if not is_key_ending(failure):
+            return False
+        with self.rotating:
+            return self.key.version != version
 
 
 class Committer:
     """The thread that commits for one subscription, so that delivery never waits for it."""
 
-    def __init__(self, access: Access, subscription_id: str, policy: Policy) -> None:
+    def __init__(self, access: Access, subscription_id: str, policy: Policy, *, keep_notices: bool) -> None:
+        """`keep_notices`: the program handles no erasures, so commits must not confirm erasures."""
         self._access = access
+        self._keep_notices = keep_notices
         self._subscription_id = subscription_id
         self._timeout = policy.try_timeout
         self._commits = Commits(policy)
@@ -70,7 +82,7 @@ class Committer:
         self.thread.start()
 
     def offer(self, cursor: str) -> None:
-        """Everything up to here was dealt with. Raises what an earlier commit failed with for good."""
+        """Offer a cursor up to which everything was processed. Raises an earlier commit's permanent failure."""
         if self._failure:
             raise self._failure
         with self._lock:
@@ -78,7 +90,7 @@ class Committer:
         self._wake.set()
 
     def stop(self) -> None:
-        """Send what still waits, once, and end."""
+        """Send the waiting cursor once, and end."""
         self._stopping = True
         self._wake.set()
 
@@ -95,18 +107,22 @@ class Committer:
                 return
 
     def _send(self) -> None:
-        """Commit the newest cursor; keep what fails for good, for the reader to raise."""
+        """Commit the newest cursor; a permanent error is kept for the reader to raise."""
         with self._lock:
             cursor = self._commits.take()
-        request = CommitCursorRequest(cursor=cursor, subscription_id=self._subscription_id)
+        request = CommitCursorRequest(
+            cursor=cursor, subscription_id=self._subscription_id, keep_notices=self._keep_notices
+        )
         failure: HubCallError | None = None
+        version, newer_key = self._access.key.version, False
         try:
-            self._access.events.CommitCursor(request, timeout=self._timeout, metadata=self._access.metadata)
+            self._access.events.CommitCursor(request, timeout=self._timeout, metadata=self._access.key.metadata)
         except grpc.RpcError as error:
             failure = failure_of(error)
+            newer_key = self._access.has_newer_key(version, failure)
         try:
             with self._lock:
-                self._commits.settled(cursor, failure, self._access.clock.time())
+                self._commits.settled(cursor, failure, self._access.clock.time(), newer_key=newer_key)
         except HubCallError as final:
             self._failure = final
 
@@ -123,12 +139,14 @@ class Subscription(Iterator[Event]):
         access: Access,
         session: StreamSession,
         on_notice: Callable[[Notice], None],
+        on_erased: Callable[[Erased], None],
         committer: Committer | None = None,
     ) -> None:
         self._access = access
         self._committer = committer
         self._session = session
         self._on_notice = on_notice
+        self._on_erased = on_erased
         self._stream: _Stream | None = None
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -147,7 +165,7 @@ class Subscription(Iterator[Event]):
         """The next event.
 
         Raises:
-            HubCallError: the stream ended in a way that opening it again does not mend; the subscription is closed.
+            HubCallError: the stream ended for a reason that reopening does not fix; the subscription is closed.
             StopIteration: the subscription was closed.
         """
         try:
@@ -187,14 +205,14 @@ class Subscription(Iterator[Event]):
             self.close()
 
     def _open(self) -> "_Stream | None":
-        """Open a stream; None where the subscription was closed meanwhile."""
+        """Open a stream; None if the subscription was closed in between."""
         with self._lock:
             if not self._closed:
                 self._stream = _Stream(self._access, self._session)
             return self._stream
 
     def _step(self, stream: "_Stream | None") -> None:
-        """Read one frame, or take note of the stream's end."""
+        """Read one frame, or handle the stream's end."""
         if stream is None:
             return
         frame = stream.read()
@@ -202,18 +220,21 @@ class Subscription(Iterator[Event]):
             self._reconnect(frame)
             return
         notice = self._session.received(frame)
-        if notice is not None:
+        if isinstance(notice, Erased):
+            self._on_erased(notice)
+        elif notice is not None:
             stream.patience_changed()
             self._on_notice(notice)
 
     def _reconnect(self, failure: HubCallError) -> None:
-        """Wait as long as the session says before the next stream is opened; raise what cannot be mended."""
-        if self._stream:
-            self._stream.end()
-            self._stream = None
+        """Wait as long as the session says before the next stream is opened; raise a permanent failure."""
+        stream, self._stream = self._stream, None
+        if stream:
+            stream.end()
         if self._closed:
             return
-        reconnecting = self._session.ended(failure)
+        newer_key = stream is not None and self._access.has_newer_key(stream.key_version, failure)
+        reconnecting = self._session.ended(failure, newer_key=newer_key)
         self._on_notice(reconnecting)
         self._access.clock.wait(self._wake, reconnecting.delay)
 
@@ -224,14 +245,15 @@ class _Stream:
     def __init__(self, access: Access, session: StreamSession) -> None:
         self._clock = access.clock
         self._session = session
-        self._call = access.events.Subscribe(session.request(), metadata=access.metadata)
+        self.key_version = access.key.version
+        self._call = access.events.Subscribe(session.request(), metadata=access.key.metadata)
         self._wake = threading.Event()
         self._over = False
         self._silent = False
         threading.Thread(target=self._watch, name="hub-client-watchdog", daemon=True).start()
 
     def read(self) -> SubscribeResponse | HubCallError:
-        """The next frame, or what the stream ended with."""
+        """The next frame, or the failure that ended the stream."""
         self._session.waiting(self._clock.time())
         try:
             return next(self._call)

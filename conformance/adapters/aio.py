@@ -1,0 +1,93 @@
+"""``AsyncClient`` as a client under test."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from tickets_hub import AsyncClient, AsyncSubscription, HubCallError
+
+from conformance.adapters import protocol
+from conformance.adapters.protocol import Line, write
+
+
+class Adapter:
+    """One client and its subscription, as commands ask for them."""
+
+    def __init__(self) -> None:
+        self._tasks = set[asyncio.Task[None]]()
+        self._client: AsyncClient
+        self._subscription: AsyncSubscription
+
+    async def run(self) -> None:
+        """Do what standard input says."""
+        while text := await asyncio.to_thread(sys.stdin.readline):
+            command = json.loads(text)
+            await getattr(self, f"_{command['do']}")(command)
+
+    async def _connect(self, command: Line) -> None:
+        self._client = AsyncClient(command["target"], command["key"], policy=protocol.policy(command))
+
+    async def _subscribe(self, command: Line) -> None:
+        auto_commit, wanted = command.get("auto_commit", False), protocol.options(command)
+        handler = {"on_erased": protocol.tell} if command.get("erasures", True) else {}
+        self._subscription = self._client.subscribe(
+            on_notice=protocol.tell, auto_commit=auto_commit, **handler, **wanted
+        )
+
+    async def _next(self, _: Line) -> None:
+        self._start(self._take())
+
+    async def _emit(self, command: Line) -> None:
+        for name in command["ids"]:
+            self._start(self._emit_one(name, command.get("guild_id", "41")))
+
+    async def _use_key(self, command: Line) -> None:
+        self._client.use_key(command["key"])
+        write(reply="use_key")
+
+    async def _rotate_key(self, _: Line) -> None:
+        self._start(self._rotate())
+
+    async def _end(self, _: Line) -> None:
+        await self._subscription.aclose()
+
+    async def _close(self, _: Line) -> None:
+        await self._client.aclose()
+        if self._tasks:  # what they still say belongs to this script, not to the next
+            await asyncio.wait(self._tasks, timeout=protocol.LAST_WORDS)
+        write(reply="close")
+
+    async def _verify_webhook(self, command: Line) -> None:
+        protocol.verify(command)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take(self) -> None:
+        try:
+            event = await anext(self._subscription)
+        except StopAsyncIteration:
+            write(reply="next", end=True)
+        except HubCallError as error:
+            write(reply="next", error=protocol.failure(error))
+        else:
+            write(reply="next", event=event.id, cursor=self._subscription.cursor)
+
+    async def _emit_one(self, name: str, guild_id: str) -> None:
+        try:
+            answer = await self._client.emit(protocol.event(name, guild_id))
+        except HubCallError as error:
+            write(reply="emit", id=name, error=protocol.failure(error))
+        else:
+            write(reply="emit", id=name, stored=answer.event_id)
+
+    async def _rotate(self) -> None:
+        write(reply="rotate_key", key=await self._client.rotate_key())
+
+
+if __name__ == "__main__":
+    asyncio.run(Adapter().run())

@@ -1,0 +1,86 @@
+"""``Client`` as a client under test."""
+
+import threading
+from collections.abc import Callable
+
+from tickets_hub import Client, HubCallError, Subscription
+
+from conformance.adapters import protocol
+from conformance.adapters.protocol import Line, write
+
+
+class Adapter:
+    """One client and its subscription, as commands ask for them. What blocks has a thread."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self._client: Client
+        self._subscription: Subscription
+
+    def run(self) -> None:
+        """Do what standard input says."""
+        for command in protocol.commands():
+            getattr(self, f"_{command['do']}")(command)
+
+    def _connect(self, command: Line) -> None:
+        self._client = Client(command["target"], command["key"], policy=protocol.policy(command))
+
+    def _subscribe(self, command: Line) -> None:
+        auto_commit, wanted = command.get("auto_commit", False), protocol.options(command)
+        handler = {"on_erased": protocol.tell} if command.get("erasures", True) else {}
+        self._subscription = self._client.subscribe(
+            on_notice=protocol.tell, auto_commit=auto_commit, **handler, **wanted
+        )
+
+    def _next(self, _: Line) -> None:
+        self._start(self._take)
+
+    def _emit(self, command: Line) -> None:
+        for name in command["ids"]:
+            self._start(lambda name=name: self._emit_one(name, command.get("guild_id", "41")))  # type: ignore[misc]  # a default binds it
+
+    def _use_key(self, command: Line) -> None:
+        self._client.use_key(command["key"])
+        write(reply="use_key")
+
+    def _rotate_key(self, _: Line) -> None:
+        self._start(lambda: write(reply="rotate_key", key=self._client.rotate_key()))
+
+    def _end(self, _: Line) -> None:
+        self._subscription.close()
+
+    def _close(self, _: Line) -> None:
+        self._client.close()
+        for thread in self._threads:  # what they still say belongs to this script, not to the next
+            thread.join(protocol.LAST_WORDS)
+        self._threads.clear()
+        write(reply="close")
+
+    def _verify_webhook(self, command: Line) -> None:
+        protocol.verify(command)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=work, daemon=True))
+        self._threads[-1].start()
+
+    def _take(self) -> None:
+        try:
+            event = next(self._subscription)
+        except StopIteration:
+            write(reply="next", end=True)
+        except HubCallError as error:
+            write(reply="next", error=protocol.failure(error))
+        else:
+            write(reply="next", event=event.id, cursor=self._subscription.cursor)
+
+    def _emit_one(self, name: str, guild_id: str) -> None:
+        try:
+            answer = self._client.emit(protocol.event(name, guild_id))
+        except HubCallError as error:
+            write(reply="emit", id=name, error=protocol.failure(error))
+        else:
+            write(reply="emit", id=name, stored=answer.event_id)
+
+
+if __name__ == "__main__":
+    Adapter().run()
