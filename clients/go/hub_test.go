@@ -1,0 +1,82 @@
+package hub_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"tickets.example/hub"
+	"tickets.example/hub/hubpb"
+)
+
+// A key in plaintext does not leave this machine unless the program says so.
+func TestNewUsesTLSForOtherMachines(t *testing.T) {
+	client, err := hub.New("hub.example:50051", "tkt_integration_a_b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	if _, err := hub.New("127.0.0.1:50051", "tkt_integration_a_b", hub.WithEnvironmentProxy()); err == nil {
+		t.Error("a key in plaintext would go through a proxy")
+	}
+}
+
+// What cannot be a key is refused before anything is sent.
+func TestNewRefusesWhatIsNoKey(t *testing.T) {
+	for _, key := range []string{"", "tkt_a\n", "tkt a"} {
+		if _, err := hub.New("127.0.0.1:1", key); err == nil || strings.Contains(err.Error(), "tkt") {
+			t.Errorf("%q: %v", key, err)
+		}
+	}
+}
+
+// Nothing is begun with a client that is closed; closing it again does nothing.
+func TestClosedClient(t *testing.T) {
+	client, err := hub.New("127.0.0.1:1", "tkt_integration_a_b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	event := &hubpb.Event{GuildId: "41"}
+	_, err = client.Emit(context.Background(), event)
+	var failure *hub.Error
+	if !errors.As(err, &failure) || len(failure.EventIDs) != 1 || failure.EventIDs[0] != event.GetId() {
+		t.Errorf("%v", err)
+	}
+	for range client.Subscribe(nil).Events(context.Background()) {
+		t.Error("a closed client has no events")
+	}
+}
+
+// The secret that was not copied completely is told apart from a request that is not the hub's.
+func TestVerifyWebhookTellsTheSecretApart(t *testing.T) {
+	if err := hub.VerifyWebhook(http.Header{}, nil, "whsec"); !errors.Is(err, hub.ErrWebhookSecret) {
+		t.Error(err)
+	}
+	if err := hub.VerifyWebhook(http.Header{}, nil, "whsec_AAAA"); !errors.Is(err, hub.ErrWebhookRefused) {
+		t.Error(err)
+	}
+}
+
+// An event that cannot be sent fails alone and at once: in a call it would fail those that share it.
+func TestEmitRefusesWhatCannotBeEncoded(t *testing.T) {
+	client, err := hub.New("127.0.0.1:1", "tkt_bot_a_b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	_, err = client.Emit(context.Background(), &hubpb.Event{Id: "e1", GuildId: "\xff"})
+	var failure *hub.Error
+	if !errors.As(err, &failure) || failure.Code != codes.InvalidArgument || !slices.Equal(failure.EventIDs, []string{"e1"}) {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,31 @@
+import { durationMs, type Duration } from "@bufbuild/protobuf/wkt";
+
+/** The longest that a timer of Node.js can wait: more fires at once. */
+const longest = 2 ** 31 - 1;
+
+/** A duration in milliseconds; 0 where there is none. */
+export function milliseconds(duration: Duration | undefined): number {
+    return duration ? durationMs(duration) : 0;
+}
+
+/** Calls back after some milliseconds, unless it is cleared before. */
+export function timer(ms: number, callback: () => void): NodeJS.Timeout {
+    return setTimeout(callback, Math.min(Math.max(ms, 0), longest));
+}
+
+/** Waits some milliseconds, or until the signal. */
+export function pause(ms: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+        if (signal.aborted) {
+            resolve();
+            return;
+        }
+        const done = () => {
+            clearTimeout(waiting);
+            signal.removeEventListener("abort", done);
+            resolve();
+        };
+        const waiting = timer(ms, done);
+        signal.addEventListener("abort", done);
+    });
+}
