@@ -1,23 +1,42 @@
 """The permission table, read from the contract's options. No scope, level or role is written a second time in Python.
 
-Lives here: what the options of ``permissions.proto`` say about scopes, payloads, fields and methods. Must not know who
-has been granted what.
+It has the options of ``permissions.proto`` about scopes, payloads, fields and methods. Must not know what was granted
+to whom.
 """
 
 from dataclasses import dataclass
 from functools import cache
 
 from google.protobuf.descriptor import FieldDescriptor, ServiceDescriptor
-from tickets.hub.v1 import event_pb2, permissions_pb2
+from tickets.hub.v1 import (
+    admin_service_pb2,
+    developer_service_pb2,
+    directory_service_pb2,
+    event_pb2,
+    event_service_pb2,
+    permissions_pb2,
+    privacy_service_pb2,
+    webhook_service_pb2,
+)
 
 from hub.model import Role
+
+SERVICES: list[ServiceDescriptor] = [
+    event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
+    developer_service_pb2.DESCRIPTOR.services_by_name["DeveloperService"],
+    directory_service_pb2.DESCRIPTOR.services_by_name["DirectoryService"],
+    privacy_service_pb2.DESCRIPTOR.services_by_name["PrivacyService"],
+    webhook_service_pb2.DESCRIPTOR.services_by_name["WebhookService"],
+]
+"""The services of the contract."""
 
 PAYLOAD_ONEOF = event_pb2.Event.DESCRIPTOR.oneofs_by_name["payload"]
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One row of the table: the number in ``enum Scope``, and what stands beside it."""
+    """One row of the table: the number in ``enum Scope``, and its options."""
 
     number: int
     name: str
@@ -36,6 +55,7 @@ class Payload:
         delivered_to: the scopes of which any one delivers it.
         requires: for each field that needs more, by name, the scope that shows it.
         fields: the names of all its fields.
+        subjects: those that name Discord users.
     """
 
     number: int
@@ -43,6 +63,7 @@ class Payload:
     delivered_to: frozenset[int]
     requires: dict[str, int]
     fields: tuple[str, ...]
+    subjects: tuple[str, ...]
 
     def withheld(self, scopes: frozenset[int]) -> frozenset[str] | None:
         """The names of the fields that these scopes do not show; None if they do not deliver the event at all."""
@@ -74,6 +95,7 @@ def _read_payload(field: FieldDescriptor) -> Payload:
             if option.HasExtension(permissions_pb2.requires)
         },
         fields=tuple(f.name for f in message.fields),
+        subjects=tuple(name for name, option in options.items() if option.Extensions[permissions_pb2.subject]),
     )
 
 
@@ -88,7 +110,7 @@ EVENT_TYPES: dict[str, int] = {payload.name: number for number, payload in PAYLO
 
 
 def fields_of(scope: int) -> tuple[str, ...]:
-    """What a scope delivers: "ticket_created.creator_user_id"; a payload that shows no field stands as its name."""
+    """The fields that a scope delivers: "ticket_created.creator_user_id"; of a payload without fields its name."""
     shown = []
     for payload in PAYLOADS.values():
         withheld = payload.withheld(frozenset({scope}))
@@ -115,7 +137,7 @@ def names_of(scopes: frozenset[int]) -> str:
 
 
 def roles_allowed(service: ServiceDescriptor) -> dict[str, frozenset[Role]]:
-    """Who may call each method of a service, by the path on the wire; a method without the option allows nobody."""
+    """The roles that may call each method of a service, by its path; nobody may call a method without the option."""
     return {
         f"/{service.full_name}/{method.name}": frozenset(
             Role(number) for number in method.GetOptions().Extensions[permissions_pb2.access].roles

@@ -1,8 +1,7 @@
 """An export: a log in one file, from which `hub import` makes a store of any backend.
 
-Lives here: the file. It is text, a JSON object a line: first a header, then the entries in order, last a trailer with
-their number and a digest of every byte before it, by which a file is told that was cut off or altered. A file is read a
-line at a time, however long it is. Must not know what the entries mean.
+It is text, a JSON object a line: a header, the entries in order, and a trailer with their number and a digest of every
+byte before it, which reveals a truncated or altered file. A file is read line by line.
 """
 
 import os
@@ -15,19 +14,19 @@ from typing import BinaryIO
 
 import msgspec
 
+from hub.archive.files import publish_atomically, refuse_existing
 from hub.errors import StartError
 from hub.model import Entry
-from hub.storage._carried import give_name, refuse_existing
-from hub.storage._files import complaints
+from hub.storage.sqlite.data_directory import as_start_error
 
 FORMAT = "tickets-hub-export"
 VERSION = 1
 MAX_LINE = 64 * 1024 * 1024
-"""Bytes of a line at most: many times what the largest event takes."""
+"""The most bytes of a line: many times the largest event."""
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What an export says of the log that it is of.
+    """The first line: which log the export is of.
 
     Attributes:
         format, version: `FORMAT` and `VERSION`.
@@ -48,7 +47,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Trailer(msgspec.Struct, frozen=True):
-    """How an export ends: how many entries there are, when the newest was accepted, the SHA-256 of all lines before."""
+    """The last line: the number of entries, the time of the newest one, the SHA-256 of all earlier lines."""
 
     entries: int
     last_time: int
@@ -56,7 +55,7 @@ class Trailer(msgspec.Struct, frozen=True):
 
 
 class _Line(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One line: it has one of these."""
+    """One line: exactly one of these is set."""
 
     header: Header | None = None
     entry: Entry | None = None
@@ -64,7 +63,7 @@ class _Line(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 
 
 class _Version(msgspec.Struct, frozen=True):
-    """What the header of every version has."""
+    """The part of the header that all versions share."""
 
     format: str
     version: int
@@ -78,8 +77,8 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Line)
 
 
-class Writer:
-    """An export that is being written. `trailer`: what was written so far amounts to."""
+class ExportWriter:
+    """An export that is being written."""
 
     def __init__(self, out: BinaryIO, header: Header) -> None:
         """Use `new_export`."""
@@ -96,11 +95,11 @@ class Writer:
 
     @property
     def trailer(self) -> Trailer:
-        """How the file would end if it ended here."""
+        """The trailer that fits what was written so far."""
         return Trailer(self._entries, self._last_time, self._digest.hexdigest())
 
     def end(self) -> None:
-        """Write the trailer: without it a file is none."""
+        """Write the trailer, without which the file is not an export."""
         self._write(_Line(trailer=self.trailer))
 
     def _write(self, line: _Line) -> None:
@@ -111,8 +110,8 @@ class Writer:
 
 
 @contextmanager
-def new_export(file: Path, header: Header) -> Iterator[Writer]:
-    """A new file, 0600, that gets its name when the context is left in peace, whole and on disk; else nothing is left.
+def new_export(file: Path, header: Header) -> Iterator[ExportWriter]:
+    """A new file (0600), which gets its name if the context ends without an exception; else nothing is left behind.
 
     Raises:
         StartError: it exists, or cannot be written.
@@ -120,20 +119,20 @@ def new_export(file: Path, header: Header) -> Iterator[Writer]:
     file = file.absolute()
     refuse_existing(file, "an export")
     part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
-    with complaints(f"export {file}"):
+    with as_start_error(f"export {file}"):
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as out:
-                writer = Writer(out, header)
+                writer = ExportWriter(out, header)
                 yield writer
                 writer.end()
-            give_name(part, file, "an export")
+            publish_atomically(part, file, "an export")
         finally:
             part.unlink(missing_ok=True)
 
 
 class Export:
-    """A file that was found whole."""
+    """An export file that was checked from beginning to end."""
 
     def __init__(self, file: Path, header: Header, trailer: Trailer) -> None:
         """Use `open`."""
@@ -143,10 +142,10 @@ class Export:
 
     @classmethod
     def open(cls, file: Path) -> "Export":
-        """Look through a whole file.
+        """Open a file and check all of it.
 
         Raises:
-            StartError: it is no export, of another version, was cut off, or altered.
+            StartError: it is not an export, is of another version, was cut off or altered.
         """
         lines = _lines(file)
         header = next(lines).header
@@ -154,7 +153,7 @@ class Export:
         for line in lines:
             trailer = line.trailer
         if header is None or trailer is None:
-            raise _damaged(file, "its lines are not in order")
+            raise _damaged(file, "its lines are out of order")
         return cls(file, header, trailer)
 
     def entries(self) -> Iterator[Entry]:
@@ -167,12 +166,12 @@ class Export:
             if line.entry is not None:
                 yield line.entry
             elif line.trailer not in (None, self.trailer):
-                raise _damaged(self._file, "it was altered meanwhile")
+                raise _damaged(self._file, "it was changed during the import")
 
 
 def _lines(file: Path) -> Iterator[_Line]:
-    """Every line; the trailer, which is the last, only where all before it is as it was written."""
-    with complaints(f"export {file}"), file.open("rb") as source:
+    """Every line; the trailer, which is the last one, only if everything before it matches its digest."""
+    with as_start_error(f"export {file}"), file.open("rb") as source:
         digest, entries, last_time = sha256(), 0, 0
         raw = source.readline(MAX_LINE)
         _refuse_other_versions(file, raw)
@@ -180,7 +179,7 @@ def _lines(file: Path) -> Iterator[_Line]:
             line = _decoded(file, raw)
             if line.trailer is not None:
                 if line.trailer != Trailer(entries, last_time, digest.hexdigest()) or source.read(1):
-                    raise _damaged(file, "what it holds is not what was written")
+                    raise _damaged(file, "its content does not match its digest")
                 yield line
                 return
             digest.update(raw)
@@ -188,7 +187,7 @@ def _lines(file: Path) -> Iterator[_Line]:
                 entries, last_time = entries + 1, line.entry.time
             yield line
             raw = source.readline(MAX_LINE)
-    raise _damaged(file, "it was cut off")
+    raise _damaged(file, "it is truncated")
 
 
 def _refuse_other_versions(file: Path, raw: bytes) -> None:
@@ -197,9 +196,11 @@ def _refuse_other_versions(file: Path, raw: bytes) -> None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         version = _Version("", 0)
     if version.format != FORMAT:
-        raise StartError(f"{file} is no export: 'hub export' makes one")
+        raise StartError(f"{file} is not an export: 'hub export' makes one")
     if version.version != VERSION:
-        raise StartError(f"{file} has version {version.version}, this hub knows {VERSION}: import it with its own hub")
+        raise StartError(
+            f"{file} has version {version.version}, this hub reads {VERSION}: import it with the hub that wrote it"
+        )
 
 
 def _decoded(file: Path, raw: bytes) -> _Line:

@@ -1,7 +1,4 @@
-"""Followers of a log within one process: each gets what the writer commits, and reads the log where it is behind.
-
-Lives here: hand-over and its bound. Must not know where the log is stored.
-"""
+"""Followers of a log within one process: they get committed entries from memory, and read the log when behind."""
 
 import asyncio
 from collections import deque
@@ -11,7 +8,7 @@ from hub.errors import StorageUnavailable
 from hub.model import Entry, Page
 
 MAX_WAITING_BYTES = 8 * 1024 * 1024
-"""What may wait for one follower; beyond it the follower is behind and reads the log instead."""
+"""Bytes that may wait for one follower; beyond them it is behind, and reads the log instead."""
 _ENTRY_OVERHEAD = 256
 _PAGE = 1_000
 
@@ -19,7 +16,7 @@ Read = Callable[[int, int], Awaitable[Page]]
 
 
 class _Follower:
-    """What waits for one reader of a tail."""
+    """The batches that wait for one reader of a tail."""
 
     __slots__ = ("behind", "size", "waiting", "wake")
 
@@ -30,7 +27,7 @@ class _Follower:
         self.wake = asyncio.Event()
 
     def offer(self, batch: Sequence[Entry], size: int) -> None:
-        """Hand a committed batch over, or note that this reader is behind."""
+        """Hand over a committed batch, or mark this reader as behind."""
         self.wake.set()
         if self.behind:
             return
@@ -43,7 +40,7 @@ class _Follower:
         self.size += size
 
     def take(self) -> Sequence[Entry] | None:
-        """The next batch that waits, if one does."""
+        """The next waiting batch, if any."""
         if not self.waiting:
             return None
         batch, size = self.waiting.popleft()
@@ -51,7 +48,7 @@ class _Follower:
         return batch
 
 
-class Tails:
+class Followers:
     """All followers of one log."""
 
     def __init__(self, last: int, read: Read) -> None:
@@ -62,7 +59,7 @@ class Tails:
         self._closed = False
 
     def publish(self, batch: Sequence[Entry], last: int) -> None:
-        """Hand over what was just committed, in the order of commits; `last` is the newest position now."""
+        """Hand over a committed batch, in the order of commits; `last`: the newest position now."""
         self._last = last
         if self._followers:
             size = sum(len(entry.body) for entry in batch) + _ENTRY_OVERHEAD * len(batch)
@@ -70,13 +67,13 @@ class Tails:
                 follower.offer(batch, size)
 
     def close(self) -> None:
-        """End every follower, once it took what was handed over to it."""
+        """End every follower after the batches that wait for it."""
         self._closed = True
         for follower in self._followers:
             follower.wake.set()
 
     def _has_closed(self) -> bool:
-        """Asked anew after each await: a method, so that nobody takes the answer for constant."""
+        """A method, so that mypy does not narrow it across awaits."""
         return self._closed
 
     async def follow(self, after: int) -> AsyncIterator[Sequence[Entry]]:
@@ -100,10 +97,9 @@ class Tails:
             self._followers.discard(follower)
 
     async def _catch_up(self, follower: _Follower, after: int) -> Sequence[Entry]:
-        """The next page of the log; with the last one the follower is no longer behind.
+        """The next page of the log; after the last page the follower is no longer behind.
 
-        Between knowing that the page reaches the end and being offered the next batch there is no await: nothing is
-        lost between reading and following.
+        There is no await between the check that the page reaches the end and the next offer, so no batch is lost.
         """
         if self._has_closed():
             return ()

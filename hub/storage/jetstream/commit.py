@@ -1,7 +1,7 @@
-"""Storing a group of entries where the stream stands: whole or not at all, once, and never on a guess.
+"""Publishing a group of entries as an atomic batch, exactly once.
 
-A server that says nothing may have stored the group or not. It is then asked, by the name that the messages carry,
-before the group is sent again; of all attempts only one can be in, because each expects the same place.
+A server that does not reply may have stored the batch. Before the next attempt the stream is searched for the name that
+its messages carry. Only one attempt can succeed, because each expects the same last position.
 """
 
 import asyncio
@@ -13,20 +13,20 @@ from contextlib import suppress
 import structlog
 
 from hub.errors import StorageFull, StorageUnavailable
-from hub.storage._group import Group
-from hub.storage._jetstream_api import PATIENCE, ApiError, Draft, Stream, WrongLast
-from hub.storage._jetstream_entries import Subjects
-from hub.storage._jetstream_wire import NoAnswer
+from hub.storage.group import Group
+from hub.storage.jetstream.codec import Subjects
+from hub.storage.jetstream.connection import NoReply
+from hub.storage.jetstream.stream import REPLY_TIMEOUT, ApiError, NatsStream, OutgoingMessage, WrongLast
 
 _AGAIN = 0.05
 
 log = structlog.get_logger(__name__)
 
 
-class Groups:
+class BatchPublisher:
     """Stores groups in a stream, one at a time."""
 
-    def __init__(self, stream: Stream, subjects: Subjects, catch_up: Callable[[int], Awaitable[None]]) -> None:
+    def __init__(self, stream: NatsStream, subjects: Subjects, catch_up: Callable[[int], Awaitable[None]]) -> None:
         """`catch_up`: returns once everything up to a position is known here."""
         self._stream = stream
         self._subjects = subjects
@@ -34,10 +34,10 @@ class Groups:
         self._loop = asyncio.get_running_loop()
 
     async def store(self, group: Group, deadline: float) -> bool:
-        """Publish a group where it begins, until it is in; False = somebody else was faster, look again.
+        """Publish a group until it is stored; False: another replica was faster, decide again.
 
         Raises:
-            StorageUnavailable: it was not acknowledged in time, and may yet turn out to be stored.
+            StorageUnavailable: it was not acknowledged in time; it may have been stored.
             StorageFull: there is no room.
         """
         name = secrets.token_hex(12)
@@ -48,10 +48,10 @@ class Groups:
                 await self._publish(group, name, attempt)
             except WrongLast as error:
                 if not await self._is_in(group, name):
-                    async with asyncio.timeout(PATIENCE):
+                    async with asyncio.timeout(REPLY_TIMEOUT):
                         await self._catch_up(max(error.last, group.entries[0].position))
                     return False
-            except (ApiError, NoAnswer) as error:
+            except (ApiError, NoReply) as error:
                 if isinstance(error, ApiError) and error.is_full:
                     raise StorageFull from error
                 trouble = str(error)
@@ -62,37 +62,40 @@ class Groups:
         raise StorageUnavailable
 
     async def tidy(self, group: Group) -> None:
-        """Remove what could not say by itself that it is superseded: nobody sees it, and the next entry would, too."""
+        """Best effort: purge superseded entries that the batch could not roll up.
+
+        Readers skip them already, and the next write purges them.
+        """
         alone = _alone(group)
-        with suppress(NoAnswer, ApiError):
+        with suppress(NoReply, ApiError):
             for key, _ in group.superseded():
                 if key not in alone:
                     await self._stream.purge(self._subjects.of_key(key), keep=1)
 
     async def _publish(self, group: Group, name: str, attempt: int) -> None:
-        """One attempt. Each has a name of its own, so that what is left of an earlier one does not get in its way."""
-        drafts = self._drafts(group)
-        drafts[0].headers["Nats-Expected-Last-Sequence"] = str(group.entries[0].position - 1)
-        if len(drafts) == 1:
-            drafts[0].headers["Nats-Msg-Id"] = f"{name}.0"
-            last = await self._stream.publish(drafts[0])
+        """One attempt. Each has its own batch id, so that the rest of an earlier one does not interfere."""
+        messages = self._messages(group)
+        messages[0].headers["Nats-Expected-Last-Sequence"] = str(group.entries[0].position - 1)
+        if len(messages) == 1:
+            messages[0].headers["Nats-Msg-Id"] = f"{name}.0"
+            last = await self._stream.publish(messages[0])
         else:
-            last = await self._stream.publish_together(drafts, f"{name}.{attempt}")
+            last = await self._stream.publish_together(messages, f"{name}.{attempt}")
         if last != group.position:
-            raise NoAnswer(f"the store acknowledged {last} instead of {group.position}")
+            raise NoReply(f"the store acknowledged {last} instead of {group.position}")
 
-    def _drafts(self, group: Group) -> list[Draft]:
+    def _messages(self, group: Group) -> list[OutgoingMessage]:
         alone = _alone(group)
-        drafts = []
-        for entry in group.entries:
-            draft = self._subjects.draft(entry)
+        messages = []
+        for entry, distance in group.with_distances():
+            message = self._subjects.message(entry, distance)
             if entry.key in alone:
-                draft.headers["Nats-Rollup"] = "sub"
-            drafts.append(draft)
-        return drafts
+                message.headers["Nats-Rollup"] = "sub"
+            messages.append(message)
+        return messages
 
     async def _is_in(self, group: Group, name: str) -> bool:
-        """Whether a group that got no answer was stored after all: an entry of it that nobody removes tells."""
+        """Whether a group was stored although no reply came: searches the stream for one of its entries."""
         ephemeral = dict(group.superseded())
         witness = next((entry for entry in group.entries if entry.key not in ephemeral), group.entries[-1])
         stored = await self._stream.get(seq=witness.position)
@@ -103,6 +106,6 @@ class Groups:
 
 
 def _alone(group: Group) -> set[str]:
-    """The keys of which only the newest entry is kept, where they stand in a group once: a batch rolls up no others."""
+    """The compacted keys that occur once in a group: a batch can roll up no others."""
     times = Counter(entry.key for entry in group.entries)
     return {key for key, _ in group.superseded() if times[key] == 1}

@@ -1,4 +1,4 @@
-"""A NATS credentials file: who the hub is towards a cluster with decentralised authentication, and how it proves it.
+"""A NATS credentials file: the identity of the hub in a cluster with decentralised authentication.
 
 The file holds a JWT, signed by an account, and the seed of the user's key, by which the server's nonce is signed (NATS
 ADR-14). The client library can do so too, but needs another package for it, and waits for ever on a file without a JWT.
@@ -13,6 +13,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hub.errors import StartError
+from hub.text_files import read_text
 
 _FORM = re.compile(
     r"-+BEGIN NATS USER JWT-+\s+(\S+)\s+-+END NATS USER JWT-+.*"
@@ -20,11 +21,15 @@ _FORM = re.compile(
     re.DOTALL,
 )
 _KEY = slice(2, 34)
-"""Where the key lies in a seed: behind the bits that say what it is of, before its checksum."""
+"""The bytes of the key in a seed: after its type, before its checksum."""
 
 
 class Credentials:
-    """What the client library asks for. A file that was replaced holds for the next connection, if it can be read."""
+    """The NATS client's callbacks for a credentials file.
+
+    Each connection reads the file again, so a replaced one is used from the next connection on. If it cannot be read,
+    the credentials read before it stay in use.
+    """
 
     def __init__(self, file: Path) -> None:
         """Read a file.
@@ -37,25 +42,25 @@ class Credentials:
             self._jwt, self._key = _parts(file)
         except ValueError:
             raise StartError(
-                f"nats_credentials: {file} does not hold a user's JWT and seed: 'nsc generate creds' writes such a file"
+                f"nats_credentials: {file} contains no user JWT and seed: 'nsc generate creds' writes such a file"
             ) from None
         except OSError as error:
             raise StartError(f"nats_credentials: {file}: {error.strerror}") from None
 
     def jwt(self) -> bytes:
-        """Who the hub is."""
+        """The JWT of the hub's user."""
         with suppress(OSError, ValueError):
             self._jwt, self._key = _parts(self._file)
         return self._jwt
 
     def sign(self, nonce: str) -> bytes:
-        """The proof, in base64."""
+        """The signature of a nonce, in base64."""
         self.jwt()
         return base64.b64encode(self._key.sign(nonce.encode()))
 
 
 def _parts(file: Path) -> tuple[bytes, Ed25519PrivateKey]:
-    found = _FORM.search(file.read_text("ascii"))
+    found = _FORM.search(read_text(file))
     raw = base64.b32decode(found[2] + "======") if found is not None else b""
     if found is None or binascii.crc_hqx(raw[:-2], 0).to_bytes(2, "little") != raw[-2:]:
         raise ValueError(file)

@@ -1,47 +1,59 @@
-"""Reading a log that is a stream: pages, the audit trail, places in time.
+"""Reading a log that is a stream: pages, the audit trail, positions by time.
 
-Pages come from any replica of the stream, also from one that is a moment behind its leader. What this replica of the
-hub knows to be there must be in a page, or it is asked for again: nothing is taken for missing that is only late.
+Any server of the stream may answer, also one that lags behind its leader. A page without an entry that this hub knows
+is requested again, so that a late entry is never taken for a missing one.
 """
 
 import asyncio
+from collections.abc import Container
 
 from hub.errors import StorageUnavailable
 from hub.model import Entry, Kind, Page
-from hub.storage import EPHEMERAL_PREFIXES
-from hub.storage._jetstream_api import MAX_BATCH, Stored, Stream
-from hub.storage._jetstream_entries import Subjects, is_forgotten, time_of
-from hub.storage._jetstream_marks import Marks
-from hub.storage._jetstream_view import View
+from hub.state import COMPACTED_PREFIXES
+from hub.storage.by_time import position_at
+from hub.storage.jetstream.codec import Subjects, is_tombstone, previous_event, time_of
+from hub.storage.jetstream.metadata import MetadataStream
+from hub.storage.jetstream.state import ReplicaState
+from hub.storage.jetstream.stream import MAX_BATCH, NatsStream, StoredMessage
+from hub.subjects import Subject, concerns
 
 SCANNED = 10_000
-"""Positions that one page looks through for the kinds it wants."""
+"""Positions that one page scans for its kinds."""
 _AT_LEAST = 64
-"""Messages asked for at once: a page of one entry may lie behind others that do not count."""
+"""Messages requested at once: superseded entries may precede the one that a page needs."""
+_EVENTS = frozenset({Kind.EVENT})
 _CHUNK = 500
 """Entries of the audit trail read at once."""
+_KEPT_FOR = 10.0
+"""Seconds for which they stay in memory: another hub may remove some of them."""
 _LATE_AGAIN = 0.02
 _LATE_TRIES = 100
 
 
-class Reads:
-    """The half of the log that reads."""
+class StreamReads:
+    """The reading part of the log on JetStream."""
 
-    def __init__(self, stream: Stream, subjects: Subjects, view: View, marks: Marks) -> None:
+    def __init__(self, stream: NatsStream, subjects: Subjects, state: ReplicaState, metadata: MetadataStream) -> None:
         self._stream = stream
         self._subjects = subjects
-        self._view = view
-        self._marks = marks
+        self._state = state
+        self._metadata = metadata
         self._kept: tuple[str, int, int, list[Entry]] = ("", 0, 0, [])
+        self._kept_until = 0.0
+        self._loop = asyncio.get_running_loop()
 
     async def read(self, after: int, limit: int, kinds: frozenset[Kind] | None) -> Page:
         """See `Log.read`."""
-        bound, end = self._view.last, min(self._view.last, after + SCANNED)
+        bound, end = self._state.last, min(self._state.last, after + SCANNED)
         entries: list[Entry] = []
         at = after
         while at < end and len(entries) < limit:
             stored, reached = await self._messages(at, min(max(limit - len(entries), _AT_LEAST), MAX_BATCH), bound)
-            found = [entry for entry in self._shown(stored, at, reached) if kinds is None or entry.kind in kinds]
+            found = [
+                entry
+                for entry in self._visible(stored, at, reached)
+                if kinds is None or entry.kind in kinds or entry.kind is Kind.DAMAGED
+            ]
             entries += found
             at = reached
         if len(entries) > limit or (len(entries) == limit and entries):
@@ -49,10 +61,17 @@ class Reads:
             at = entries[-1].position
         return Page(tuple(entries), max(at, after))
 
-    async def _messages(self, after: int, count: int, bound: int) -> tuple[list[Stored], int]:
-        """Up to `count` messages after a position and up to `bound`, and how far nothing of them is missing."""
+    async def find(self, after: int, limit: int, subject: Subject) -> Page:
+        """See `Log.find`."""
+        page = await self.read(after, min(limit, MAX_BATCH), _EVENTS)
+        needle = str(subject.id).encode()  # each event holds the id of its guild, too
+        likely = (entry for entry in page.entries if entry.kind is Kind.EVENT and needle in entry.body)
+        return Page(tuple(entry for entry in likely if concerns(entry, subject)), page.through)
+
+    async def _messages(self, after: int, count: int, bound: int) -> tuple[list[StoredMessage], int]:
+        """Up to `count` messages after a position and up to `bound`, and the position up to which none is missing."""
         for _ in range(_LATE_TRIES):
-            newest = self._view.newest
+            newest = self._state.newest
             listing = await self._stream.page(after + 1, count)
             messages = listing.messages
             if messages and (not listing.ended or messages[-1].position >= newest):
@@ -66,37 +85,52 @@ class Reads:
         raise StorageUnavailable
 
     async def _nothing_after(self, position: int, bound: int) -> bool:
-        """Whether the leader has no message after a position and up to another; one that led once may not know."""
+        """Whether the leader has no message between two positions; a former leader cannot tell."""
         if await self._stream.last() < bound:
             return False
         following = await self._stream.get(seq=position + 1, next_by_subj=">")
         return following is None or following.position > bound
 
-    def _shown(self, messages: list[Stored], after: int, through: int) -> list[Entry]:
-        """The entries that count, with what is left of erased ones, in order."""
-        erased = self._marks.erased_between(after, through)
+    def _visible(self, messages: list[StoredMessage], after: int, through: int) -> list[Entry]:
+        """The visible entries, with erased and missing ones, in order."""
+        erased = self._metadata.erased_between(after, through)
+        gone = self._missing(messages, after, erased)
         entries = [
             entry
             for stored in messages
             if stored.position not in erased and self._counts(entry := self._subjects.entry(stored))
         ]
-        if erased:
+        if erased or gone:
             entries += [Entry(Kind.ERASED, time, b"", position=position) for position, time in erased.items()]
+            entries += [Entry(Kind.DAMAGED, 0, b"", position=position) for position in gone]
             entries.sort(key=lambda entry: entry.position)
         return entries
 
+    def _missing(self, messages: list[StoredMessage], after: int, erased: Container[int]) -> list[int]:
+        """Positions of events that later messages name and that are missing, though no trim or erasure removed them."""
+        gone: list[int] = []
+        reached = max(after, self._metadata.extent.first - 1)
+        for stored in messages:
+            previous = previous_event(stored)
+            if previous > reached and previous not in erased:
+                self._subjects.note_damage(previous)
+                gone.append(previous)
+            if self._subjects.is_event(stored.subject):
+                reached = max(reached, stored.position)
+        return gone
+
     def _counts(self, entry: Entry) -> bool:
-        """Whether an entry was not trimmed, forgotten or superseded; its message may go some time later."""
-        if entry.kind is Kind.EVENT:
-            return entry.position >= self._marks.extent.first
-        if is_forgotten(entry) and entry.position < self._marks.extent.forgotten:
+        """Whether an entry was not trimmed, forgotten or superseded; its message may be removed later."""
+        if entry.kind is not Kind.STATE:
+            return entry.position >= self._metadata.extent.first
+        if is_tombstone(entry) and entry.position < self._metadata.extent.forgotten:
             return False
-        return not self._view.is_superseded(entry)
+        return not self._state.is_superseded(entry)
 
     async def history(self, before: int, limit: int, prefix: str) -> Page:
         """See `Log.history`."""
-        keys = [key for key in self._view.heads if key.startswith(prefix) and not key.startswith(EPHEMERAL_PREFIXES)]
-        before = min(before, self._view.last + 1)
+        keys = [key for key in self._state.heads if key.startswith(prefix) and not key.startswith(COMPACTED_PREFIXES)]
+        before = min(before, self._state.last + 1)
         if not keys or limit <= 0:
             return Page((), 0)
         subject = self._subjects.of_key(keys[0]) if len(keys) == 1 else self._subjects.of_prefix(prefix)
@@ -111,18 +145,22 @@ class Reads:
     async def _chunk(self, before: int, size: int, subject: str, keys: list[str]) -> tuple[int, list[Entry]]:
         """The entries of a subject before a position, `size` of them or some more, and the position that they begin at.
 
-        The last chunk is kept: who looks for few goes back in small steps.
+        The last chunk is kept: a caller with a small limit goes back in small steps.
         """
         name, start, end, found = self._kept
-        if name != subject or not start < before <= end:
+        if name != subject or not start < before <= end or self._loop.time() > self._kept_until:
             start = await self._start_of_history(before, size, subject)
-            known = max((head for key in keys if start <= (head := self._view.head(key)) < before), default=0)
+            known = max((head for key in keys if start <= (head := self._state.head(key)) < before), default=0)
             found = await self._between(start, before, subject, known)
-            self._kept = (subject, start, before, found)
+            self._kept, self._kept_until = (subject, start, before, found), self._loop.time() + _KEPT_FOR
         return start, [entry for entry in found if entry.position < before]
 
+    def forget_history(self) -> None:
+        """Drop what is kept of the audit trail: some of it was removed."""
+        self._kept = ("", 0, 0, [])
+
     async def _start_of_history(self, before: int, limit: int, subject: str) -> int:
-        """A position from which on there are `limit` messages of a subject before another, and not many more."""
+        """A position with `limit` messages of a subject, or some more, between it and another position."""
         later = await self._stream.count(before, subject)
         low, span = 1, 2 * limit
         while True:
@@ -150,32 +188,16 @@ class Reads:
         raise StorageUnavailable
 
     async def position_at(self, time: int) -> int:
-        """See `Log.position_at`. A binary search: accept times never decrease."""
-        low, high = 1, self._view.last + 1
-        found = high
-        while low < high:
-            middle = (low + high) // 2
-            entry = await self._first_between(middle, high)
-            if entry is None:
-                high = middle
-            elif entry.time >= time:
-                found, high = entry.position, middle
-            else:
-                low = entry.position + 1
-        return found - 1 if time > self._marks.extent.trimmed_time else low - 1
-
-    async def _first_between(self, start: int, end: int) -> Entry | None:
-        """The first entry from one position up to another."""
-        at = start - 1
-        while at < end - 1:
-            page = await self.read(at, 1, None)
-            if page.entries:
-                return page.entries[0] if page.entries[0].position < end else None
-            at = page.through
-        return None
+        """See `Log.position_at`."""
+        return await position_at(
+            time,
+            last=self._state.last,
+            trimmed_time=lambda: self._metadata.extent.trimmed_time,
+            read=self.read,
+        )
 
     async def first_event_since(self, time: int, last: int) -> int:
-        """The first position whose event was accepted at a time or later, as the leader has it; ``last + 1``: none."""
+        """The first position whose event was accepted at a time or later, from the leader; ``last + 1``: none."""
         low, high = 1, last + 1
         while low < high:
             middle = (low + high) // 2

@@ -1,17 +1,14 @@
-"""What this replica knows of the log: everything up to a position, and of that what appends and reads depend on.
+"""The log up to a position, as this replica knows it: the newest state and the ids of the dedupe window. No I/O."""
 
-Lives here: the newest state, the ids of the dedupe window, where the log stands; all in memory. No I/O.
-"""
-
-import asyncio
 import struct
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from hub.model import Entry
-from hub.storage import EPHEMERAL_PREFIXES
-from hub.storage._group import Group, Seen, digest
-from hub.storage._jetstream_entries import is_forgotten
+from hub.latch import PositionLatch
+from hub.model import Entry, Kind
+from hub.state import COMPACTED_PREFIXES
+from hub.storage.group import Group, Seen, digest
+from hub.storage.jetstream.codec import is_tombstone
 
 _PACKED = struct.Struct(">QQ16s")
 
@@ -42,36 +39,43 @@ class Ids:
 
 
 def hash_of(id_: str) -> bytes:
-    """What stands for an id, 16 bytes."""
+    """A hash of an id, 16 bytes."""
     return blake2b(id_.encode(), digest_size=16).digest()
 
 
-class View:
+class ReplicaState:
     """The log up to a position.
 
     Attributes:
-        last: the newest position; everything up to it is taken into account.
         newest: the newest position at which an entry was seen; those between it and `last` are holes.
         last_time: when the newest entry was accepted.
+        event: the newest position at which an event was seen.
         heads: the newest entry of each state key.
         window: the dedupe window, in microseconds.
     """
 
     def __init__(self, window: int) -> None:
-        self.last = 0
         self.newest = 0
         self.last_time = 0
+        self.event = 0
         self.heads: dict[str, Entry] = {}
         self.ids = Ids(window)
         self.window = window
         self._forgotten: dict[str, int] = {}
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._latch = PositionLatch()
+
+    @property
+    def last(self) -> int:
+        """The newest position; everything up to it is applied."""
+        return self._latch.position
 
     def take_in(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Take in what follows, in order; returns what of it was new."""
+        """Apply entries in order; returns the new ones."""
         new = [entry for entry in entries if entry.position > self.last]
         for entry in new:
             self.last_time = max(self.last_time, entry.time)
+            if entry.kind is not Kind.STATE:
+                self.event = max(self.event, entry.position)
             if entry.key:
                 self.take_state(entry)
             elif entry.id:
@@ -82,34 +86,28 @@ class View:
         return new
 
     def take_state(self, entry: Entry) -> None:
-        """Take in a state entry, unless a newer one of its key is known."""
+        """Apply a state entry, unless a newer one of its key is known."""
+        if entry.kind is Kind.DAMAGED:
+            return
         known = self.heads.get(entry.key)
         if known is not None and known.position >= entry.position:
             return
         self.heads[entry.key] = entry
-        if is_forgotten(entry):
+        if is_tombstone(entry):
             self._forgotten[entry.key] = entry.position
         else:
             self._forgotten.pop(entry.key, None)
 
     def advance(self, position: int) -> None:
-        """Say that there is nothing more up to a position."""
-        self.last = max(self.last, position)
-        due = [future for wanted, future in self._waiting if wanted <= self.last]
-        self._waiting = [waiting for waiting in self._waiting if waiting[0] > self.last]
-        for future in due:
-            if not future.done():
-                future.set_result(None)
+        """Note that there are no further entries up to a position."""
+        self._latch.advance(position)
 
-    async def reached(self, position: int) -> None:
-        """Wait until everything up to a position is taken in."""
-        if self.last < position:
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append((position, future))
-            await future
+    async def wait_applied(self, position: int) -> None:
+        """Wait until everything up to a position is applied."""
+        await self._latch.wait(position)
 
     def forget(self, before: int) -> None:
-        """Drop the state without a body below a position: it was removed."""
+        """Drop the tombstones below a position: they were removed from the log."""
         for key in [key for key, position in self._forgotten.items() if position < before]:
             del self._forgotten[key]
             del self.heads[key]
@@ -120,10 +118,10 @@ class View:
         return entry.position if entry is not None else 0
 
     def is_superseded(self, entry: Entry) -> bool:
-        """Whether a newer entry took the place of one under `EPHEMERAL_PREFIXES`."""
-        return entry.key.startswith(EPHEMERAL_PREFIXES) and self.head(entry.key) > entry.position
+        """Whether an entry of a compacted key has been superseded by a newer one."""
+        return entry.key.startswith(COMPACTED_PREFIXES) and self.head(entry.key) > entry.position
 
     def group(self, ids: Iterable[str], keys: Iterable[str]) -> Group:
-        """A group that begins where the view ends; `ids` and `keys`: those that its requests depend on."""
+        """A group that begins after `last`; `ids` and `keys`: those that its requests depend on."""
         seen = {id_: found for id_ in ids if (found := self.ids.find(hash_of(id_))) is not None}
-        return Group(self.last, self.last_time, self.window, seen, {key: self.head(key) for key in keys})
+        return Group(self.last, self.last_time, self.window, seen, {key: self.head(key) for key in keys}, self.event)

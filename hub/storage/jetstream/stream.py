@@ -1,7 +1,4 @@
-"""What JetStream can be asked, in its own words: publish, get, page, purge. ADR-31 (pages), ADR-50 (batches).
-
-Lives here: subjects and JSON of the server's interface, its errors. Must not know what the entries of a log are.
-"""
+"""JetStream's interface: publish, get, page, purge, and its errors. NATS ADR-31 (pages), ADR-50 (batches)."""
 
 import base64
 import re
@@ -10,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from hub.storage._jetstream_wire import Message, NoAnswer, Wire
+from hub.storage.jetstream.connection import Message, NatsConnection, NoReply
 
-PATIENCE = 2.0
-"""Seconds that one question waits for its answer."""
+REPLY_TIMEOUT = 2.0
+"""Seconds that a request waits for its reply."""
 
 MAX_BATCH = 1_000
 """Messages that the server takes as one atomic batch."""
@@ -27,7 +24,7 @@ _FULL = {10002, 10023, 10047, 10077}
 
 
 class ApiError(Exception):
-    """JetStream said no. `code`: its error code."""
+    """JetStream refused a request. `code`: its error code."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{text} ({code})")
@@ -46,16 +43,16 @@ class ApiError(Exception):
 
 
 class WrongLast(ApiError):
-    """The stream, or the subject, stands elsewhere than was expected."""
+    """The last position of the stream, or of the subject, is not the expected one."""
 
     @property
     def last(self) -> int:
-        """Where it stands."""
+        """The last position."""
         found = re.search(r"(\d+)$", self.text)
         return int(found[1]) if found else 0
 
 
-class Stored(msgspec.Struct, frozen=True, gc=False):
+class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     """A message of a stream."""
 
     position: int
@@ -64,7 +61,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-class Draft(msgspec.Struct, frozen=True, gc=False):
+class OutgoingMessage(msgspec.Struct, frozen=True, gc=False):
     """A message to be published."""
 
     subject: str
@@ -73,25 +70,25 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """Messages in order; `ended`: whoever answered has no more of them, be it that it is behind the leader."""
+    """Messages in order; `ended`: the answering server has no more messages; it may lag behind the leader."""
 
-    messages: list[Stored]
+    messages: list[StoredMessage]
     ended: bool
 
 
-class Stream:
-    """One stream of the cluster, by name. Every method may raise `NoAnswer` and `ApiError`."""
+class NatsStream:
+    """One stream of the cluster, by name. Every method may raise `NoReply` and `ApiError`."""
 
-    def __init__(self, wire: Wire, name: str) -> None:
-        self.wire = wire
+    def __init__(self, connection: NatsConnection, name: str) -> None:
+        self.connection = connection
         self.name = name
 
-    async def call(self, what: str, body: object = None, *, patience: float = PATIENCE) -> dict[str, Any]:
-        """One question to the interface, "STREAM.INFO" for example; the stream's name is added."""
+    async def call(self, what: str, body: object = None, *, time_limit: float = REPLY_TIMEOUT) -> dict[str, Any]:
+        """One request to the API, such as "STREAM.INFO"; the stream's name is added."""
         data = b"" if body is None else msgspec.json.encode(body)
         operation, _, rest = what.partition("/")
         subject = f"$JS.API.{operation}.{self.name}" + (f".{rest}" if rest else "")
-        answer = await self.wire.request(subject, data, patience=patience)
+        answer = await self.connection.request(subject, data, time_limit=time_limit)
         return _decoded(answer)
 
     async def info(self) -> dict[str, Any]:
@@ -99,10 +96,10 @@ class Stream:
         return await self.call("STREAM.INFO")
 
     async def last(self) -> int:
-        """The newest position ever given, as the leader has it."""
+        """The newest position ever assigned, as the leader knows it."""
         return int((await self.info())["state"]["last_seq"])
 
-    async def get(self, **which: str | int) -> Stored | None:
+    async def get(self, **which: str | int) -> StoredMessage | None:
         """One message, of the leader: by `seq`, `last_by_subj`, or `seq` and `next_by_subj`."""
         try:
             message = (await self.call("STREAM.MSG.GET", which))["message"]
@@ -111,42 +108,33 @@ class Stream:
                 return None
             raise
         headers = _headers(base64.b64decode(message.get("hdrs", "")))
-        return Stored(message["seq"], message["subject"], headers, base64.b64decode(message.get("data", "")))
+        return StoredMessage(message["seq"], message["subject"], headers, base64.b64decode(message.get("data", "")))
 
     async def page(self, start: int, limit: int, subject: str = "") -> Listing:
         """Up to `limit` messages from a position on, of any replica."""
-        wanted: dict[str, object] = {"seq": start, "batch": limit, "max_bytes": PAGE_BYTES}
+        request: dict[str, object] = {"seq": start, "batch": limit, "max_bytes": PAGE_BYTES}
         if subject:
-            wanted["next_by_subj"] = subject
-        answers = await self.wire.page(
-            f"$JS.API.DIRECT.GET.{self.name}", msgspec.json.encode(wanted), patience=PATIENCE
-        )
-        *found, end = answers
-        messages: list[Stored] = []
-        before = 0
-        for answer in found:
-            headers = answer.headers or {}
-            position = int(headers["Nats-Sequence"])
-            if before and int(headers["Nats-Last-Sequence"]) != before:
-                raise NoAnswer("a page has lost a message on its way")
-            before = position
-            messages.append(Stored(position, headers["Nats-Subject"], headers, answer.data))
+            request["next_by_subj"] = subject
+        *found, end = await self._direct_get(request)
+        messages = _in_order(found)
         headers = end.headers or {}
         if headers.get("Status") == "404":
             return Listing(messages, ended=True)
         if headers.get("Status") != "204":
-            raise NoAnswer(f"a page ended with status {headers.get('Status')}")
-        if messages and int(headers["Nats-Last-Sequence"]) != before:
-            raise NoAnswer("a page has lost its last message on its way")
+            raise NoReply(f"a page ended with status {headers.get('Status')}")
+        if messages and int(headers["Nats-Last-Sequence"]) != messages[-1].position:
+            raise NoReply("a page has lost its last message on its way")
         return Listing(messages, ended=len(messages) < limit and headers["Nats-Num-Pending"] == "0")
 
     async def count(self, start: int, subject: str) -> int:
-        """How many messages of a subject there are from a position on, as any replica has it."""
-        wanted = {"seq": start, "batch": 1, "next_by_subj": subject}
-        answers = await self.wire.page(
-            f"$JS.API.DIRECT.GET.{self.name}", msgspec.json.encode(wanted), patience=PATIENCE
-        )
+        """How many messages of a subject there are from a position on, as any replica knows it."""
+        answers = await self._direct_get({"seq": start, "batch": 1, "next_by_subj": subject})
         return int((answers[0].headers or {})["Nats-Num-Pending"]) + 1 if len(answers) > 1 else 0
+
+    async def _direct_get(self, request: Mapping[str, object]) -> list[Message]:
+        """The messages that any replica has, and a status behind them."""
+        subject = f"$JS.API.DIRECT.GET.{self.name}"
+        return await self.connection.page(subject, msgspec.json.encode(request), time_limit=REPLY_TIMEOUT)
 
     async def purge(self, subject: str, *, before: int = 0, keep: int = 0) -> None:
         """Remove messages of a subject: those below a position, or all but the newest `keep`."""
@@ -158,28 +146,32 @@ class Stream:
         await self.call("STREAM.PURGE", wanted)
 
     async def overwrite(self, position: int) -> None:
-        """Remove a message so that the file holds its bytes no more."""
+        """Remove a message and overwrite its bytes in the file."""
         try:
             await self.call("STREAM.MSG.DELETE", {"seq": position, "no_erase": False})
         except ApiError as error:
             if not error.is_not_found and await self.get(seq=position) is not None:
                 raise
 
-    async def publish(self, draft: Draft, *, patience: float = PATIENCE) -> int:
+    async def publish(self, message: OutgoingMessage, *, time_limit: float = REPLY_TIMEOUT) -> int:
         """Store a message; returns its position."""
-        return await self._acknowledged(draft, patience)
+        return await self._acknowledged(message, time_limit)
 
-    async def publish_together(self, drafts: Sequence[Draft], batch: str, *, patience: float = PATIENCE) -> int:
+    async def publish_together(
+        self, messages: Sequence[OutgoingMessage], batch: str, *, time_limit: float = REPLY_TIMEOUT
+    ) -> int:
         """Store messages one after the other, with nothing between them, all or none; returns the last position."""
-        *others, last = drafts
-        for number, draft in enumerate(others, 1):
-            draft.headers.update({"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)})
-            await self.wire.send(draft.subject, draft.data, draft.headers)
-        last.headers.update({"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(len(drafts)), "Nats-Batch-Commit": "1"})
-        return await self._acknowledged(last, patience)
+        *others, last = messages
+        for number, message in enumerate(others, 1):
+            message.headers.update({"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)})
+            await self.connection.send(message.subject, message.data, message.headers)
+        last.headers.update(
+            {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"}
+        )
+        return await self._acknowledged(last, time_limit)
 
-    async def _acknowledged(self, draft: Draft, patience: float) -> int:
-        answer = await self.wire.request(draft.subject, draft.data, draft.headers, patience=patience)
+    async def _acknowledged(self, message: OutgoingMessage, time_limit: float) -> int:
+        answer = await self.connection.request(message.subject, message.data, message.headers, time_limit=time_limit)
         return int(_decoded(answer)["seq"])
 
 
@@ -187,12 +179,27 @@ def _decoded(answer: Message) -> dict[str, Any]:
     try:
         content: dict[str, Any] = msgspec.json.decode(answer.data)
     except msgspec.DecodeError:
-        raise NoAnswer("an answer that cannot be read") from None
+        raise NoReply("an answer that cannot be read") from None
     error = content.get("error")
     if error is None:
         return content
     code, text = int(error.get("err_code", 0)), str(error.get("description", ""))
     raise (WrongLast if code in _WRONG_LAST else ApiError)(code, text)
+
+
+def _in_order(answers: Sequence[Message]) -> list[StoredMessage]:
+    """The messages in the answers to one request; each names the message before it.
+
+    Raises:
+        NoReply: one is missing between two others.
+    """
+    messages: list[StoredMessage] = []
+    for answer in answers:
+        headers = answer.headers or {}
+        if messages and int(headers["Nats-Last-Sequence"]) != messages[-1].position:
+            raise NoReply("a page has lost a message on its way")
+        messages.append(StoredMessage(int(headers["Nats-Sequence"]), headers["Nats-Subject"], headers, answer.data))
+    return messages
 
 
 def _headers(raw: bytes) -> dict[str, str]:
