@@ -1,0 +1,1 @@
+"""Delivery by HTTP: what an integration may see, as signed requests to its URL."""
