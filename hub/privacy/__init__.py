@@ -1,0 +1,1 @@
+"""Erasures, disclosures, and what the hub keeps about a subject."""
