@@ -1,0 +1,1 @@
+"""The operators' HTTP listener: metrics for Prometheus, and probes. The only package that imports prometheus_client."""

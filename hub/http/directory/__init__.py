@@ -1,0 +1,1 @@
+"""The public directory: every listed integration, and what it receives. The only package that imports jinja2."""
