@@ -1,1 +1,1 @@
-"""What reaches whom: cursors, views, frames, the feed that follows the log, and the live streams."""
+"""Delivery: cursors, views, frames, the feed that follows the log, the live streams and their subscriptions."""

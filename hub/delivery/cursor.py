@@ -1,60 +1,56 @@
-"""Cursors: a position of the log, sealed so that callers can keep it and read nothing from it.
+"""The seal of cursors (AES-SIV): callers can keep a cursor and return it, but neither read nor alter it.
 
-Lives here: the seal (AES-SIV) and what is under it. Must not know whose cursor it is: it gives no right.
+A cursor grants no rights, and does not name its owner.
 """
 
-import base64
-import binascii
 import itertools
 import secrets
 import struct
-from typing import NamedTuple
+from collections.abc import Iterable
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESSIV
-
-from hub.control.keys import derive
+from hub.crypto import Seal
 from hub.errors import CursorInvalid
+from hub.model import Cursor
 
 _INSIDE = struct.Struct(">QQQQ")
 _LENGTH = 64
 """Characters of a cursor: 16 bytes of tag and 32 sealed bytes in base64."""
 
 
-class Cursor(NamedTuple):
-    """A place in one log: after `position`, which was reached at `time` (microseconds)."""
-
-    epoch: int
-    position: int
-    time: int
-
-
 class CursorSeal:
     """Seals and opens cursors under one secret.
 
-    A counter with a random start is sealed along with each, so that no two cursors are alike, not even of one place;
-    AES-SIV needs no other nonce, and the counter itself is not to be seen.
+    Each text includes a counter with a random start, so that no two are equal, even for one position. AES-SIV needs no
+    other nonce, and the counter is sealed, too.
     """
 
-    def __init__(self, secret: bytes) -> None:
-        self._cipher = AESSIV(derive(secret, "cursors", 64))
-        self._counter = itertools.count(secrets.randbits(63))
+    def __init__(self, secret: bytes, earlier: Iterable[bytes] = ()) -> None:
+        """`earlier`: secrets from before a rotation, whose cursors are still accepted."""
+        self._seal = Seal(secret, "cursors", earlier)
+        self._first = secrets.randbits(63)
+        self._counter = itertools.count(self._first)
 
-    def seal(self, epoch: int, position: int, time: int) -> bytes:
+    def seal(self, cursor: Cursor) -> bytes:
         """A cursor for callers: 64 characters of ASCII, safe in URLs."""
-        inside = _INSIDE.pack(next(self._counter), epoch, position, time)
-        return base64.urlsafe_b64encode(self._cipher.encrypt(inside, None))
+        return self._seal.seal(_INSIDE.pack(next(self._counter), *cursor))
+
+    def next_number(self) -> int:
+        """A number that is greater than those of all texts until now, and less than those of all that follow."""
+        return next(self._counter)
+
+    def number(self, text: str) -> int | None:
+        """The number of a text that this process sealed; None for one that another process sealed."""
+        inside = self._seal.open(text)
+        number = int(_INSIDE.unpack(inside)[0]) if inside is not None else 0
+        return number if self._first <= number < self.next_number() else None
 
     def open(self, text: str) -> Cursor:
-        """The place that a cursor stands for.
+        """The cursor in a text that `seal` made.
 
         Raises:
             CursorInvalid: it was not sealed under this secret, or was altered since.
         """
-        try:
-            if len(text) != _LENGTH:
-                raise CursorInvalid
-            inside = self._cipher.decrypt(base64.b64decode(text, altchars=b"-_", validate=True), None)
-        except (ValueError, binascii.Error, InvalidTag):
-            raise CursorInvalid from None
+        inside = self._seal.open(text) if len(text) == _LENGTH else None
+        if inside is None:
+            raise CursorInvalid
         return Cursor._make(_INSIDE.unpack(inside)[1:])

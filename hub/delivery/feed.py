@@ -1,41 +1,39 @@
-"""The feed: events into the log, and the log, live or from before, to whoever follows it.
+"""The feed: appends events to the log, with bounded admission, and serves the log to streams.
 
-Lives here: bounded admission, the one pump that applies the log's tail, the window of newest events in memory, and the
-pages of older ones. Must not know gRPC, keys or any stream's limits.
+One pump applies the log's tail. Streams are served from their fan-out group (live), from the window (newest events) or
+from the page cache (older ones).
 """
 
-import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-import msgspec
-
+from hub import metrics
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control.registry import Registry
-from hub.delivery.frames import Body, Excerpt, Item, Page, index_after
-from hub.delivery.interest import Interest, InterestIndex
-from hub.delivery.views import Lens
+from hub.delivery.chunks import CachedEvent, Chunk, Matches, first_matches
+from hub.delivery.damaged_positions import DamagedPositions
+from hub.delivery.fanout import FanoutGroup, FanoutIndex
+from hub.delivery.linger import Pending
+from hub.delivery.page_cache import CachedPage, PageCache, page_number, page_span
+from hub.delivery.turns import Turn, Turns
+from hub.delivery.view import Projection
+from hub.delivery.window import Window
 from hub.errors import EmitBacklogFull
-from hub.model import Appended, Entry, Kind
+from hub.model import Appended, Cursor, Entry, Expect, Kind
+from hub.permissions import PAYLOADS
 from hub.storage import Log
 
-PAGE = 2048
-"""Positions in a page of older events. Pages are cut at multiples of it, so that different cursors meet in one page."""
-
-_SHOWN_BYTES = 32
-"""What a lens keeps for each event that it shows of a page, beside what is joined."""
-
-EVENTS_ONLY = frozenset({Kind.EVENT})
+OnChange = Callable[[set[str]], None]
+"""A function that gets the ids of the integrations whose state has changed."""
 
 
 class Batch(NamedTuple):
-    """What follows a place: events as ready bytes (none: they are withheld), and the place after them.
+    """The next events of a stream, encoded, and the position after them; without events all up to there are withheld.
 
     Attributes:
-        time: when the last entry of it was accepted, in microseconds; 0 = not known.
-        scopes: those that deliver something of it.
+        time: when its last entry was accepted, in microseconds; 0 = unknown.
+        scopes: those under which its events are delivered.
     """
 
     data: bytes
@@ -46,271 +44,268 @@ class Batch(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """What follows lies in this page of the log, which is not in memory: ``await feed.load(page)``, then take again."""
+    """The events after a position are in a page that is not in memory: wait for ``feed.load(page)``, take again."""
 
     page: int
 
 
+class Admission:
+    """Appends events to the log; bounds how many may wait to be stored."""
+
+    def __init__(self, log: Log, limit: int) -> None:
+        self.waiting = 0
+        self._log = log
+        self._limit = limit
+
+    async def append(
+        self, entries: Sequence[Entry], expect: Expect | None = None, *, independent: bool = False
+    ) -> list[Appended]:
+        """See `Feed.append`."""
+        if self.waiting and self.waiting + len(entries) > self._limit:  # a call that is alone may have any size
+            raise EmitBacklogFull(
+                "too many events wait to be stored: try again in a moment, with fewer in flight",
+                metadata={"limit": str(self._limit)},
+                retry_after=0.5,
+            )
+        self.waiting += len(entries)
+        began = metrics.now()
+        try:
+            appended = await self._log.append(entries, expect, independent=independent)
+        finally:
+            self.waiting -= len(entries)
+        metrics.APPENDS.add(metrics.now() - began)
+        for entry, one in zip(entries, appended, strict=True):
+            if one.duplicate:
+                metrics.DUPLICATES.add()
+            elif entry.kind is Kind.EVENT and not one.conflict:
+                metrics.ACCEPTED.add(1, PAYLOADS[entry.event_type].name)
+        return appended
+
+
 class Feed:
-    """Appends events and hands out what follows a position, through a lens.
+    """Appends events, and returns the events after a position through a projection.
 
     Attributes:
         through: the newest position that was published here.
-        first: the oldest position whose event was not trimmed away; older ones are gone.
-        first_time: events accepted from then on are all there (microseconds).
-        epoch: which log this is.
-        on_change: called with the ids of integrations whose record has just changed, before anything else goes on.
+        earliest: the cursor before the oldest event: later positions are kept, and every event accepted from its time
+            on (microseconds); its epoch is the log's.
+        damage: the positions at which the log is damaged.
+        admission, window: its parts.
+        turns: of the streams that catch up.
     """
 
     def __init__(self, log: Log, registry: Registry, settings: Settings, clock: Clock) -> None:
         self.through = registry.through
-        self.first = 1
-        self.first_time = 0
-        self.epoch = 0
-        self.on_change: Callable[[set[str]], None] = lambda _: None
+        self.earliest = Cursor(0, 0, 0)
+        self.damage = DamagedPositions()
+        self.admission = Admission(log, settings.max_emit_backlog)
+        self.window = Window(registry.through, settings.window_bytes)
+        self.turns = Turns()
         self._log = log
         self._registry = registry
-        self._settings = settings
         self._clock = clock
-        self._admitted = 0
-        self._index = InterestIndex(registry.installations.in_guild)
-        self._window: list[Item] = []
-        self._window_after = registry.through
-        self._window_size = 0
-        self._pages: OrderedDict[int, Page] = OrderedDict()
-        self._pages_size = 0
-        self._loading: dict[int, asyncio.Task[None]] = {}
+        self._max_bytes = settings.max_frame_bytes
+        self._index = FanoutIndex(registry.installations.in_guild)
+        hides = registry.hidden.hides
+        self._pages = PageCache(log, settings.page_cache_bytes, settings.max_frame_bytes, hides, self._note_read)
 
-    async def append(self, entries: Sequence[Entry]) -> list[Appended]:
-        """Store events; when it returns they are durable. All or none.
+    async def append(
+        self, entries: Sequence[Entry], expect: Expect | None = None, *, independent: bool = False
+    ) -> list[Appended]:
+        """Store events; when it returns they are durable. All or none, unless `independent`: see `Log.append`.
 
         Raises:
-            EmitBacklogFull: more events wait to be stored than may.
+            EmitBacklogFull: too many events wait to be stored.
             What ``Log.append`` raises.
         """
-        if self._admitted + len(entries) > self._settings.max_emit_backlog:
-            raise EmitBacklogFull(
-                "more events wait to be stored than the hub takes: try again in a moment, with fewer in flight",
-                metadata={"limit": str(self._settings.max_emit_backlog)},
-                retry_after=0.5,
-            )
-        self._admitted += len(entries)
-        try:
-            return await self._log.append(entries)
-        finally:
-            self._admitted -= len(entries)
+        return await self.admission.append(entries, expect, independent=independent)
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """The estimated bytes of the window and the pages."""
+        return self.window.size, self._pages.size
 
     async def open(self) -> None:
-        """Learn the log's extent; call it before anything else."""
-        self.epoch, first, _ = msgspec.structs.astuple(await self._log.bounds())
-        await self._learn_first(first)
+        """Read the log's bounds; call it before anything else."""
+        bounds = await self._log.bounds()
+        self.earliest = Cursor(bounds.epoch, 0, 0)
+        await self._learn_first(bounds.first)
+
+    async def _note_read(self, entries: Sequence[Entry], first: int) -> None:
+        self.damage.note(entries, self._clock.now())
+        if first - 1 > self.earliest.position:
+            await self._learn_first(first)
 
     async def _learn_first(self, first: int) -> None:
         page = await self._log.read(first - 1, 1)
         self.trimmed(first, page.entries[0].time if page.entries else self._clock.now())
 
     def trimmed(self, first: int, time: int) -> None:
-        """Note that events before a position, accepted before a time, are gone."""
-        self.first, self.first_time = max(self.first, first), max(self.first_time, time)
+        """Note that the events before a position and a time are gone."""
+        epoch, position, kept_from = self.earliest
+        self.earliest = Cursor(epoch, max(position, first - 1), max(kept_from, time))
 
-    async def pump(self) -> None:
-        """Apply the log's tail for as long as the hub runs. Nothing else publishes."""
-        async for entries in self._log.tail(self.through):
-            self._take_in(entries)
-
-    def _take_in(self, entries: Sequence[Entry]) -> None:
-        """Let a batch of the log take effect, with no await in between: state, lenses, then events."""
-        concerned = self._registry.apply(entries)
-        if concerned:
-            self.on_change(concerned)
-        woken: set[Interest] = set()
-        for entry in entries:
-            if entry.kind is Kind.EVENT:
-                item = Item(entry)
-                self._window.append(item)
-                self._window_size += item.size
-                woken.update(self._index.publish(item))
-        self.through = entries[-1].position
-        self._shrink_window()
-        self._registry.advance(self.through)
-        for interest in woken:
-            interest.wake()
-
-    def _shrink_window(self) -> None:
-        """Keep the window's size; entries go in bulk, so that the list is not shifted for each."""
-        if self._window_size <= self._settings.window_bytes:
-            return
-        cut = 0
-        while self._window_size > self._settings.window_bytes * 3 // 4:
-            self._window_size -= self._window[cut].size
-            cut += 1
-        self._window_after = self._window[cut - 1].position
-        del self._window[:cut]
-        self._index.forget(self._window_after)  # a stream whose reader stands still does not do it itself
-
-    def join(self, lens: Lens) -> Interest:
-        """Follow a lens live; `leave` ends it."""
-        return self._index.join(lens, self.through)
-
-    def leave(self, interest: Interest) -> None:
-        """End what `join` began."""
-        self._index.leave(interest)
-
-    def take(self, interest: Interest, lens: Lens, after: int, until: float, limit: int) -> Batch | Missing | None:
-        """What follows a position, as one frame's worth; None at the end of the log. Does not wait.
+    async def pump(self, *listeners: OnChange) -> None:
+        """Apply the log's tail for as long as the hub runs. Nothing else publishes.
 
         Args:
-            interest: what the stream joined; serves the newest events.
-            lens: by which to look; another than the interest's where older grants count.
+            listeners: called in this order for each batch that changed an integration, or withholds events that were
+                there, before its events go out.
+        """
+        async for entries in self._log.tail(self.through):
+            self._take_in(entries, *listeners)
+
+    def _take_in(self, entries: Sequence[Entry], *listeners: OnChange) -> None:
+        """Apply a batch of the log with no await in between: state, projections, then events."""
+        hidden = self._registry.hidden
+        known = hidden.version
+        changed = self._registry.apply(entries)
+        is_less = hidden.version != known
+        if is_less:
+            self._forget_cached()
+        if changed or is_less:
+            for listener in listeners:
+                listener(changed)
+        woken: set[FanoutGroup] = set()
+        for entry in entries:
+            if entry.kind is Kind.EVENT and not hidden.hides(entry):
+                event = CachedEvent(entry)
+                self.window.append(event)
+                metrics.APPLIED.add()
+                woken.update(self._index.publish(event))
+        self.damage.note(entries, entries[-1].time)
+        self.through = entries[-1].position
+        if self.window.shrink():
+            self._index.forget(self.window.after)  # a stream in the middle of a write does not do it itself
+        self._registry.advance(self.through)
+        for group in woken:
+            group.wake()
+
+    def _forget_cached(self) -> None:
+        """Drop cached events, because some may be hidden from now on; those still needed are read again."""
+        self.window.clear(self.through)
+        self._index.forget(self.through)
+        self._pages.clear()
+
+    def join(self, projection: Projection) -> FanoutGroup:
+        """Follow a projection live; `leave` ends it."""
+        return self._index.join(projection, self.through)
+
+    def leave(self, group: FanoutGroup) -> None:
+        """Leave the group that `join` returned."""
+        self._index.leave(group)
+
+    def take(  # noqa: PLR0913  the position and view of a stream
+        self, group: FanoutGroup, projection: Projection, after: int, until: float, limit: int, turn: Turn
+    ) -> Batch | Missing | Turn | None:
+        """The events after a position, at most one frame; None at the end of the log. Does not wait.
+
+        Returns `turn` if the stream is behind and it is not its turn; it is woken when it is.
+
+        Args:
+            group: the fan-out group that the stream joined; it serves the newest events.
+            projection: the one to apply; not the group's while older grants count.
             after: the position to go on from.
-            until: the lens holds through this position, no batch goes beyond.
+            until: the projection holds through this position, no batch goes beyond.
             limit: events at most.
+            turn: of the stream, among those that catch up.
         """
         if after >= self.through:
             return None
-        interest.forget(self._window_after)
-        if lens is interest.lens and after >= interest.since:
-            return self._from_interest(interest, after, limit)
-        if after >= self._window_after and (after // PAGE + 1) * PAGE > self.through:
-            return self._from_window(lens, after, until, limit)
-        is_shared = lens is not interest.lens or interest.followers > 1
-        return self._from_page(lens, after, until, limit, is_shared=is_shared)
+        if projection is group.projection and after >= group.since and until >= self.through:
+            return self._from_group(group, after, limit)
+        if not turn.is_mine():
+            return turn
+        if after >= self.window.after and page_span(page_number(after))[1] > self.through:
+            return self._from_window(projection, after, until, limit)
+        is_shared = projection is not group.projection or group.streams > 1
+        return self._from_page(projection, after, until, limit, is_shared=is_shared)
 
-    def oldest(self, interest: Interest, lens: Lens, after: int) -> int | None:
-        """When the oldest event after a position that a lens shows was accepted; None: there is none, 0: not known."""
+    def pending(
+        self, group: FanoutGroup, projection: Projection, after: int, until: float, limit: int
+    ) -> Pending | None:
+        """The events that a lingering stream may let wait; None: there are none, they fill a frame, or it is behind.
+
+        Args:
+            group: as in `take`.
+            projection: as in `take`.
+            after: as in `take`.
+            until: as in `take`.
+            limit: events in a full frame.
+        """
+        if projection is not group.projection or after < group.since or until < self.through:
+            return None
+        return group.pending(after, limit, self._max_bytes)
+
+    def oldest(self, group: FanoutGroup, projection: Projection, after: int) -> int | None:
+        """Accept time of the oldest visible event after `after`; None if there is none, 0 if unknown."""
         if after >= self.through:
             return None
-        if lens is not interest.lens or after < interest.since:
+        if projection is not group.projection or after < group.since:
             return 0
-        start = interest.matches.index_after(after)
-        return interest.matches.items[start].entry.time if start < len(interest.matches) else None
+        start = group.buffer.index_after(after)
+        return group.buffer.events[start].entry.time if start < len(group.buffer) else None
 
-    def _from_interest(self, interest: Interest, after: int, limit: int) -> Batch:
-        start = interest.matches.index_after(after)
-        stop = min(start + limit, len(interest.matches))
+    def load(self, number: int) -> Awaitable[None]:
+        """Bring a page of the log into memory; see `PageCache.load`."""
+        return self._pages.load(number)
+
+    def _from_group(self, group: FanoutGroup, after: int, limit: int) -> Batch:
+        start = group.buffer.index_after(after)
+        stop = min(start + limit, len(group.buffer))
         if start == stop:
             return Batch(b"", 0, self.through, 0)
-        body = interest.body(start, stop, self._settings.max_frame_bytes)
-        complete = start + body.events == len(interest.matches)
-        return _batch(body, self.through if complete else body.last.position)
+        chunk = group.chunk(start, stop, self._max_bytes)
+        complete = start + chunk.events == len(group.buffer)
+        return _batch(chunk, self.through if complete else chunk.last.position)
 
-    def _from_window(self, lens: Lens, after: int, until: float, limit: int) -> Batch:
-        """What follows in the page that is not full yet; nobody can share what is still growing."""
+    def _from_window(self, projection: Projection, after: int, until: float, limit: int) -> Batch:
+        """A batch from the page that is not full yet. It still grows, so its chunks cannot be shared."""
         end = int(min(until, self.through))
-        items = self._window[index_after(self._window, after) : index_after(self._window, end)]
-        return self._unshared(_shown(lens, items, limit), 0, end, limit)
+        return self._unshared(first_matches(projection, self.window.between(after, end), limit), 0, end, limit)
 
-    def _from_page(self, lens: Lens, after: int, until: float, limit: int, *, is_shared: bool) -> Batch | Missing:
-        number = after // PAGE
-        page = self._pages.get(number)
-        if page is None or page.through <= after:
-            page = self._page_of_window(number)
-            if page is None:
-                return Missing(number)
-        self._pages.move_to_end(number)
-        if until < page.through:  # a grant begins inside the page: seldom, so nothing of it is kept
-            shown = page.show(lens)
-            return self._unshared(shown, shown.index_after(after), int(until), limit)
-        return self._chunk(lens, page, after, limit, is_shared=is_shared)
+    def _from_page(
+        self, projection: Projection, after: int, until: float, limit: int, *, is_shared: bool
+    ) -> Batch | Missing:
+        number = page_number(after)
+        page = self._pages.get(number, after) or self._page_of_window(number)
+        if page is None:
+            return Missing(number)
+        if until < page.through:  # a projection ends inside the page: rare, so the result is not cached
+            matches = page.project(projection)
+            return self._unshared(matches, matches.index_after(after), int(until), limit)
+        return self._chunk(projection, page, after, limit, is_shared=is_shared)
 
-    def _page_of_window(self, number: int) -> Page | None:
-        """A page that needs no reading; None where the window does not hold all of it."""
-        start, end = number * PAGE, (number + 1) * PAGE
-        if start < self._window_after:
+    def _page_of_window(self, number: int) -> CachedPage | None:
+        """A page built from the window, without a read; None if the window does not hold all of it."""
+        start, end = page_span(number)
+        if start < self.window.after:
             return None
-        items = self._window[index_after(self._window, start) : index_after(self._window, end)]
-        page = Page(items, end)
-        self._keep(number, page)
-        return page
+        return self._pages.put(number, CachedPage(self.window.between(start, end), end))
 
-    def _unshared(self, shown: Excerpt, start: int, end: int, limit: int) -> Batch:
-        """A batch of nobody else's, none of it after `end`; the place after it is `end` if nothing was left out."""
-        last = shown.index_after(end)
+    def _unshared(self, matches: Matches, start: int, end: int, limit: int) -> Batch:
+        """A batch for one stream, none of it after `end`; the position after it is `end` if it holds everything."""
+        last = matches.index_after(end)
         stop = min(start + limit, last)
         if start == stop:
             return Batch(b"", 0, end, 0)
-        body = shown.join(start, stop, self._settings.max_frame_bytes)
-        complete = start + body.events == last and body.events < limit
-        return _batch(body, end if complete else body.last.position)
+        chunk = matches.join(start, stop, self._max_bytes)
+        complete = start + chunk.events == last and chunk.events < limit
+        return _batch(chunk, end if complete else chunk.last.position)
 
-    def _chunk(self, lens: Lens, page: Page, after: int, limit: int, *, is_shared: bool) -> Batch:
-        """The rest of the chunk of a page that a position lies in: those who started apart go on together."""
-        shown = page.excerpts.get(lens)
-        if shown is None:
-            shown = page.excerpts[lens] = page.show(lens)
-            self._grow(page, len(shown) * _SHOWN_BYTES)
-        start = shown.index_after(after)
-        stop = min((start // limit + 1) * limit, len(shown))
+    def _chunk(self, projection: Projection, page: CachedPage, after: int, limit: int, *, is_shared: bool) -> Batch:
+        """A batch from a full page, up to the next multiple of `limit` matches, so that streams share chunks."""
+        matches = self._pages.matches(page, projection)
+        start = matches.index_after(after)
+        stop = min((start // limit + 1) * limit, len(matches))
         if start == stop:
-            return Batch(b"", 0, page.through, page.items[-1].entry.time if page.items else 0)
+            return Batch(b"", 0, page.through, page.events[-1].entry.time if page.events else 0)
         if is_shared:
-            body = self._kept_body(page, shown, start, stop)
-        else:  # kept for nobody, it would only push out the pages of others
-            body = shown.join(start, stop, self._settings.max_frame_bytes)
-        return _batch(body, page.through if start + body.events == len(shown) else body.last.position)
-
-    def _kept_body(self, page: Page, shown: Excerpt, start: int, stop: int) -> Body:
-        count = len(shown.bodies)
-        body = shown.body(start, stop, self._settings.max_frame_bytes)
-        if len(shown.bodies) > count:
-            self._grow(page, len(body.data))
-        return body
-
-    async def load(self, number: int) -> None:
-        """Bring a page of the log into memory; those who want the same one wait for one read.
-
-        Raises:
-            What ``Log.read`` raises.
-        """
-        task = self._loading.get(number)
-        if task is None:
-            task = self._loading[number] = asyncio.create_task(self._load(number))
-            task.add_done_callback(lambda _: self._loading.pop(number, None))
-        await asyncio.shield(task)
-
-    async def _load(self, number: int) -> None:
-        start, end = number * PAGE, (number + 1) * PAGE
-        read = await self._log.read(start, PAGE, EVENTS_ONLY)
-        await asyncio.sleep(0)  # what was read was just decoded, and more work follows: others go between
-        items = [Item(entry) for entry in read.entries if entry.position <= end]
-        first = (await self._log.bounds()).first
-        if first > self.first:  # another replica removed what this page should hold
-            await self._learn_first(first)
-        self._keep(number, Page(items, min(read.through, end)))
-
-    def _keep(self, number: int, page: Page) -> None:
-        replaced = self._pages.pop(number, None)
-        self._pages_size -= replaced.size if replaced else 0
-        self._pages[number] = page
-        self._pages_size += page.size
-        self._shrink_pages()
-
-    def _grow(self, page: Page, size: int) -> None:
-        """Count what was made of a page: many lenses make much of it."""
-        page.size += size
-        self._pages_size += size
-        self._shrink_pages()
-
-    def _shrink_pages(self) -> None:
-        """Keep the pages' size; of the one in use nothing but its events is kept where it alone is too large."""
-        while self._pages_size > self._settings.page_cache_bytes and len(self._pages) > 1:
-            self._pages_size -= self._pages.popitem(last=False)[1].size
-        if self._pages_size > self._settings.page_cache_bytes:
-            for page in self._pages.values():
-                self._pages_size -= page.forget()
+            chunk = self._pages.chunk(page, matches, start, stop)
+        else:  # no other stream uses it; caching it would only evict other pages
+            chunk = matches.join(start, stop, self._max_bytes)
+        return _batch(chunk, page.through if start + chunk.events == len(matches) else chunk.last.position)
 
 
-def _shown(lens: Lens, items: Sequence[Item], limit: int) -> Excerpt:
-    """The first items that a lens shows; it looks no further than it must."""
-    excerpt = Excerpt(lens)
-    for item in items:
-        shape = lens.shape(item.entry)
-        if shape is not None:
-            excerpt.add(item, shape)
-            if len(excerpt) == limit:
-                break
-    return excerpt
-
-
-def _batch(body: Body, through: int) -> Batch:
-    return Batch(body.data, body.events, through, body.last.entry.time, body.scopes)
+def _batch(chunk: Chunk, through: int) -> Batch:
+    return Batch(chunk.data, chunk.events, through, chunk.last.entry.time, chunk.scopes)

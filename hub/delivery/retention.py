@@ -1,6 +1,7 @@
-"""Retention: events older than the hub keeps go by themselves, in small steps, without stopping anybody."""
+"""Retention: removes what is older than the settings, in small steps between which other tasks run."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -11,75 +12,94 @@ from hub.model import Kind
 from hub.storage import Log
 
 PERIOD = 10.0
-"""Seconds between two looks."""
+"""Seconds between two runs."""
 
-STEP = 1_000
-"""Events removed in one transaction."""
+STEP = 250
+"""Events removed in one transaction; an append waits for one transaction at most."""
 
-REMOVED = frozenset({Kind.EVENT, Kind.ERASED})
+REMOVED = frozenset({Kind.EVENT, Kind.ERASED, Kind.DAMAGED})
 
 JUMP = 3_600.0
-"""Seconds: a wall clock that moves this much more, or less, than time has passed is not believed for a while."""
+"""Seconds: if the wall clock gains or loses this much against the monotonic clock, removal pauses for as long."""
+
+ExpireNames = Callable[[int], Awaitable[None]]
+"""Deletes the subscriptions that were not used since a time, in microseconds."""
+ExpireAudit = Callable[[], Awaitable[None]]
+"""Removes what is too old of the audit trail; events of that age are gone already."""
 
 log = structlog.get_logger()
 
 
 class Retention:
-    """Removes what is too old, unless the clock by which it is too old has just jumped, here or while the hub was off.
+    """Removes events that are too old, unless the wall clock has just jumped, or did while the hub was off.
 
     Attributes:
-        period: seconds until the next look.
+        period: seconds between two calls of `remove_old`.
     """
 
-    def __init__(self, store: Log, feed: Feed, settings: Settings, clock: Clock) -> None:
+    def __init__(  # noqa: PLR0913  the parts that it puts together
+        self,
+        store: Log,
+        feed: Feed,
+        expire_names: ExpireNames,
+        expire_audit: ExpireAudit,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
         self._store = store
+        self._expire_names = expire_names
+        self._expire_audit = expire_audit
         self._feed = feed
         self._keep = round(settings.retention * 1_000_000)
         self.period = min(PERIOD, settings.retention / 10)
         self._clock = clock
         self._wall, self._steady = clock.now(), clock.monotonic()
         self._paused_until = 0.0
-        self._looked = 0
+        self._searched = 0
 
     async def begin(self) -> None:
-        """Doubt a clock that is far ahead of the log's newest entry: the machine may have come back with a wrong date.
+        """Pause if the clock is far ahead of the newest entry: the machine may have started with a wrong date.
 
-        If the hub was just off for long, the pause costs nothing but room.
+        If the hub was off for long, the pause costs nothing but disk space.
         """
         last = (await self._store.bounds()).last
         for newest in (await self._store.read(last - 1, 1)).entries if last else ():
             ahead = (self._wall - newest.time) / 1_000_000
-            if ahead > JUMP:
+            if ahead > JUMP and newest.kind is not Kind.DAMAGED:
                 self._paused_until = self._steady + JUMP
                 log.warning("the newest entry is old: nothing is removed for an hour", seconds=round(ahead))
 
-    async def look(self) -> None:
-        """Remove what is too old now, a step at a time."""
+    async def remove_old(self) -> None:
+        """Remove what is too old by now, one step at a time."""
         if self._clock_jumped():
             return
         cutoff = self._clock.now() - self._keep
         end = await self._store.position_at(cutoff)
         while last := await self._next_step(end):
-            self._feed.trimmed(last + 1, cutoff)  # said first, then done: nobody takes the hole for all there was
+            self._feed.trimmed(
+                last + 1, cutoff
+            )  # before the removal, so that no stream mistakes the hole for the beginning
             await self._store.trim(last + 1, STEP)
             await asyncio.sleep(0)
+        await self._expire_names(cutoff)
+        await self._expire_audit()
 
     async def _next_step(self, end: int) -> int:
-        """The last of the next events up to a position, STEP at most; 0 = there are none.
+        """The position of the last event of the next step, up to `end`; 0 = there is none.
 
-        Only what is really removed moves the log's beginning: a log without events expires nobody's cursor.
+        Only events that are removed move the beginning of the log: a log without events expires no cursor.
         """
-        self._looked = max(self._looked, self._feed.first - 1)
-        while self._looked < end:
-            page = await self._store.read(self._looked, STEP, REMOVED)
+        self._searched = max(self._searched, self._feed.earliest.position)
+        while self._searched < end:
+            page = await self._store.read(self._searched, STEP, REMOVED)
             old = [entry.position for entry in page.entries if entry.position <= end]
             if old:
                 return old[-1]
-            self._looked = min(end, page.through)
+            self._searched = min(end, page.through)
         return 0
 
     def _clock_jumped(self) -> bool:
-        """Whether the wall clock is not to be believed: for an hour after it jumped by more than one."""
+        """Whether the wall clock has jumped within the last hour."""
         wall, steady = self._clock.now(), self._clock.monotonic()
         jump = (wall - self._wall) / 1_000_000 - (steady - self._steady)
         self._wall, self._steady = wall, steady

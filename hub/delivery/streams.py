@@ -1,154 +1,274 @@
 """All live streams of this replica: opening within the limits, the claim on a subscription, changes, and the drain.
 
-Must not know gRPC, nor what a stream does between two frames (``stream.py``).
+It knows neither gRPC nor what a stream does between two frames (``stream.py``).
 """
 
 import asyncio
+import logging
 import random
 import secrets
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
-import msgspec
+import structlog
 
-from hub import scopes as table
+from hub import metrics
+from hub import permissions as table
 from hub.clock import Clock
 from hub.config import Settings
-from hub.control.registry import Registry
-from hub.delivery.asked import LOST, Place, Start, Subscription
-from hub.delivery.cursor import CursorSeal
-from hub.delivery.ends import Ends, expired
-from hub.delivery.feed import Feed
-from hub.delivery.stream import Notices, Stream, Surroundings
+from hub.delivery.deps import StreamDeps, Views
+from hub.delivery.freshness import Freshness
+from hub.delivery.last_seen import LastSeen, end_reason
+from hub.delivery.options import OF_ENDPOINT, TAILS, SubscribeOptions, Subscriber
+from hub.delivery.sent_log import SentLog, view_of
+from hub.delivery.slots import StreamSlots
+from hub.delivery.starts import Starts
+from hub.delivery.stream import Stream
 from hub.delivery.subscriptions import require_room
-from hub.errors import Draining, ScopeNotGranted, SlowConsumer, StorageUnavailable, SubscriptionNotFound, TooManyStreams
-from hub.model import Caller, ClaimRecord, Entry, Kind
-from hub.storage import Log
+from hub.delivery.writes import OnStall
+from hub.errors import Draining, ScopeNotGranted, SlowConsumer, StorageUnavailable
+from hub.model import Caller, Cursor, Entry, Role
 
-ENDING_PATIENCE = 1.0
-"""Seconds that a stream which has ended may stand in a write: its reader takes nothing, and its place is needed."""
+AT_ONCE = 20
+"""Integrations whose streams' usage is noted in one go."""
+
+ENDING_WRITE_TIMEOUT = 1.0
+"""Seconds that an ended stream may stay in a write: its reader does not read, and others need its slot."""
+
+_DROPPED = {SlowConsumer.reason(), StorageUnavailable.reason()}
+"""Endings that are logged as warnings: an operator may want to act."""
+
+log = structlog.get_logger()
 
 
 class Streams:
-    """All open streams of this replica."""
+    """All open streams of this replica.
 
-    def __init__(  # noqa: PLR0913  the parts that it puts together
-        self,
-        log: Log,
-        registry: Registry,
-        feed: Feed,
-        seal: CursorSeal,
-        notices: Notices,
-        settings: Settings,
-        clock: Clock,
+    Attributes:
+        slots: how many are open, against the limits.
+        starts: where they start.
+        sent_log: what they were sent.
+        last_seen: what is known of them after their end.
+    """
+
+    def __init__(
+        self, deps: StreamDeps, starts: Starts, last_seen: LastSeen, sent_log: SentLog, settings: Settings
     ) -> None:
-        self.around = Surroundings(registry, feed, seal, notices, clock, log.is_current)
-        self._log = log
-        self._ends = Ends(log, registry, feed)
+        self.slots = StreamSlots(settings)
+        self._deps = deps
+        self.starts = starts
+        self.last_seen = last_seen
+        self.sent_log = sent_log
         self._settings = settings
-        self._slots: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._open: defaultdict[str, set[Stream]] = defaultdict(set)
-        self._dropping: Counter[str] = Counter()
-        self._count = 0
         self._draining = False
-        self._all_closed = asyncio.Event()
-        feed.on_change = self.refresh
+
+    @property
+    def views(self) -> Views:
+        """The current views of integrations."""
+        return self._deps.views
+
+    @property
+    def freshness(self) -> Freshness:
+        """Whether events may be sent."""
+        return self._deps.freshness
 
     @asynccontextmanager
-    async def open(self, caller: Caller, asked: Subscription) -> AsyncIterator[Stream]:
+    async def open(self, caller: Caller, options: SubscribeOptions, on_stall: OnStall) -> AsyncIterator[Stream]:
         """Open a stream; leaving the context closes it.
 
         Raises:
             Draining, TooManyStreams, TooManySubscriptions, ScopeNotGranted, SubscriptionNotFound, CursorInvalid,
                 CursorExpired: it cannot be opened.
-            IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted: nor for this holder.
+            IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted: the integration may have
+                no stream.
         """
-        self._require_permission(caller, asked)
-        self._require_room(caller.integration_id, asked.subscription_id)
-        with self._slot(caller.integration_id, asked.subscription_id):
-            name = f"{caller.integration_id}/{asked.subscription_id}"
-            stream_id = secrets.token_hex(8)
-            place = await self._claimed_place(asked, name, stream_id)
-            stream = Stream(self.around, caller, asked, stream_id, place)
-            self._open[caller.integration_id].add(stream)
-            try:
-                self._require_service()
-                stream.require()
-                stream.begin()
+        self.require_permission(caller, options)
+        integration_id, subscription_id = caller.integration_id, options.subscription_id
+        self._require_room(integration_id, subscription_id)
+        with self.slots.of_stream(integration_id, subscription_id, self._stuck(integration_id)):
+            subscriber = Subscriber(caller, options, secrets.token_hex(8))
+            start = await self.starts.claimed(options, subscriber.name, subscriber.stream_id)
+            await self._begin_sent(subscriber, start)
+            with self.running(subscriber, start, on_stall) as stream:
                 yield stream
-            finally:
-                self.around.registry.usage.note_stream(caller.integration_id, stream.take_used())
-                stream.close()
-                self._open[caller.integration_id].discard(stream)
+
+    @contextmanager
+    def running(self, subscriber: Subscriber, start: Cursor, on_stall: OnStall) -> Iterator[Stream]:
+        """A stream that starts after a cursor, without a claim and outside the limits; its end is noted.
+
+        Raises:
+            HubError: it may not be open any more, or some of what follows the cursor is gone.
+        """
+        stream = Stream(self._deps, subscriber, start, on_stall)
+        self._open[subscriber.holder].add(stream)
+        reason, has_begun = "", False
+        try:
+            self._require_service()
+            stream.require()
+            stream.begin()
+            has_begun = True
+            yield stream
+            reason = end_reason(stream, None)
+        except BaseException as error:
+            reason = end_reason(stream, error)
+            raise
+        finally:
+            if not subscriber.is_tail and not subscriber.is_endpoint:
+                usage = self._deps.registry.usage
+                usage.note_stream(subscriber.integration_id, stream.statistics.take_used())
+                self.last_seen.note_end(stream, reason)
+            if not subscriber.is_tail:
+                spans, position, _ = stream.take_sent()
+                others = (one for one in self._open[subscriber.holder] if one is not stream and one.ending is None)
+                is_last = all(one.subscriber.name != subscriber.name for one in others)
+                self.sent_log.note(subscriber.name, spans, position, None, is_last=is_last)
+            if not subscriber.is_endpoint:
+                metrics.STREAMS_ENDED.add(1, reason)
+            if has_begun and not subscriber.is_endpoint:
+                _log_end(stream, reason, self._deps.clock)
+            stream.close()
+            self._open[subscriber.holder].discard(stream)
+
+    @asynccontextmanager
+    async def of_endpoint(
+        self, integration_id: str, endpoint_id: str, options: SubscribeOptions, start: Cursor, guard: Callable[[], None]
+    ) -> AsyncIterator[Stream]:
+        """A stream of the hub itself, which delivers to an endpoint: without a key or a claim, and outside the limits.
+
+        `guard` raises where it may not go on. No call leads here: streams of calls need a key.
+
+        Raises:
+            HubError: it may not be open any more, or some of what follows the cursor is gone.
+        """
+        by = Caller(Role.SYSTEM, "", integration_id, "Webhooks/Deliver", "")
+        named = options._replace(subscription_id=f"{OF_ENDPOINT}{endpoint_id}")
+        subscriber = Subscriber(by, named, "", guard)
+        await self._begin_sent(subscriber, start)
+        with self.running(subscriber, start, lambda _: None) as stream:
+            yield stream
+
+    async def _begin_sent(self, subscriber: Subscriber, start: Cursor) -> None:
+        """Store that a stream is open and by which view, before it is sent anything."""
+        integration_id = subscriber.integration_id
+        projection = self.views.of(integration_id).at(start.position, subscriber.options.narrowing).final
+        view = view_of(projection, self._deps.registry.consent_position(integration_id))
+        try:
+            await self.sent_log.begin(subscriber.name, start.position, view)
+        except BaseException:  # cancelled: it may be stored all the same, and nothing else would end it
+            if self.live(integration_id, subscriber.options.subscription_id) is None:
+                self.sent_log.note(subscriber.name, [], start.position, None)
+            raise
+
+    def all(self) -> list[Stream]:
+        """Every open stream of a client."""
+        return [stream for stream in self._all() if not stream.subscriber.is_endpoint]
+
+    def _all(self) -> list[Stream]:
+        return [stream for streams in self._open.values() for stream in streams]
 
     def live(self, integration_id: str, subscription_id: str) -> Stream | None:
         """The open stream of a subscription on this replica."""
         streams = self._open.get(integration_id, ())
-        return next((stream for stream in streams if stream.asked.subscription_id == subscription_id), None)
+        return next((one for one in streams if one.subscriber.options.subscription_id == subscription_id), None)
 
     def refresh(self, integration_ids: Iterable[str]) -> None:
-        """Let every stream of these integrations take in what has changed."""
-        for integration_id in integration_ids:
-            for stream in list(self._open.get(integration_id, ())):
-                stream.refresh()
+        """Let every stream and tail of these integrations take in what has changed; `TAILS`: every tail."""
+        changed = set(integration_ids)
+        streams = [stream for holder in changed for stream in self._open.get(holder, ())]
+        if TAILS not in changed:
+            streams += [tail for tail in self._open.get(TAILS, ()) if tail.subscriber.integration_id in changed]
+        for stream in streams:
+            stream.refresh()
 
     def send_test(self, integration_id: str, entry: Entry) -> int:
-        """Show a sample on the open streams of an integration that may see it; returns how many show it."""
+        """Send a test event on the open streams of an integration; returns how many deliver it."""
         return sum(stream.send_test(entry) for stream in list(self._open.get(integration_id, ())))
 
     def note_usage(self) -> None:
-        """Note which integrations have a stream, and by which scopes something was delivered to it."""
-        for integration_id, streams in self._open.items():
-            if streams:
-                used = frozenset[int]().union(*(stream.take_used() for stream in streams))
-                self.around.registry.usage.note_stream(integration_id, used)
+        """Note which integrations have a stream, its position, and the scopes that have delivered something to it."""
+        for integration_id in self._open:
+            self._note_usage_of(integration_id)
+
+    async def note_usage_in_turns(self) -> None:
+        """As `note_usage`, some integrations at a time: with a thousand streams it would hold up the others."""
+        for number, integration_id in enumerate(list(self._open), 1):
+            self._note_usage_of(integration_id)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    def _note_usage_of(self, integration_id: str) -> None:
+        streams = self._open.get(integration_id, ())
+        if not streams or integration_id == TAILS:
+            return
+        for stream in streams:
+            spans, position, view = stream.take_sent()
+            is_last = stream.ending is None  # one that was taken over may be in its write for a while
+            self.sent_log.note(stream.subscriber.name, spans, position, view, is_last=is_last)
+        clients = [stream for stream in streams if not stream.subscriber.is_endpoint]
+        for stream in clients:
+            self.last_seen.note_open(stream)
+        if clients:
+            used = frozenset[int]().union(*(stream.statistics.take_used() for stream in clients))
+            self._deps.registry.usage.note_stream(integration_id, used)
 
     async def watch(self) -> None:
-        """Drop streams whose reader takes nothing, and all where the store is silent, for as long as the hub runs."""
+        """Drop streams whose reader does not read, for as long as the hub runs."""
         while True:
             await asyncio.sleep(min(1.0, self._settings.write_deadline / 4))
-            if not self._log.is_current():
-                for stream in [stream for streams in self._open.values() for stream in streams]:
-                    stream.end(StorageUnavailable())
-            now = self.around.clock.monotonic()
-            for stream in [s for streams in self._open.values() for s in streams if s.write_began]:
-                patience = self._settings.write_deadline if stream.ending is None else ENDING_PATIENCE
-                if stream.write_began < now - patience:
+            now = self._deps.clock.monotonic()
+            for stream in [stream for stream in self.all() if stream.writes.began]:
+                timeout = self._settings.write_deadline if stream.ending is None else ENDING_WRITE_TIMEOUT
+                if stream.writes.began < now - timeout:
                     self._drop(stream)
 
+    async def watch_store(self) -> None:
+        """Let streams report that the store is silent, and that it answers again; end them if it stays silent."""
+        await self.freshness.watch(self._wake_all, self._end_all)
+
+    def _wake_all(self) -> None:
+        for stream in self._all():
+            stream.wake()
+
+    def _end_all(self) -> None:
+        for stream in self.all():
+            stream.end(StorageUnavailable())
+
     def _drop(self, stream: Stream) -> None:
-        """Drop a stream whose reader takes nothing; what is left of it counts until it is gone."""
-        dropping = stream.on_stall(stream.ending or SlowConsumer())
-        if dropping is not None:
-            self._dropping[stream.caller.integration_id] += 1
-            dropping.add_done_callback(lambda _: self._dropped(stream.caller.integration_id))
+        """Drop a stream whose reader does not read; it holds its slot until its call has ended."""
+        gone = stream.writes.drop(stream.ending or SlowConsumer())
+        if gone is not None:
+            self.slots.note_drop(stream.subscriber.holder, gone)
 
-    def _dropped(self, integration_id: str) -> None:
-        self._dropping[integration_id] -= 1
-        if not self._dropping[integration_id]:
-            del self._dropping[integration_id]
-
-    async def drain(self, patience: float) -> None:
-        """End all streams with a Goodbye, and wait up to `patience` seconds until their handlers are through."""
+    async def drain(self, seconds: float) -> None:
+        """End all streams with a Goodbye, and wait up to `seconds` until their handlers are done."""
         self._draining = True
-        for stream in [stream for streams in self._open.values() for stream in streams]:
+        for stream in self.all():
             delay = random.uniform(0.1, 2.0)  # noqa: S311  spreads reconnecting clients, hides nothing
-            stream.end(Draining(delay), self.around.notices.goodbye("the hub is shutting down", delay))
-        if self._count:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._all_closed.wait(), patience)
+            stream.end(Draining(delay), self._deps.notices.goodbye("the hub is shutting down", delay))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.slots.wait_until_empty()
 
     def _require_service(self) -> None:
         if self._draining:
             raise Draining
-        if not self._log.is_current():
+        if self.freshness.is_lost:
             raise StorageUnavailable
 
-    def _require_permission(self, caller: Caller, asked: Subscription) -> None:
+    def require_permission(self, caller: Caller, options: SubscribeOptions) -> None:
+        """Check that an integration may have a stream with these options.
+
+        Raises:
+            Draining, StorageUnavailable: not now.
+            ScopeNotGranted: not with these scopes.
+            IntegrationNotFound, IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted,
+                DeveloperBlocked: the integration may have no stream.
+        """
         self._require_service()
-        record = self.around.registry.require_open(caller.integration_id)
-        missing = asked.narrowing.scopes - {grant.scope for grant in record.grants}
+        record = self._deps.registry.require_open(caller.integration_id)
+        missing = options.narrowing.scopes - {grant.scope for grant in record.grants}
         if missing:
             names = table.names_of(missing)
             raise ScopeNotGranted(
@@ -157,91 +277,25 @@ class Streams:
             )
 
     def _require_room(self, integration_id: str, subscription_id: str) -> None:
-        names = set(self.around.registry.subscriptions(integration_id)) | set(self._slots[integration_id])
+        names = set(self._deps.registry.readers.names(integration_id)) | self.slots.names(integration_id)
         require_room(names, subscription_id, self._settings.max_subscriptions)
 
     def _stuck(self, integration_id: str) -> int:
-        """How many streams have ended without a reader that takes their end: in a write still, or dropped from one."""
-        open_still = (s for s in self._open.get(integration_id, ()) if s.ending is not None and s.write_began)
-        return sum(1 for _ in open_still) + self._dropping.get(integration_id, 0)
+        """How many ended streams of an integration are still in a write."""
+        streams = self._open.get(integration_id, ())
+        return sum(1 for stream in streams if stream.ending is not None and stream.writes.began)
 
-    @contextmanager
-    def _slot(self, integration_id: str, subscription_id: str) -> Iterator[None]:
-        """Hold one of the streams that may be open; a stream that takes over another needs none of its own."""
-        slots = self._slots[integration_id]
-        limit = self._settings.max_streams_per_integration
-        if subscription_id not in slots and len(slots) >= limit:
-            raise TooManyStreams(
-                f"{limit} streams of this integration are open already: close one first",
-                metadata={"limit": str(limit), "subscriptions": ",".join(sorted(slots))},
-            )
-        if self._stuck(integration_id) >= limit:
-            raise TooManyStreams(
-                "earlier streams of this integration are still being ended: read them to their end, or close their "
-                "connection",
-                retry_after=2,
-            )
-        if self._count + self._dropping.total() >= self._settings.max_streams:
-            raise TooManyStreams("the hub has as many streams open as it may: try again later", retry_after=10)
-        slots[subscription_id] += 1
-        self._count += 1
-        try:
-            yield
-        finally:
-            self._count -= 1
-            slots[subscription_id] -= 1
-            if not slots[subscription_id]:
-                del slots[subscription_id]
-            if not self._count and self._draining:
-                self._all_closed.set()
 
-    async def _claimed_place(self, asked: Subscription, name: str, stream_id: str) -> Place:
-        """Claim the subscription for a stream; returns the place where it is to start.
-
-        It is looked up before, so that who cannot be served takes nothing over; and after, for only then all that was
-        committed before the claim is known here, whichever replica it was committed at.
-        """
-        place = await self._place(asked.start, name)
-        if place is not None and not asked.gaps:
-            await self._require_kept(place)
-        claimed = await self._claim(name, stream_id)
-        if asked.start.kind != "cursor":
-            place = await self._place(asked.start, name)
-        return place or Place(claimed, self.around.clock.now(), self.around.feed.epoch)
-
-    async def _place(self, start: Start, name: str) -> Place | None:
-        """The place that a start names; None = where the claim will stand, which is what "now" means in the log."""
-        feed = self.around.feed
-        if start.kind == "earliest":
-            return Place(await self._ends.first() - 1, feed.first_time, feed.epoch)
-        if start.kind == "since":
-            reached = min(start.since, self.around.clock.now())  # what comes until then is delivered, too
-            return Place(await self._log.position_at(start.since), reached, feed.epoch)
-        if start.kind == "cursor":
-            cursor = self.around.seal.open(start.cursor)
-            beyond = cursor.epoch == feed.epoch and await self._ends.is_beyond(cursor.position)
-            return Place(cursor.position, cursor.time, LOST if beyond else cursor.epoch)
-        return await self._committed(start, name) if start.kind != "latest" else None
-
-    async def _committed(self, start: Start, name: str) -> Place | None:
-        cursors = self.around.registry.cursors
-        if start.kind == "committed" and name not in cursors:
-            await self._ends.catch_up()  # it may have been committed at another replica, a moment ago
-            if name not in cursors:
-                raise SubscriptionNotFound(
-                    "nothing was committed for this subscription yet: start from latest or earliest"
-                )
-        held = cursors.get(name)
-        return Place(held.record.position, held.record.time, held.record.epoch) if held is not None else None
-
-    async def _require_kept(self, place: Place) -> None:
-        restored = place.epoch != self.around.feed.epoch
-        if restored or place.position + 1 < await self._ends.first():
-            raise expired(restored=restored)
-
-    async def _claim(self, name: str, stream_id: str) -> int:
-        """Take the subscription, in the log: every replica ends the stream that had it. Returns the position."""
-        body = msgspec.json.encode(ClaimRecord(stream_id))
-        [appended] = await self._log.append([Entry(Kind.STATE, self.around.clock.now(), body, key=f"claim/{name}")])
-        await self.around.registry.applied(appended.position)
-        return appended.position
+def _log_end(stream: Stream, reason: str, clock: Clock) -> None:
+    """Log the end of a stream; as a warning if its reader was dropped."""
+    level = logging.WARNING if reason in _DROPPED else logging.INFO
+    log.log(
+        level,
+        "stream ended",
+        reason=reason,
+        seconds=round((clock.now() - stream.statistics.open_time) / 1_000_000, 1),
+        events=stream.statistics.events,
+        lag=round(stream.lag, 1),
+        integration_id=stream.subscriber.integration_id,
+        subscription_id=stream.subscriber.options.subscription_id,
+    )

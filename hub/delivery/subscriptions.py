@@ -1,46 +1,27 @@
-"""Subscriptions: the committed place of each named reader, and how it is kept.
+"""Subscriptions: the named readers of integrations, their committed cursors, their limit, and their deletion."""
 
-Lives here: committing (many commits at once cost one write, never backwards unless forced), forgetting, and how many
-there may be. Must not know streams.
-"""
-
-import asyncio
-from typing import NamedTuple
-
-import msgspec
+from collections.abc import Sequence
 
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control.registry import Registry
+from hub.delivery.confirmations import Confirmations
 from hub.delivery.cursor import CursorSeal
-from hub.delivery.ends import Ends
-from hub.delivery.feed import EVENTS_ONLY, Feed
-from hub.errors import Conflict, CursorExpired, StorageUnavailable, SubscriptionNotFound, TooManySubscriptions
-from hub.model import CursorRecord, Entry, Kind
+from hub.delivery.cursor_commits import Commits
+from hub.delivery.feed import Feed
+from hub.delivery.last_seen import LastSeen
+from hub.delivery.page_cache import EVENTS_ONLY
+from hub.errors import Conflict, SubscriptionNotFound, TooManySubscriptions
+from hub.model import Cursor, Entry, State
+from hub.state import CLAIM, CURSOR
 from hub.storage import Log
 
 
-class Commit(NamedTuple):
-    """A place that somebody wants to be kept."""
-
-    record: CursorRecord
-    force: bool
-
-
-class _Desk:
-    """The commits of one subscription: one is being written, the newest of those that came meanwhile waits."""
-
-    def __init__(self) -> None:
-        self.next: Commit | None = None
-        self.written: asyncio.Future[None] | None = None
-        self.writer: asyncio.Task[None] | None = None
-
-
 def require_room(names: set[str], subscription_id: str, limit: int) -> None:
-    """Check that an integration with these subscriptions may have this one.
+    """Check that an integration with the subscriptions `names` may use this one.
 
     Raises:
-        TooManySubscriptions: it has as many others as it may.
+        TooManySubscriptions: it is a new one, and there are `limit` already.
     """
     if subscription_id not in names and len(names) >= limit:
         raise TooManySubscriptions(
@@ -50,62 +31,87 @@ def require_room(names: set[str], subscription_id: str, limit: int) -> None:
 
 
 class Subscriptions:
-    """The committed places of all subscriptions."""
+    """The subscriptions of all integrations."""
 
     def __init__(  # noqa: PLR0913  the parts that it puts together
-        self, log: Log, registry: Registry, feed: Feed, seal: CursorSeal, settings: Settings, clock: Clock
+        self,
+        log: Log,
+        registry: Registry,
+        feed: Feed,
+        commits: Commits,
+        confirmations: Confirmations,
+        seal: CursorSeal,
+        last_seen: LastSeen,
+        settings: Settings,
+        clock: Clock,
     ) -> None:
         self._log = log
+        self._last_seen = last_seen
         self._registry = registry
         self._feed = feed
-        self._ends = Ends(log, registry, feed)
+        self._commits = commits
+        self._confirmations = confirmations
         self._seal = seal
         self._settings = settings
         self._clock = clock
-        self._desks: dict[str, _Desk] = {}
 
-    async def commit(self, integration_id: str, subscription_id: str, text: str, *, force: bool) -> tuple[str, bool]:
-        """Keep the place of a cursor; returns a cursor for what is kept now, and whether that is this place.
+    async def commit(
+        self, integration_id: str, subscription_id: str, text: str, *, force: bool, confirms: bool = True
+    ) -> tuple[str, bool]:
+        """Commit a cursor unless a newer one is committed; `force` commits it in any case.
+
+        With `confirms` it also confirms the erasures that were announced to the integration earlier.
+
+        Returns the committed cursor, sealed, and whether it is at the position of the one in `text`.
 
         Raises:
-            CursorInvalid: it cannot be opened.
-            CursorExpired: it is of the log before a restore, or of an end that the log has lost.
-            TooManySubscriptions: there is no room for one more.
+            CursorInvalid: this hub did not seal it, or it was altered.
+            CursorExpired: it predates a restore, or the log has since lost the newest entries, which it points to.
+            TooManySubscriptions: the subscription is a new one, and the integration has as many as it may.
             SubscriptionNotFound: it was deleted meanwhile.
         """
         cursor = self._seal.open(text)
-        if cursor.epoch != self._feed.epoch or await self._ends.is_beyond(cursor.position):
-            raise CursorExpired(
-                "this cursor is of before the hub's log was restored, or lost its end", metadata={"cause": "RESTORE"}
-            )
+        await self._commits.require_current(cursor)
         name = f"{integration_id}/{subscription_id}"
-        being_made = {key.partition("/")[2] for key in self._desks if key.startswith(f"{integration_id}/")}
-        names = being_made | set(self._registry.subscriptions(integration_id))
+        names = self._commits.pending_names(integration_id) | set(self._registry.readers.names(integration_id))
         require_room(names, subscription_id, self._settings.max_subscriptions)
-        record = CursorRecord(cursor.epoch, cursor.position, cursor.time, self._clock.now())
-        if force or self._is_ahead(name, record):
-            await self._write(name, Commit(record, force))
-        held = self._registry.cursors.get(name)
-        if held is None:
+        await self._commits.write(name, cursor, force=force)
+        if confirms:
+            await self._confirmations.committed(name, cursor, text)
+        stored = self._registry.readers.cursors.get(name)
+        if stored is None:
             raise SubscriptionNotFound("the subscription was deleted meanwhile")
-        return self.cursor(held.record), held.record.position == cursor.position
+        return self.sealed(stored.record.cursor), stored.record.position == cursor.position
 
-    def cursor(self, record: CursorRecord) -> str:
-        """A fresh cursor for a committed place."""
-        return self._seal.seal(record.epoch, record.position, record.time).decode()
+    def sealed(self, cursor: Cursor) -> str:
+        """A cursor in its sealed form, for callers."""
+        return self._seal.seal(cursor).decode()
 
-    async def lag(self, record: CursorRecord) -> float:
-        """Seconds: at most this old is the oldest event after a committed place; 0 = there is none.
+    async def lag(self, name: str) -> float:
+        """How far a subscription without a stream is behind, in seconds: an upper bound of the age of its next event.
+
+        0 = no event follows its committed cursor; without one, the cursor of the last frame that was delivered.
 
         Raises:
-            StorageUnavailable: the store does not tell.
+            StorageUnavailable: the store does not answer.
         """
-        if record.epoch == self._feed.epoch and not await self._is_followed(record.position):
-            return 0.0
-        return max(0, self._clock.now() - record.time) / 1_000_000
+        stored = self._registry.readers.cursors.get(name)
+        epoch = self._feed.earliest.epoch
+        cursor = stored.record.cursor if stored is not None else self._last_seen.cursor(name, epoch)
+        return await self.lag_of(cursor) if cursor is not None else 0.0
 
-    async def _is_followed(self, position: int) -> bool:
-        """Whether an event lies after a position: changes of state, as the commit itself, are nothing to be read."""
+    async def lag_of(self, cursor: Cursor) -> float:
+        """How far a reader at a cursor is behind, like `lag`.
+
+        Raises:
+            StorageUnavailable: the store does not answer.
+        """
+        if cursor.epoch == self._feed.earliest.epoch and not await self._has_events_after(cursor.position):
+            return 0.0
+        return max(0, self._clock.now() - cursor.time) / 1_000_000
+
+    async def _has_events_after(self, position: int) -> bool:
+        """Whether an event lies after a position; changes of state, such as a commit, do not count."""
         while position < self._feed.through:
             page = await self._log.read(position, 1, EVENTS_ONLY)
             if page.entries or page.through <= position:
@@ -113,77 +119,44 @@ class Subscriptions:
             position = page.through
         return False
 
-    async def forget(self, integration_id: str, subscription_id: str) -> None:
-        """Forget a subscription; its stream ends.
+    async def forget(self, integration_id: str, subscription_id: str, audit: Sequence[Entry] = ()) -> None:
+        """Delete a subscription; its stream ends. The entries of `audit` are appended with it.
 
         Raises:
-            SubscriptionNotFound: there is none of this name.
+            SubscriptionNotFound: the integration has none of this name.
         """
-        if subscription_id not in self._registry.subscriptions(integration_id):
-            raise SubscriptionNotFound(
-                f"there is no subscription '{subscription_id}': ListOwnSubscriptions shows which there are",
-                metadata={"subscription_id": subscription_id},
-            )
-        name = f"{integration_id}/{subscription_id}"
-        entries = [
-            Entry(Kind.STATE, self._clock.now(), b"", key=f"{kind}/{name}")
-            for kind, known in (("cursor", self._registry.cursors), ("claim", self._registry.claims))
-            if name in known
-        ]
-        appended = await self._log.append(entries)
-        await self._registry.applied(appended[-1].position)
+        self._registry.readers.require(integration_id, subscription_id)
+        appended = await self._log.append([*self._tombstones(f"{integration_id}/{subscription_id}"), *audit])
+        await self._registry.wait_applied(appended[-1].position)
 
-    def _is_ahead(self, name: str, record: CursorRecord) -> bool:
-        """Whether a place is later than the kept one; any place of this log is later than one of before a restore."""
-        kept = self._registry.cursors.get(name)
-        return kept is None or kept.record.epoch != record.epoch or kept.record.position < record.position
+    async def expire(self, before: int) -> None:
+        """Delete the subscriptions without a committed cursor that had no stream since a time, in microseconds.
 
-    async def _write(self, name: str, commit: Commit) -> None:
-        desk = self._desks.setdefault(name, _Desk())
-        if desk.next is None or commit.force or commit.record.position > desk.next.record.position:
-            desk.next = commit
-        if desk.written is None:
-            desk.written = asyncio.get_running_loop().create_future()
-        written = desk.written
-        if desk.writer is None:
-            desk.writer = asyncio.create_task(self._write_all(name, desk))
-        await asyncio.shield(written)
-
-    async def _write_all(self, name: str, desk: _Desk) -> None:
-        """Write the newest commit, again and again until none has come meanwhile."""
-        try:
-            while desk.next is not None and desk.written is not None:
-                commit, written = desk.next, desk.written
-                desk.next = desk.written = None
-                try:
-                    await self._append(name, commit)
-                except Exception as error:  # noqa: BLE001  it is told to those who wait for it
-                    written.set_exception(error)
-                    written.exception()  # those who wait may all have gone
-                else:
-                    written.set_result(None)
-        finally:
-            desk.writer = None
-            if desk.next is None:
-                self._desks.pop(name, None)
-
-    async def _append(self, name: str, commit: Commit) -> None:
-        """Append a commit on condition that no other replica was faster; else look again.
-
-        Where nobody was, what is known here is gone from the log, or what is there was forgotten too long ago: a
-        condition less each time, so that it comes to an end.
+        Also deletes all subscriptions of deleted integrations.
         """
-        body = msgspec.json.encode(commit.record)
-        known, vain = self._registry.cursor_position(name), 0
-        while commit.force or self._is_ahead(name, commit.record):
-            entry = Entry(Kind.STATE, self._clock.now(), body, key=f"cursor/{name}")
+        for name in sorted({*self._registry.readers.claims, *self._registry.readers.cursors}):
+            if not self._has_expired(name, before):
+                continue
+            claim = self._registry.readers.claims.get(name)
+            expect = {CLAIM.key(name): claim.position if claim is not None else 0}
             try:
-                [appended] = await self._log.append([entry], ({entry.key: known}, {entry.key: 0}, None)[vain])
-            except Conflict:
-                if not await self._ends.catch_up():
-                    raise StorageUnavailable from None
-                before, known = known, self._registry.cursor_position(name)
-                vain = vain + 1 if known == before else 0
-            else:
-                await self._registry.applied(appended.position)
-                return
+                appended = await self._log.append(self._tombstones(name), expect)
+            except Conflict:  # another replica has opened a stream, or deleted it
+                continue
+            await self._registry.wait_applied(appended[-1].position)
+
+    def _has_expired(self, name: str, before: int) -> bool:
+        stored = self._registry.integrations.get(name.partition("/")[0])
+        if stored is not None and stored.record.state is State.DELETED:
+            return True
+        seen = self._last_seen.record(name)
+        return name not in self._registry.readers.cursors and seen is not None and seen.seen_time < before
+
+    def _tombstones(self, name: str) -> list[Entry]:
+        """The entries that delete a subscription."""
+        now, entries = self._clock.now(), list[Entry]()
+        if name in self._registry.readers.cursors:
+            entries.append(CURSOR.entry(CURSOR.key(name), now, None))
+        if name in self._registry.readers.claims:
+            entries.append(CLAIM.entry(CLAIM.key(name), now, None))
+        return entries
