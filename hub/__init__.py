@@ -1,1 +1,1 @@
-"""The Tickets integration hub: see ARCHITECTURE.md for the rooms and who may import whom."""
+"""The Tickets integration hub: see ARCHITECTURE.md for its packages, and which may import which."""

@@ -1,7 +1,7 @@
 """Every failure that the hub can name, in one tree.
 
-Lives here: what went wrong, in words for the caller, and the details that a caller's program needs. Must not know:
-gRPC, status codes (``api/failures.py`` maps these classes to statuses), anything else of ours.
+Each has a sentence for the caller and the details that a caller's program needs. Must not know gRPC or status codes
+(``api/status.py`` maps these classes to statuses), nor anything else of ours.
 
 The name of a class in upper snake case is its reason, as ``enum ErrorReason`` in the contract spells it:
 ``EventIdConflict`` is ``EVENT_ID_CONFLICT``.
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 
 class HubError(Exception):
-    """A failure with a sentence for the caller: what is wrong, and what to do about it.
+    """A failure, with a sentence for the caller: what is wrong, and what to do about it.
 
     Attributes:
         message: the sentence; holds nothing of other callers and no secret.
-        metadata: what a program may want to know, as short strings; becomes ``ErrorInfo.metadata``.
-        retry_after: seconds until a repetition makes sense; becomes ``RetryInfo``. None: no such time is known.
+        metadata: details for programs, as short strings; becomes ``ErrorInfo.metadata``.
+        retry_after: seconds after which to try again; becomes ``RetryInfo``. None: no such time is known.
     """
 
     def __init__(
@@ -62,35 +62,33 @@ class CursorInvalid(HubError):
     """The cursor cannot be opened."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "the cursor cannot be opened: it is cut off, altered, or of another hub; send it as a frame carried it"
-        )
+        super().__init__("the cursor is not valid: truncated, altered or from another hub; send it exactly as received")
 
 
 class KeyFailure(HubError):
-    """The caller could not be told from a stranger."""
+    """The call carries no valid key."""
 
 
 class KeyMissing(KeyFailure):
-    """No key was sent."""
+    """No key was sent, or several."""
 
-    def __init__(self) -> None:
-        super().__init__("no key: send the metadata 'authorization: Bearer <key>'")
+    def __init__(self, message: str = "no key: send the metadata 'authorization: Bearer <key>'") -> None:
+        super().__init__(message)
 
 
 class KeyUnknown(KeyFailure):
     """There is no such key; malformed and unknown keys read alike."""
 
     def __init__(self) -> None:
-        super().__init__("the hub knows no such key: check that it was copied whole")
+        super().__init__("unknown key: check that it was copied completely")
 
 
 class KeyExpired(KeyFailure):
-    """The key's time is over."""
+    """The key has expired."""
 
 
 class KeyRevoked(KeyFailure):
-    """The key was taken away before its time."""
+    """The key was revoked."""
 
 
 class Denied(HubError):
@@ -102,7 +100,7 @@ class RoleNotAllowed(Denied):
 
 
 class ScopeNotGranted(Denied):
-    """A scope was asked for that is not granted."""
+    """A requested scope is not granted."""
 
 
 class IntegrationPending(Denied):
@@ -110,19 +108,19 @@ class IntegrationPending(Denied):
 
 
 class IntegrationSuspended(Denied):
-    """The integration is closed for now."""
+    """The integration is suspended."""
 
 
 class IntegrationRejected(Denied):
-    """The integration's application was turned down."""
+    """The integration's application was rejected."""
 
 
 class IntegrationDeleted(Denied):
-    """The integration was ended for good."""
+    """The integration was deleted."""
 
 
 class DeveloperBlocked(Denied):
-    """The developer is on the blocklist; on whose word and why is for that developer alone ("" for everyone else)."""
+    """The developer is on the blocklist; only that developer learns who did it and why ("" for everyone else)."""
 
     def __init__(self, source: str = "", reason: str = "") -> None:
         why = f" by {source}: {reason}" if reason else ""
@@ -139,8 +137,15 @@ class NotOwner(Denied):
         super().__init__("this Discord user does not own the integration")
 
 
+class NotSubject(Denied):
+    """The Discord user for whom the bot speaks asks for another user."""
+
+    def __init__(self) -> None:
+        super().__init__("users can ask only about themselves: acting_user_id and user_id must be the same")
+
+
 class NotFound(HubError):
-    """What was named does not exist, for this caller."""
+    """The named resource does not exist, for this caller."""
 
 
 class IntegrationNotFound(NotFound):
@@ -154,13 +159,46 @@ class KeyNotFound(NotFound):
     """The holder has no key with this id."""
 
     def __init__(self, key_id: str) -> None:
-        super().__init__(
-            f"there is no key '{key_id}' here: ListKeys shows which there are", metadata={"key_id": key_id}
-        )
+        super().__init__(f"there is no key '{key_id}' here: ListKeys lists them", metadata={"key_id": key_id})
 
 
 class SubscriptionNotFound(NotFound):
     """The integration has no such subscription, or nothing was committed for it."""
+
+
+class ErasureNotFound(NotFound):
+    """No erasure has this id."""
+
+    def __init__(self, erasure_id: str) -> None:
+        super().__init__(
+            f"there is no erasure '{erasure_id}': ListErasures lists them",
+            metadata={"erasure_id": erasure_id},
+        )
+
+
+class EndpointNotFound(NotFound):
+    """The integration has no such endpoint."""
+
+    def __init__(self, endpoint_id: str) -> None:
+        super().__init__(
+            f"there is no endpoint '{endpoint_id}': ListEndpoints lists them",
+            metadata={"endpoint_id": endpoint_id},
+        )
+
+
+class EndpointExists(HubError):
+    """The integration has an endpoint of this id."""
+
+    def __init__(self, endpoint_id: str) -> None:
+        super().__init__(
+            f"there is an endpoint '{endpoint_id}' already: change it with UpdateEndpoint, and show its secret with "
+            "RotateEndpointSecret",
+            metadata={"endpoint_id": endpoint_id},
+        )
+
+
+class EndpointNotVerified(HubError):
+    """The receiver has not passed the verification."""
 
 
 class EventIdConflict(HubError):
@@ -168,29 +206,29 @@ class EventIdConflict(HubError):
 
     Attributes:
         event_id: the id.
-        index: which of the events stored at once it is, where the log can tell.
+        index: its index among the events of one append, if the log knows it.
     """
 
     def __init__(self, event_id: str, index: int | None = None) -> None:
         super().__init__(
-            f"the id '{event_id}' already names an event with other content: give each event an id of its own",
+            f"the id '{event_id}' already names an event with other content: give each event its own id",
             metadata={"event_id": event_id},
         )
         self.event_id = event_id
         self.index = index
 
     def among(self, event_ids: Sequence[str]) -> "EventIdConflict":
-        """The same, telling also which of a request's events it is."""
+        """The same failure, with the index of the event in the request."""
         self.metadata["index"] = str(event_ids.index(self.event_id) if self.index is None else self.index)
         return self
 
 
 class EtagMismatch(HubError):
-    """The integration was changed since the etag was read."""
+    """The resource was changed after the etag was read."""
 
-    def __init__(self, integration_id: str) -> None:
+    def __init__(self, integration_id: str, what: str = "integration") -> None:
         super().__init__(
-            "the integration was changed since this etag was read: read it again, then repeat the change",
+            f"the {what} was changed since this etag was read: read it again, then repeat the change",
             metadata={"integration_id": integration_id},
         )
 
@@ -201,28 +239,39 @@ class SubscriptionTakenOver(HubError):
     def __init__(self, subscription_id: str) -> None:
         super().__init__(
             f"a newer stream of the subscription '{subscription_id}' took over: "
-            "give each reader that is to run beside others a subscription_id of its own",
+            "give each concurrent reader its own subscription_id",
             metadata={"subscription_id": subscription_id},
         )
 
 
+class EmitterSequenceGap(HubError):
+    """The first number of an emitter's batch is not the next one: earlier numbers are missing."""
+
+    def __init__(self, emitter_id: str, expected: int) -> None:
+        super().__init__(
+            f"the next number of the emitter '{emitter_id}' is {expected}: send those before, or continue "
+            "under a new emitter_id, from 1",
+            metadata={"emitter_id": emitter_id, "expected_sequence": str(expected)},
+        )
+
+
 class StateForbids(HubError):
-    """The state does not allow this."""
+    """The resource's state does not allow this command."""
 
 
 class RotationInProgress(HubError):
-    """Two keys live already."""
+    """The limit of live keys is reached."""
 
 
 class RulesNotMet(HubError):
-    """Rules are not met; the metadata names them."""
+    """Some rules are not met; the metadata names them."""
 
     def __init__(self, message: str, rules: Iterable[str]) -> None:
         super().__init__(message, metadata={"rules": ",".join(rules)})
 
 
 class CursorExpired(HubError):
-    """What lies after the cursor is not all there any more."""
+    """Some of the events after the cursor are no longer kept."""
 
 
 class Exhausted(HubError):
@@ -230,15 +279,19 @@ class Exhausted(HubError):
 
 
 class TooManyStreams(Exhausted):
-    """As many streams are open as may be."""
+    """The limit of open streams is reached."""
 
 
 class TooManySubscriptions(Exhausted):
-    """The integration has as many subscriptions as it may."""
+    """The integration has reached its limit of subscriptions."""
+
+
+class TooManyEndpoints(Exhausted):
+    """The integration has reached its limit of endpoints."""
 
 
 class EmitBacklogFull(Exhausted):
-    """More events wait to be stored than the hub takes."""
+    """The limit of events that wait to be stored is reached."""
 
 
 class AuthThrottled(Exhausted):
@@ -246,15 +299,23 @@ class AuthThrottled(Exhausted):
 
 
 class TooManyInstallations(Exhausted):
-    """As many guilds have installed the integration as may."""
+    """The limit of guilds that may install the integration is reached."""
 
 
 class TooManyCalls(Exhausted):
-    """More calls are being served, or open without a key, than may be."""
+    """The limit of calls in flight, or of streams without a key, is reached."""
 
 
 class TooManyChanges(Exhausted):
-    """A developer, or a user for whom the bot speaks, has changed more within an hour than they may."""
+    """A developer, or a user for whom the bot speaks, has reached the limit of changes an hour."""
+
+
+class TooManySearches(Exhausted):
+    """Searches, lists and reports with one key have read as many records as the limit allows."""
+
+
+class TooManyErasures(Exhausted):
+    """The limit of unfinished erasures is reached."""
 
 
 class StorageFull(Exhausted):
@@ -282,24 +343,56 @@ class StorageUnavailable(Unavailable):
         super().__init__("the hub's store does not answer; nothing of this request is acknowledged", retry_after=5)
 
 
+class RequestTimeout(Unavailable):
+    """The request of a call did not arrive in time; nothing of it was read."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the request did not arrive within {seconds:g} s of its call: send it with the call, then close your side",
+            retry_after=1,
+        )
+
+
 class SlowConsumer(Unavailable):
-    """A client takes nothing from its stream."""
+    """The client read nothing from its stream for longer than the write deadline."""
 
     def __init__(self) -> None:
-        super().__init__("nothing was read from this stream for too long: resume after the last cursor", retry_after=1)
+        super().__init__(
+            "the client did not read this stream for too long: resume after the last cursor", retry_after=1
+        )
+
+
+class DisclosuresNotReady(Unavailable):
+    """The hub is still looking up who received which events."""
+
+    def __init__(self) -> None:
+        super().__init__("the hub is still searching who received which events: repeat the same request", retry_after=2)
+
+
+class StreamEnded(Unavailable):
+    """An admin ended this stream; the client may connect again."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"an admin ended this stream: {reason}; the client may connect again",
+            metadata={"reason": reason},
+            retry_after=1,
+        )
 
 
 class Conflict(Exception):
-    """A conditional append met another state than it expected. Never leaves the hub: who appends decides again.
+    """A conditional append found another state than it expected. Never leaves the hub: its caller decides again.
 
     Attributes:
-        key: the state key that has moved.
+        key: the state key that has changed.
+        position: where its newest entry is; 0 = there is none.
     """
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, position: int = 0) -> None:
         super().__init__(f"{key} has moved")
         self.key = key
+        self.position = position
 
 
 class StartError(Exception):
-    """The hub cannot start; the text is one line for the person who starts it."""
+    """The hub cannot start; the text is a line for the operator."""

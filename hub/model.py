@@ -1,21 +1,33 @@
-"""The values that every room speaks of: frozen, without behaviour that needs anything else of ours.
+"""The values that every package uses: frozen, and independent of the rest of the hub.
 
 Times are whole microseconds since 1970 in UTC, positions are integers from 1, 0 stands for "before everything".
-Records (``*Record``) are what state entries of the log hold, as JSON; a field added later needs a default.
+Records (``*Record``) are what state entries of the log hold, as JSON (``state.py``); a field added later needs a
+default.
 """
 
 from collections.abc import Mapping
 from enum import IntEnum
+from typing import NamedTuple
 
 import msgspec
 
 
 class Kind(IntEnum):
-    """What an entry of the log is."""
+    """The kinds of entries in the log."""
 
     EVENT = 1
     STATE = 2
     ERASED = 3
+    DAMAGED = 4
+    """Never stored: an entry that the store returns altered, or not at all."""
+
+
+class Cursor(NamedTuple):
+    """A position in the log of `epoch`, reached at `time` (microseconds). A stream resumes with the entry after it."""
+
+    epoch: int
+    position: int
+    time: int
 
 
 class Role(IntEnum):
@@ -28,7 +40,7 @@ class Role(IntEnum):
 
 
 class State(IntEnum):
-    """Where an integration is in its life, with the numbers of ``enum IntegrationState``."""
+    """The state of an integration, with the numbers of ``enum IntegrationState``."""
 
     PENDING = 1
     ACTIVE = 2
@@ -38,7 +50,7 @@ class State(IntEnum):
 
 
 class GuildAccess(IntEnum):
-    """Whose events an integration gets, with the numbers of ``enum GuildAccess``."""
+    """From which guilds an integration gets events, with the numbers of ``enum GuildAccess``."""
 
     ALL = 1
     INSTALLED = 2
@@ -48,7 +60,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """One entry of the log.
 
     Attributes:
-        kind: event, state, or what is left of an erased event.
+        kind: event, state, or what remains of an erased event.
         key: names what a STATE entry is the newest state of ("integration/x7"); "" for events.
         id: names an EVENT within the dedupe window; "" for state.
         event_type: the number of the payload's field in ``Event``; 0 for state.
@@ -69,15 +81,19 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
-    """Where an entry stands; of a duplicate, where the first one stands and when that was accepted."""
+    """The position and accept time of an entry; those of the first one for a duplicate.
+
+    `conflict`: it was not stored, because its id names an event with another body, the one at `position`.
+    """
 
     position: int
     time: int
     duplicate: bool = False
+    conflict: bool = False
 
 
 class Page(msgspec.Struct, frozen=True):
-    """A piece of the log: `entries` in order, and nothing that was asked for was left out up to `through`."""
+    """Some entries of the log, in order; up to `through` none of the requested ones is missing."""
 
     entries: tuple[Entry, ...]
     through: int
@@ -92,7 +108,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who does something: the role and id of the key, and the Discord user for whom the bot speaks."""
+    """The author of a change: the role and id of the key, and the Discord user for whom the bot speaks."""
 
     role: Role = Role.SYSTEM
     key_id: str = ""
@@ -100,7 +116,7 @@ class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who calls, by which key, and what for: bound to every change and every log line of the call.
+    """The caller of one call: its key, its method, its address. Bound to every change and log line of the call.
 
     Attributes:
         integration_id: whose key it is; "" for service keys.
@@ -119,8 +135,12 @@ class Caller(msgspec.Struct, frozen=True):
 
     @property
     def actor(self) -> Actor:
-        """What the audit trail keeps of it."""
+        """The caller as the audit trail keeps it."""
         return Actor(self.role, self.key_id, self.user_id)
+
+    def on_behalf_of(self, user_id: str) -> "Caller":
+        """The same caller, speaking for a Discord user."""
+        return msgspec.structs.replace(self, user_id=user_id)
 
 
 class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -136,7 +156,7 @@ class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class GrantRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A scope given. `position`: events after it count; 0 in an entry stands for that entry's own position."""
+    """A granted scope. `position`: it covers the events after it; 0 in an entry means the entry's own position."""
 
     scope: int
     justification: str
@@ -146,14 +166,14 @@ class GrantRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ScopeRequestRecord(msgspec.Struct, frozen=True):
-    """A scope asked for, and why."""
+    """A requested scope, and the reason for it."""
 
     scope: int
     justification: str
 
 
 class IntegrationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All that is kept of an integration but its key use, installations, cursors and claims.
+    """An integration; key use, installations, cursors and claims have their own records.
 
     `all_guilds_from`: where guild access is ALL, events after this position come from every guild, those before it from
     guilds that had installed it; -1 in an entry stands for that entry's own position. `refused_scopes`: what the last
@@ -182,10 +202,11 @@ class IntegrationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     refused_scopes: tuple[int, ...] = ()
     refusal_reason: str = ""
     refusal_time: int = 0
+    resume_time: int = 0
 
 
 class BlockRecord(msgspec.Struct, frozen=True):
-    """A developer who is on the blocklist, on whose word and why; not `blocked`: the block has ended."""
+    """A block of a developer: since when, by whom and why. If not `blocked`, the time at which the block ended."""
 
     user_id: str
     source: str
@@ -195,14 +216,20 @@ class BlockRecord(msgspec.Struct, frozen=True):
 
 
 class AgreedScope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A scope that a guild agreed to. `position`: events after it count; 0 stands for that of the entry itself."""
+    """A scope that a guild agreed to. `position`: it covers the events after it; 0 means the entry's own position."""
 
     scope: int
     position: int = 0
 
 
 class InstallationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a guild agreed to, and who said so for it; not `installed`: it was switched off again."""
+    """What a guild agreed to, and which user acted for it; not `installed`: it was uninstalled.
+
+    Attributes:
+        excluded: nothing of the guild is delivered to the integration, whatever its guild access.
+        counts_from: events after this position are delivered again after an exclusion; -1 in an entry stands for that
+            entry's own position.
+    """
 
     integration_id: str
     guild_id: int
@@ -211,6 +238,8 @@ class InstallationRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     agree_time: int
     agreed: tuple[AgreedScope, ...] = ()
     installed: bool = True
+    excluded: bool = False
+    counts_from: int = 0
 
 
 class ServiceRecord(msgspec.Struct, frozen=True):
@@ -219,25 +248,71 @@ class ServiceRecord(msgspec.Struct, frozen=True):
     keys: tuple[KeyRecord, ...] = ()
 
 
-class ClaimRecord(msgspec.Struct, frozen=True):
-    """Which stream a subscription belongs to: the newest claim wins, on every replica."""
+class EarlierSecret(msgspec.Struct, frozen=True):
+    """A secret of the hub that was rotated away at `rotate_time`, sealed under the one in force."""
+
+    sealed: bytes
+    rotate_time: int
+
+
+class SecretRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The secret in force, by a digest that reveals nothing of it, and the earlier ones, the newest first."""
+
+    check: str
+    earlier: tuple[EarlierSecret, ...] = ()
+
+
+class ClaimRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The stream that owns a subscription, and its position. The newest claim wins, on every replica.
+
+    The same stream writes its claim again as it goes on, and when it ends. `epoch`, `position` and `time` are the
+    cursor of the last frame that was delivered; 0 in an entry stands for this log, the entry itself and its time.
+
+    Attributes:
+        seen_time: when the stream was last open; 0 in an entry stands for the time of the entry.
+        end_reason: why the stream ended: a reason of the contract, or DISCONNECTED; "" while it is open.
+    """
 
     stream_id: str
+    seen_time: int = 0
+    end_reason: str = ""
+    epoch: int = 0
+    position: int = 0
+    time: int = 0
+
+
+class OversightRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an admin did to the streams of an integration, for the audit trail.
+
+    Attributes:
+        action: "tail", "send_test_event", "end_stream" or "delete_subscription".
+        subscription_id: of which subscription; "" where it concerns none.
+    """
+
+    integration_id: str
+    action: str
+    subscription_id: str = ""
 
 
 class CursorRecord(msgspec.Struct, frozen=True):
-    """What a subscription has committed: a place in the log of `epoch`, reached at `time`, kept at `commit_time`."""
+    """The committed cursor of a subscription, and when it was committed (microseconds)."""
 
     epoch: int
     position: int
     time: int
     commit_time: int
 
+    @property
+    def cursor(self) -> Cursor:
+        """The position that was committed."""
+        return Cursor(self.epoch, self.position, self.time)
 
-class UseRecord(msgspec.Struct, frozen=True):
-    """When a key last opened the hub."""
+
+class UseRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """When a key was last used; `digest`: the key's digest, under a newer secret of the hub than that of its record."""
 
     last_use_time: int
+    digest: str = ""
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True):
@@ -247,8 +322,15 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
     scopes: Mapping[int, int]
 
 
+class EmitterRecord(msgspec.Struct, frozen=True):
+    """The number of an emitter's last event, and the time of its last batch."""
+
+    last_sequence: int
+    use_time: int
+
+
 class ImportRecord(msgspec.Struct, frozen=True):
-    """That this log is made of another one, the one of `epoch`; until it is `done` it is not all there."""
+    """This log is an import of the log of `epoch`; until `done` it is incomplete."""
 
     epoch: int
     done: bool
@@ -263,14 +345,14 @@ class FieldChange(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The body of a STATE entry: who made it so, by which method, why, what changed, and the state it left.
+    """The body of an audited state entry: who changed what, by which method and why, and the record it left.
 
-    `record` is kept as raw JSON: who reads the audit trail need not know every kind of record.
+    `record` stays raw JSON, so that the audit trail can be read without knowing every kind of record.
     """
 
     actor: Actor
     method: str
-    record: msgspec.Raw
+    record: msgspec.Raw = msgspec.Raw(b"null")
     reason: str = ""
     request_id: str = ""
     changes: tuple[FieldChange, ...] = ()

@@ -1,1 +1,1 @@
-"""All that knows gRPC: who may come in, how failures leave, and one module for each service."""
+"""Everything that knows gRPC: access, statuses, limits, and one module for each service."""

@@ -1,27 +1,51 @@
-"""Between the contract's messages and the hub's values, both ways. No decisions here, but that a time must be one."""
+"""Converts the contract's messages to the hub's values and back."""
 
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from tickets.hub.v1 import admin_service_pb2, directory_service_pb2, integration_pb2, permissions_pb2
+from tickets.hub.v1 import admin_service_pb2, directory_service_pb2, event_pb2, integration_pb2, permissions_pb2
 
-from hub import scopes as table
-from hub.control.registry import Held, Registry, etag
-from hub.control.reports import Finding
+from hub import permissions as table
+from hub.api.masks import masked
+from hub.api.validation import check
+from hub.control.integrations import Profile
+from hub.control.privileges import Finding
+from hub.control.registry import Registry, etag
+from hub.control.versioned import Versioned
 from hub.errors import InvalidRequest
 from hub.model import (
-    Change,
     Entry,
     GuildAccess,
     InstallationRecord,
     IntegrationRecord,
     KeyRecord,
+    Kind,
     ScopeRequestRecord,
 )
 
+DEFAULT_SUBSCRIPTION = "default"
+"""The subscription of a request that names none."""
+
 MICROS = 1_000_000
 _LAST_SECOND = 253_402_300_799  # the end of the year 9999, as google.protobuf.Timestamp has it
+
+
+class NewIntegration(Protocol):
+    """The profile fields that RegisterIntegration and SubmitApplication share."""
+
+    display_name: str
+    description: str
+    owner_user_id: str
+    documentation_url: str
+    support_url: str
+    endpoint_url: str
+    guild_access: integration_pb2.GuildAccess.ValueType
 
 
 def timestamp(micros: int) -> Timestamp | None:
@@ -36,29 +60,42 @@ def micros(time: Timestamp, field: str) -> int:
     """A time in microseconds.
 
     Raises:
-        InvalidRequest: it is none between 1970 and 9999; names `field`.
+        InvalidRequest: it is not between 1970 and 9999; the error names `field`.
     """
     if not (0 <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
         raise InvalidRequest.field(field, "must be a time between 1970 and 9999, nanos below 1000000000")
     return time.seconds * MICROS + time.nanos // 1_000
 
 
+def optional_micros(request: Message, field: str) -> int:
+    """The time in a field of a request, in microseconds; 0 where it is not set.
+
+    Raises:
+        InvalidRequest: as `micros`.
+    """
+    return micros(getattr(request, field), field) if request.HasField(field) else 0
+
+
+def optional_span(request: Message, field: str) -> int | None:
+    """The duration in a field of a request, in microseconds; None where it is not set."""
+    return span(getattr(request, field)) if request.HasField(field) else None
+
+
 def duration(seconds: float) -> Duration:
-    """A span."""
-    span = Duration()
-    span.FromMilliseconds(round(seconds * 1_000))
-    return span
+    """Seconds as a message, rounded to milliseconds."""
+    whole, rest = divmod(round(seconds * 1_000), 1_000)
+    return Duration(seconds=whole, nanos=rest * 1_000_000)
 
 
-def seconds(span: Duration) -> float:
-    """A span in seconds."""
-    return span.seconds + span.nanos / 1e9
+def span(length: Duration) -> int:
+    """The microseconds of a message."""
+    return length.seconds * MICROS + length.nanos // 1_000
 
 
-def integration(held: Held[IntegrationRecord], registry: Registry) -> integration_pb2.Integration:
+def integration(versioned: Versioned[IntegrationRecord], registry: Registry) -> integration_pb2.Integration:
     """An integration as admins and its developer see it."""
-    record = held.record
-    block = registry.block_of(record.owner_user_id)
+    record = versioned.record
+    block = registry.blocklist.block_of(record.owner_user_id)
     return integration_pb2.Integration(
         integration_id=record.integration_id,
         display_name=record.display_name,
@@ -87,7 +124,7 @@ def integration(held: Held[IntegrationRecord], registry: Registry) -> integratio
         ],
         create_time=timestamp(record.create_time),
         update_time=timestamp(record.update_time),
-        etag=etag(held),
+        etag=etag(versioned),
         developer_blocked=block is not None,
         block_source=block.source if block is not None else "",
         block_reason=block.reason if block is not None else "",
@@ -101,20 +138,51 @@ def integration(held: Held[IntegrationRecord], registry: Registry) -> integratio
 
 
 def scope_requests(requests: Iterable[integration_pb2.ScopeRequest]) -> tuple[ScopeRequestRecord, ...]:
-    """Scopes asked for."""
+    """The requested scopes."""
     return tuple(ScopeRequestRecord(request.scope, request.justification) for request in requests)
 
 
-def guild_access(value: int, default: str) -> GuildAccess:
-    """Whose events an integration gets; `default` ("all", "installed") where the request leaves it open."""
-    return GuildAccess(value) if value else GuildAccess[default.upper()]
+def guild_access(value: int) -> GuildAccess | None:
+    """From which guilds an integration gets events; None if the request does not say."""
+    return GuildAccess(value) if value else None
+
+
+def profile(request: NewIntegration) -> Profile:
+    """The profile of a new integration in a request."""
+    return Profile(
+        request.display_name,
+        request.description,
+        request.owner_user_id,
+        request.documentation_url,
+        request.support_url,
+        request.endpoint_url,
+        guild_access(request.guild_access),
+    )
+
+
+def updates(
+    new: integration_pb2.Integration, mask: FieldMask, allowed: Sequence[str]
+) -> dict[str, str | GuildAccess | None]:
+    """The new values of the fields that an update changes.
+
+    Raises:
+        InvalidRequest: the mask names a field that cannot be updated, or a value breaks a rule of the contract.
+    """
+    names = masked(new, mask, allowed)
+    check(new, "integration", names)
+    return {name: guild_access(new.guild_access) if name == "guild_access" else getattr(new, name) for name in names}
+
+
+def keys(records: Iterable[KeyRecord], registry: Registry) -> list[integration_pb2.Key]:
+    """Keys without their texts."""
+    return [key(record, registry) for record in records]
 
 
 def key(record: KeyRecord, registry: Registry, secret: str = "") -> integration_pb2.Key:
     """A key; `secret` only in the reply that made it."""
     if record.revoke_time:
         state = integration_pb2.KEY_STATE_REVOKED
-    elif registry.is_live(record):
+    elif registry.keyring.is_live(record):
         state = integration_pb2.KEY_STATE_ACTIVE
     else:
         state = integration_pb2.KEY_STATE_EXPIRED
@@ -124,37 +192,48 @@ def key(record: KeyRecord, registry: Registry, secret: str = "") -> integration_
         create_time=timestamp(record.create_time),
         expire_time=timestamp(record.expire_time),
         state=state,
-        last_use_time=timestamp(registry.usage.keys.get(record.key_id, 0)),
+        last_use_time=timestamp(registry.keyring.last_use_time(record.key_id)),
         role=permissions_pb2.Role.ValueType(record.role),
         display_name=record.display_name,
     )
 
 
-def integration_of(entry: Entry) -> str:
-    """The integration that a state entry belongs to; "" for none."""
-    kind, _, rest = entry.key.partition("/")
-    return rest.partition("/")[0] if kind in ("integration", "installation") else ""
+def event_entry(event: event_pb2.Event, now: int, field: str, *, position: int = 0, test: bool = False) -> Entry:
+    """An event as the log keeps it: without unknown fields and without its accept time.
+
+    Args:
+        event: the event of a request; it is modified.
+        now: microseconds.
+        field: its path in the request.
+        position: of a sample, which is never in the log, the position that it would have.
+        test: mark it as a test event.
+
+    Raises:
+        InvalidRequest: `occur_time` is out of range; the error names it below `field`.
+    """
+    if event.HasField("occur_time"):
+        micros(event.occur_time, f"{field}.occur_time")
+    event.ClearField("accept_time")
+    event.test = test
+    event.DiscardUnknownFields()
+    if not event.id:
+        event.id = uuid7(now)
+    body = event.SerializeToString(deterministic=True)
+    event_type = table.EVENT_TYPES[event.WhichOneof("payload") or ""]
+    return Entry(Kind.EVENT, now, body, "", event.id, event_type, int(event.guild_id), position)
 
 
-def audit_entry(entry: Entry, change: Change) -> admin_service_pb2.AuditEntry:
-    """A change, as the log has it."""
-    return admin_service_pb2.AuditEntry(
-        time=timestamp(entry.time),
-        actor=admin_service_pb2.Actor(
-            role=permissions_pb2.Role.ValueType(change.actor.role),
-            key_id=change.actor.key_id,
-            user_id=change.actor.user_id,
-        ),
-        method=change.method,
-        integration_id=integration_of(entry),
-        reason=change.reason,
-        changes=[admin_service_pb2.FieldChange(field=c.field, before=c.before, after=c.after) for c in change.changes],
-        request_id=change.request_id,
-    )
+def uuid7(now: int) -> str:
+    """A fresh UUIDv7 (RFC 9562), as the client makes them: ids ordered by time keep the dedupe index quick.
+
+    Python 3.11 cannot make one by itself. `now` in microseconds.
+    """
+    bits = now // 1_000 << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    return str(UUID(int=bits))
 
 
 def finding(found: Finding) -> admin_service_pb2.PrivilegeFinding:
-    """One thing that is granted and not needed."""
+    """A finding of the privilege report."""
     return admin_service_pb2.PrivilegeFinding(
         kind=admin_service_pb2.PrivilegeFinding.Kind.ValueType(found.kind),
         integration_id=found.integration_id,

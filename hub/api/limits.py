@@ -1,100 +1,103 @@
-"""How often, and how many at a time: token buckets, and counters of the calls in flight.
+"""Limits of calls in flight. gRPC's own limit is far above them, because it refuses calls without a reason."""
 
-Lives here: counting. Must not know who calls or what a call does; gRPC's own limit stands far above these, as the last
-resort, because what it refuses it refuses without a reason.
-"""
-
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hub.api.failures import Behaviour, Context
-from hub.clock import Clock
+from hub import metrics
 from hub.errors import TooManyCalls
 
-REMEMBERED = 10_000
-"""Names of which a limiter keeps count; beyond them the one that was longest not heard of begins anew."""
-
-PART = 5
-"""One address may have one in so many of the open calls."""
-
-
-class Buckets:
-    """A token bucket for each name: so many at once after a quiet time, and so many again within each period.
-
-    Args:
-        most: how many tokens a bucket holds.
-        period: seconds in which an empty one fills.
-    """
-
-    def __init__(self, most: int, period: float, clock: Clock) -> None:
-        self._most = most
-        self._a_token = period / most
-        self._clock = clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, name: str) -> float:
-        """Take a token; returns 0, or else the seconds until there is one: nothing was taken then.
-
-        Who waits as long as told finds one, however often they asked meanwhile.
-        """
-        now = self._clock.monotonic()
-        left, at = self._left.pop(name, (float(self._most), now))
-        left = min(self._most, left + (now - at) / self._a_token)
-        if len(self._left) >= REMEMBERED:
-            self._left.popitem(last=False)
-        self._left[name] = (left - 1 if left >= 1 else left, now)
-        return 0.0 if left >= 1 else (1 - left) * self._a_token + 0.001
+MAX_PEER_SHARE = 5
+"""One address may hold at most 1/5 of the anonymous streams."""
 
 
 class CallLimit:
-    """Calls with a key: so many at a time. They end soon, so a counter will do, and costs next to nothing."""
+    """Limits the calls with a key. They end soon, so a cheap counter is enough."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._inside = 0
 
-    def counting(self, behaviour: Behaviour) -> Behaviour:
-        """A handler that is refused, with TooManyCalls, while too many are being served."""
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place while the call is served.
 
-        async def run(request: object, context: Context) -> object:
-            if self._inside >= self._most:
-                raise TooManyCalls("the hub serves as many calls as it may: try again in a moment", retry_after=1)
-            self._inside += 1
-            try:
-                return await behaviour(request, context)
-            finally:
-                self._inside -= 1
+        Raises:
+            TooManyCalls: no place is left.
+        """
+        if self._inside >= self._most:
+            raise TooManyCalls("the hub is at its limit of calls in flight: try again in a moment", retry_after=1)
+        self._inside += 1
+        metrics.LIMIT_USED.add(1, "max_concurrent_calls")
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            metrics.LIMIT_USED.add(-1, "max_concurrent_calls")
 
-        return run
+
+class HalfOpenLimit:
+    """Limits the calls whose request has not arrived, for each address and each key."""
+
+    def __init__(self) -> None:
+        self._inside: Counter[tuple[str, int]] = Counter()
+
+    @property
+    def fullest(self) -> float:
+        """How much of its limit the name uses that uses most: 0 to 1."""
+        return max((count / most for (_, most), count in self._inside.items()), default=0.0)
+
+    @contextmanager
+    def place(self, *names: tuple[str, int]) -> Iterator[None]:
+        """Hold a place under each name, up to its limit, which is the same at each call.
+
+        Raises:
+            TooManyCalls: a name is at its limit.
+        """
+        inside = self._inside
+        for name in names:
+            if inside[name] >= name[1]:
+                raise TooManyCalls(
+                    "too many of your calls still wait for their request: send each request with its call",
+                    retry_after=1,
+                )
+        for name in names:
+            inside[name] += 1
+        try:
+            yield
+        finally:
+            for name in names:
+                inside[name] -= 1
+                if not inside[name]:
+                    del inside[name]
 
 
-class OpenLimit:
-    """Streams that need no key and may last for ever: so many in all, and of one address a part of them."""
+class AnonymousStreamLimit:
+    """Limits the streams without a key, in all and for each address."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._a_peer = max(1, most // PART)
+        self._a_peer = max(1, most // MAX_PEER_SHARE)
         self._inside: Counter[str] = Counter()
 
     @contextmanager
     def place(self, peer: str) -> Iterator[None]:
-        """Hold a place for as long as the call lasts.
+        """Hold a place while the call lasts.
 
         Args:
             peer: the address, without the port.
 
         Raises:
-            TooManyCalls: there is none left.
+            TooManyCalls: no place is left.
         """
         if self._inside[peer] >= self._a_peer or self._inside.total() >= self._most:
-            raise TooManyCalls(
-                "as many streams without a key are open as may be: close one, or try again later", retry_after=10
-            )
+            raise TooManyCalls("too many streams without a key are open: close one, or try again later", retry_after=10)
         self._inside[peer] += 1
+        metrics.LIMIT_USED.add(1, "max_open_calls")
         try:
             yield
         finally:
             self._inside[peer] -= 1
+            metrics.LIMIT_USED.add(-1, "max_open_calls")
             if not self._inside[peer]:
                 del self._inside[peer]

@@ -1,4 +1,4 @@
-"""``hub tail``: what an integration gets, a line an event, for as long as somebody looks."""
+"""``hub tail``: prints a line for each event that an integration gets, until it is interrupted."""
 
 import json
 import re
@@ -16,17 +16,23 @@ from google.protobuf.json_format import MessageToDict
 from tickets.hub.v1.event_pb2 import Event
 from tickets.hub.v1.event_service_pb2 import Gap, GapCause, Goodbye, GrantsChanged, Heartbeat, Ready
 from tickets.hub.v1.permissions_pb2 import Scope
+from tickets_hub import Client, HubCallError, Notice, Policy, Reconnecting, Start, Subscription
+from tickets_hub.requests import SubscribeOptions
 
-from hub.cli.calling import Calling, calling_options, fail, open_client, plain, told
-from hub.cli.settling import give_up
-from hub.client import Client, HubCallError, Notice, Policy, Reconnecting, Start, Subscription
-from hub.client.requests import Wanted
+from hub.cli.completion import complete_values
+from hub.cli.connection import ConnectionOptions, connection_options, describe, fail, open_client
+from hub.cli.options import give_up
+from hub.cli.output import echo
+from hub.text import escaped
 
 KEY = "HUB_KEY"
+ADMIN_KEY = "HUB_ADMIN_KEY"
+READER = "tail"
+"""The subscription that an integration's own key tails."""
 
 
 def read_start(_context: click.Context, _option: click.Parameter, text: str) -> Start:
-    """What --from means. A cursor is whatever is no word and no time: only the hub can read it."""
+    """The start that --from names. Anything that is neither a keyword nor a timestamp is taken as a cursor."""
     words = {"latest": Start.latest(), "earliest": Start.earliest(), "committed": Start.committed()}
     if text in words:
         return words[text]
@@ -34,15 +40,21 @@ def read_start(_context: click.Context, _option: click.Parameter, text: str) -> 
         try:
             return Start.since(datetime.fromisoformat(text))
         except ValueError:
-            raise click.BadParameter(f"'{text}' is no time with a zone, such as 2030-01-31T12:00:00Z") from None
+            raise click.BadParameter(f"'{text}' is not a time with a zone, such as 2030-01-31T12:00:00Z") from None
     if re.fullmatch(r"[a-z]*", text):
-        raise click.BadParameter(f"'{text}' is none of {', '.join(words)}, nor a cursor, nor a time")
+        raise click.BadParameter(f"'{text}' is neither {', '.join(words)}, a cursor nor a time")
     return Start.cursor(text)
 
 
 @click.command(short_help="Show what an integration gets.")
-@calling_options(KEY)
-@click.option("--subscription", default="tail", show_default=True, help="the name of this reader")
+@connection_options(KEY)
+@click.option("--subscription", metavar="NAME", help=f"the name of this reader [default: {READER}]")
+@click.option(
+    "--integration",
+    metavar="ID",
+    help=f"with an admin's key [${ADMIN_KEY}]: show what this integration gets; the audit trail records it",
+)
+@click.option("--reason", default="", metavar="TEXT", help="why, for the audit trail; with --integration")
 @click.option(
     *("--from", "start"),
     default="latest",
@@ -56,57 +68,91 @@ def read_start(_context: click.Context, _option: click.Parameter, text: str) -> 
     type=click.Choice(["fail", "earliest"]),
     default="fail",
     show_default=True,
-    help="where what follows PLACE is not kept any more: end, or say so and go on with the earliest that is",
+    help="if the events after PLACE are no longer kept: fail, or report the gap and go on with the earliest event",
 )
-@click.option("--scope", "scopes", multiple=True, metavar="NAME", help="as if only this were granted; may be repeated")
+@click.option(
+    *("--scope", "scopes"),
+    multiple=True,
+    metavar="NAME",
+    help="as if only this were granted; may be repeated",
+    shell_complete=complete_values(
+        "|".join(one.name.removeprefix("SCOPE_").lower() for one in Scope.DESCRIPTOR.values[1:])
+    ),
+)
 @click.option("--guild", "guild_ids", multiple=True, metavar="ID", help="only events of this server; may be repeated")
-@click.option("--json", "as_json", is_flag=True, help='a line of JSON an event: {"event": ..., "cursor": ...}')
+@click.option(
+    "--linger",
+    type=click.FloatRange(0, 5),
+    default=0.0,
+    metavar="SECONDS",
+    help="let the hub collect events for this long and send them together, which costs it less; not with --json",
+)
+@click.option("--json", "as_json", is_flag=True, help='a line of JSON for each event: {"event": ..., "cursor": ...}')
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="end after so many events")
-def tail(  # noqa: PLR0913  what a look may be
+def tail(  # noqa: PLR0913  the options of a tail
     start: Start,
     on_expired: Literal["fail", "earliest"],
     as_json: bool,  # noqa: FBT001  click passes everything by name
     count: int | None,
-    subscription: str,
+    linger: float,
+    subscription: str | None,
+    integration: str | None,
+    reason: str,
     scopes: tuple[str, ...],
     guild_ids: tuple[str, ...],
-    **calling: Any,  # noqa: ANN401  the fields of Calling
+    **connection: Any,  # noqa: ANN401  the fields of ConnectionOptions
 ) -> None:
     """Show what an integration gets: events on standard output, all else on standard error.
 
-    A look takes nothing from anybody: it is a reader of its own, named "tail", and commits no place. Of two readers
-    with one name the newer takes over, so do not give --subscription the name of one that is at work ("default" is the
-    name of those that have no other). To go on later, give the last line's cursor of --json to --from.
+    A tail takes nothing from other readers: it is a reader of its own, named "tail", and commits no cursor. Of two
+    readers with one name the newer takes over, so do not give --subscription the name of a running reader ("default"
+    is the name of a reader without one). To resume later, pass the cursor of the last --json line to --from.
+
+    With --integration an admin sees what an integration gets: never more than it may see itself. This takes over none
+    of its streams, does not count as its use, and is recorded in the audit trail with the admin's key and the time.
     """
-    wanted: Wanted = {
-        "subscription_id": subscription,
+    if integration is None and reason:
+        give_up("--reason needs --integration")
+    if integration is not None and subscription is not None:
+        give_up("--integration and --subscription exclude each other: an admin's tail has no name")
+    if linger and as_json:
+        give_up("--linger and --json exclude each other: with --json each event has a frame and a cursor of its own")
+    variable = KEY if integration is None else ADMIN_KEY
+    options: SubscribeOptions = {
+        "subscription_id": (subscription or READER) if integration is None else "",
+        "integration_id": integration or "",
+        "reason": reason,
         "start": start,
         "on_expired_cursor": on_expired,
         "scopes": scopes,
         "guild_ids": guild_ids,
+        "linger": linger,
         "max_batch_size": 1 if as_json else 0,  # so that each event has the cursor after it
     }
-    with suppress(KeyboardInterrupt, BrokenPipeError), open_client(Calling(**calling), KEY, Policy()) as client:
-        events = subscribe(client, wanted)
+    with (
+        suppress(KeyboardInterrupt, BrokenPipeError),
+        open_client(ConnectionOptions(**connection), variable, Policy()) as client,
+    ):
+        events = subscribe(client, options)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         watch_reader(events.close)
         show(events, json_line if as_json else readable_line, count)
 
 
-def subscribe(client: Client, wanted: Wanted) -> Subscription:
-    """A subscription that shows its notices; a scope that there is not ends the program with one line."""
+def subscribe(client: Client, options: SubscribeOptions) -> Subscription:
+    """A subscription that prints its notices; an unknown scope ends the program with one line."""
     try:
-        return client.subscribe(on_notice=Notices(), **wanted)
+        return client.subscribe(on_notice=NoticePrinter(), **options)
     except ValueError as error:
         give_up(str(error))
 
 
 def show(events: Subscription, line: Callable[[Event, str], str], count: int | None) -> None:
-    """A line for each event, until there were so many or the subscription is closed."""
+    """Print a line for each event, until so many were printed or the subscription is closed."""
     shown = 0
     try:
         for event in events:
-            click.echo(line(event, events.cursor))
+            echo(line(event, events.cursor))
             shown += 1
             if shown == count:
                 return
@@ -126,7 +172,7 @@ def readable_line(event: Event, _cursor: str) -> str:
     if event.test:
         fields.append("(a test)")
     when = event.accept_time.ToDatetime().isoformat(timespec="seconds")
-    return plain(f"{when}Z  {event.guild_id:<19}  {kind:<18}  {' '.join(fields)}".rstrip())
+    return escaped(f"{when}Z  {event.guild_id:<19}  {kind:<18}  {' '.join(fields)}".rstrip())
 
 
 def json_line(event: Event, cursor: str) -> str:
@@ -135,20 +181,20 @@ def json_line(event: Event, cursor: str) -> str:
     return json.dumps({"event": content, "cursor": cursor})
 
 
-class Notices:
-    """Shows what else the hub says, greyed on a terminal."""
+class NoticePrinter:
+    """Prints notices, in grey on a terminal."""
 
     def __init__(self) -> None:
         self._was_open = False
 
     def __call__(self, notice: Notice) -> None:
-        """Show one. Raises what kept the first stream from opening: a hub that is not there is not waited for."""
+        """Print a notice. Raises the failure of the first stream: the program does not wait for a hub that is down."""
         if isinstance(notice, Reconnecting) and not self._was_open:
             raise notice.error
         self._was_open = True
         text = notice_line(notice)
         if text:
-            click.echo(click.style(f"-- {plain(text)}", fg="bright_black"), err=True)
+            click.echo(click.style(f"-- {escaped(text)}", fg="bright_black"), err=True)
 
 
 def notice_line(notice: Notice) -> str:
@@ -160,17 +206,21 @@ def notice_line(notice: Notice) -> str:
             text = f"open: {names(notice.effective_scopes)}{without}"
             if notice.HasField("key_expire_time"):
                 text += f"; this key ends at {notice.key_expire_time.ToJsonString()}"
+        case Heartbeat() if notice.store_silent:
+            text = "the hub's store does not answer: no events until it does"
         case Heartbeat() if not notice.caught_up:
             text = f"{notice.lag.ToTimedelta().total_seconds():.0f} s behind"
         case GrantsChanged():
             text = f"granted: {names(notice.added)}; taken away: {names(notice.removed)} ({notice.reason})"
         case Gap():
             cause = GapCause.Name(notice.cause).removeprefix("GAP_CAUSE_").lower()
-            text = f"gap ({cause}): {notice.from_time.ToJsonString()} to {notice.to_time.ToJsonString()} is not kept"
+            text = (
+                f"gap ({cause}): {notice.from_time.ToJsonString()} to {notice.to_time.ToJsonString()} is no longer kept"
+            )
         case Goodbye():
             text = f"the hub says goodbye: {notice.reason}"
         case Reconnecting():
-            text = f"the stream broke, again in {notice.delay:.1f} s: {told(notice.error)}"
+            text = f"the stream broke, retrying in {notice.delay:.1f} s: {describe(notice.error)}"
     return text
 
 
@@ -180,9 +230,9 @@ def names(scopes: Iterable[Scope.ValueType]) -> str:
 
 
 def watch_reader(gone: Callable[[], None]) -> None:
-    """Call when nobody reads standard output any more: a write would tell only with the next event."""
+    """Call `gone` once standard output has no reader; a write would only fail with the next event."""
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # errors and hang-ups are told unasked
+    poll.register(sys.stdout.fileno(), 0)  # poll reports errors and hang-ups unasked
 
     def wait() -> None:
         poll.poll()

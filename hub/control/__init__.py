@@ -1,1 +1,1 @@
-"""Who may what: keys, the life of an integration, and the state that the log's entries amount to."""
+"""Who may do what: keys, the life of an integration, and the state derived from the log's entries."""

@@ -1,8 +1,4 @@
-"""Keys: how they are made, read, checked, rotated and ended.
-
-Lives here: the format ``tkt_<role>_<key id>_<secret><crc>`` and the rules of rotation, as functions without state. Must
-not know where keys are kept, or who asks.
-"""
+"""Keys: the format ``tkt_<role>_<key id>_<secret><crc>`` and the rules of rotation, as functions without state."""
 
 import hmac
 import re
@@ -11,8 +7,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec.structs import replace
 
 from hub.errors import KeyNotFound, RotationInProgress, RulesNotMet
@@ -22,8 +16,8 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 12
 SECRET_LENGTH = 28  # 28 base62 characters hold 166 bits
 CHECK_LENGTH = 6  # 62^6 > 2^32
-REMEMBERED = 20
-"""How many ended keys a holder keeps: so that their use is told from a stranger's, and the record stays small."""
+MAX_ENDED_KEYS = 20
+"""Ended keys that a record keeps, so that their use is answered KEY_REVOKED or KEY_EXPIRED."""
 
 _NAMES = {Role.BOT: "bot", Role.INTEGRATION: "integration", Role.ADMIN: "admin"}
 _FORMAT = re.compile(
@@ -33,10 +27,14 @@ _FORMAT = re.compile(
 
 
 class Minted(NamedTuple):
-    """A new key: what is kept of it, and the text that is shown once."""
+    """A new key: its record, and its text, which is shown once."""
 
     record: KeyRecord
     text: str
+
+    def __repr__(self) -> str:
+        """Without the text, which a traceback would show."""
+        return f"<Minted {self.record.key_id}>"
 
 
 def random_text(length: int) -> str:
@@ -48,7 +46,7 @@ def mint(role: Role, pepper: bytes, now: int, *, expire_time: int = 0, display_n
     """Make a key.
 
     Args:
-        role: what it lets its holder be.
+        role: the role of the callers that use it.
         pepper: the hub's secret for keys; the record's digest is made under it.
         now: microseconds, becomes the time of creation.
         expire_time: microseconds; 0 = it does not expire.
@@ -62,7 +60,7 @@ def mint(role: Role, pepper: bytes, now: int, *, expire_time: int = 0, display_n
 
 
 def checksum(body: str) -> str:
-    """The CRC32 of a key's text before it, in base62: tells a typo, or a scanner's guess, without a look-up."""
+    """The CRC32 of the preceding text of a key, in base62: rejects a typo or a scanner's guess without a look-up."""
     rest, digits = zlib.crc32(body.encode()), ""
     for _ in range(CHECK_LENGTH):
         rest, digit = divmod(rest, len(ALPHABET))
@@ -70,13 +68,8 @@ def checksum(body: str) -> str:
     return digits
 
 
-def derive(secret: bytes, purpose: str, length: int) -> bytes:
-    """Bytes for one purpose, by HKDF (RFC 5869): who learns some of them learns nothing of the secret or the others."""
-    return HKDF(algorithm=SHA256(), length=length, salt=None, info=f"tickets-hub {purpose}".encode()).derive(secret)
-
-
 def read_id(text: str) -> str | None:
-    """The id of a well-formed key; None where the text is none."""
+    """The id of a well-formed key; None for any other text."""
     match = _FORMAT.fullmatch(text)
     if match is None or checksum(text[:-CHECK_LENGTH]) != match[3]:
         return None
@@ -84,14 +77,22 @@ def read_id(text: str) -> str | None:
 
 
 def digest(text: str, pepper: bytes) -> str:
-    """What is stored of a key: HMAC-SHA256 under the hub's secret, in hex."""
+    """The digest that is stored instead of a key: HMAC-SHA256 under the hub's secret, in hex."""
     return hmac.digest(pepper, text.encode(), "sha256").hex()
 
 
-def matches(text: str, record: KeyRecord | None, pepper: bytes) -> bool:
-    """Whether `text` is the key of `record`, in constant time; an unknown key (None) takes as long."""
-    stored = record.digest if record is not None else "0" * 64
-    return hmac.compare_digest(digest(text, pepper), stored) and record is not None
+def matching_pepper(text: str, stored: Sequence[str], peppers: Sequence[bytes]) -> bytes | None:
+    """The pepper under which a key matches one of the stored digests; None if it matches none.
+
+    In constant time for each number of digests; an unknown key, with no digest, takes as long as one that is wrong.
+    """
+    found = None
+    for pepper in peppers:
+        made = digest(text, pepper)
+        for known in stored or ("0" * 64,):
+            if hmac.compare_digest(made, known) and found is None and stored:
+                found = pepper
+    return found
 
 
 def rotate(  # noqa: PLR0913  a rotation has this many sides
@@ -112,13 +113,13 @@ def rotate(  # noqa: PLR0913  a rotation has this many sides
         new: the key that is added.
         overlap: microseconds that the earlier keys live on; 0 ends them at once. It never lengthens a key's life.
         now: microseconds.
-        is_live: whether a key opens the hub.
-        seconds_left: how long a live key lives on; asked instead of comparing times, which a stepped clock would spoil.
-        was_used: whether a key, by its id, ever opened the hub.
-        max_live: how many keys may live side by side.
+        is_live: whether a key is valid now.
+        seconds_left: how long a key remains valid; used instead of comparing times, as the wall clock may be stepped.
+        was_used: whether a key, by its id, was ever used.
+        max_live: how many keys may be valid at a time.
 
     Raises:
-        RotationInProgress: as many keys live as may, the newest of them in use.
+        RotationInProgress: the limit of live keys is reached, and the newest is in use.
     """
     live = [key.key_id for key in keys if is_live(key)]
     ended: set[str] = set()
@@ -128,7 +129,7 @@ def rotate(  # noqa: PLR0913  a rotation has this many sides
         ended = {live[0]}
     elif len(live) >= max_live:
         raise RotationInProgress(
-            f'{len(live)} keys live already: wait until one ends, revoke one, or rotate with overlap "0s"',
+            f'{len(live)} keys are live already: wait until one expires, revoke one, or rotate with overlap "0s"',
             metadata={"live_keys": ",".join(live)},
         )
     overlapping = set(live) - ended
@@ -144,11 +145,11 @@ def add(
     """The keys of a holder with one more, the newest first.
 
     Raises:
-        RulesNotMet: as many live as may.
+        RulesNotMet: the limit of live keys is reached.
     """
     live = {key.key_id for key in keys if is_live(key)}
     if len(live) >= max_live:
-        raise RulesNotMet(f"{len(live)} keys live already: revoke one that is not needed", ["max_service_keys"])
+        raise RulesNotMet(f"{len(live)} keys are live already: revoke one that is not needed", ["max_service_keys"])
     return _remembered([new, *keys], live | {new.key_id})
 
 
@@ -161,20 +162,40 @@ def _expiring(key: KeyRecord, shortened: set[str], at: int) -> KeyRecord:
 
 
 def _remembered(keys: Sequence[KeyRecord], live: set[str]) -> tuple[KeyRecord, ...]:
-    """All that live and the newest of those that ended."""
-    forgotten = [key.key_id for key in keys if key.key_id not in live][REMEMBERED:]
+    """All live keys, and the newest ended ones."""
+    forgotten = [key.key_id for key in keys if key.key_id not in live][MAX_ENDED_KEYS:]
     return tuple(key for key in keys if key.key_id not in forgotten)
 
 
 def revoke(
     keys: Sequence[KeyRecord], key_id: str, now: int, *, is_live: Callable[[KeyRecord], bool]
 ) -> tuple[KeyRecord, ...]:
-    """The keys of a holder after one was taken away; revoking one that has ended changes nothing.
+    """The keys of a holder after one was revoked; revoking an ended key changes nothing.
 
     Raises:
         KeyNotFound: the holder has no key with this id.
     """
-    key = next((key for key in keys if key.key_id == key_id), None)
-    if key is None:
-        raise KeyNotFound(key_id)
+    find(keys, key_id)
     return tuple(_ended(key, {key_id} if is_live(key) else set(), now) for key in keys)
+
+
+def rename(keys: Sequence[KeyRecord], key_id: str, display_name: str) -> tuple[KeyRecord, ...]:
+    """The keys of a holder after one was renamed; an ended key may be renamed, too.
+
+    Raises:
+        KeyNotFound: the holder has no key with this id.
+    """
+    find(keys, key_id)
+    return tuple(replace(key, display_name=display_name) if key.key_id == key_id else key for key in keys)
+
+
+def find(keys: Sequence[KeyRecord], key_id: str) -> KeyRecord:
+    """The key with this id.
+
+    Raises:
+        KeyNotFound: the holder has no such key.
+    """
+    for key in keys:
+        if key.key_id == key_id:
+            return key
+    raise KeyNotFound(key_id)

@@ -1,7 +1,6 @@
-"""The life of an integration: a record and a command make a record. Pure: no clock, no log, no caller.
+"""The life of an integration: which command is allowed in which state, and the record that it makes.
 
-Lives here: which command is allowed in which state and what it makes of the record. Must not know how records are kept,
-or which RPC a command came by.
+Pure functions: no clock, no log, no caller.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -17,7 +16,7 @@ from hub.errors import (
     StateForbids,
 )
 from hub.model import GrantRecord, GuildAccess, IntegrationRecord, ScopeRequestRecord, State
-from hub.scopes import names_of
+from hub.permissions import names_of
 
 ALLOWED: dict[str, frozenset[State]] = {
     "update": frozenset({State.PENDING, State.ACTIVE, State.SUSPENDED, State.REJECTED}),
@@ -49,7 +48,7 @@ def require(command: str, record: IntegrationRecord) -> None:
     """Check that a command is allowed in the record's state.
 
     Raises:
-        StateForbids: it is not; the metadata tells the state and the states that would allow it.
+        StateForbids: it is not; the metadata has the state and the states that would allow it.
     """
     allowed = ALLOWED[command]
     if record.state not in allowed:
@@ -65,29 +64,29 @@ def require_open(record: IntegrationRecord, *, say_why: bool = True) -> None:
 
     Args:
         record: the integration's.
-        say_why: tell the admin's reason, which is for the integration's developer alone.
+        say_why: include the admin's reason, which is for the integration's developer only.
 
     Raises:
         IntegrationPending, IntegrationSuspended, IntegrationRejected, IntegrationDeleted: it may not.
     """
     if record.state in _CLOSED:
         failure, sentence = _CLOSED[record.state]
-        said = f": {record.state_reason}" if say_why and record.state_reason else ""
-        raise failure(sentence + said, metadata={"integration_id": record.integration_id})
+        reason = f": {record.state_reason}" if say_why and record.state_reason else ""
+        raise failure(sentence + reason, metadata={"integration_id": record.integration_id})
 
 
 def approve(
     record: IntegrationRecord, scopes: Collection[int], reason: str, now: int, grantor: str
 ) -> IntegrationRecord:
-    """Give it these of the scopes that it asked for (empty: all of them); an application becomes an integration.
+    """Grant these of the requested scopes (empty: all of them); an application becomes an integration.
 
-    What it asked for and does not get is refused by the same decision.
+    The other requested scopes are refused by the same decision.
     """
     require("approve", record)
     chosen = _chosen(record, scopes)
     made = {grant.scope: grant for grant in grants(chosen, now, grantor)}
-    held = {grant.scope: grant for grant in record.grants}
-    given = tuple((made | held)[scope] for scope in sorted(made | held))
+    current = {grant.scope: grant for grant in record.grants}
+    given = tuple((made | current)[scope] for scope in sorted(made | current))
     refused = {request.scope for request in record.requested_scopes} - made.keys()
     decided = replace(_refused(record, refused, reason, now), grants=given, requested_scopes=(), scopes_time=now)
     if record.state is State.ACTIVE:
@@ -96,7 +95,7 @@ def approve(
 
 
 def reject(record: IntegrationRecord, scopes: Collection[int], reason: str, now: int) -> IntegrationRecord:
-    """Turn an application down; or, of an ACTIVE integration, these of the scopes that it asked for (empty: all)."""
+    """Reject an application; or, of an ACTIVE integration, these of the requested scopes (empty: all)."""
     require("reject", record)
     refused = {request.scope for request in _chosen(record, scopes)}
     record = _refused(record, refused, reason, now)
@@ -107,7 +106,7 @@ def reject(record: IntegrationRecord, scopes: Collection[int], reason: str, now:
 
 
 def _refused(record: IntegrationRecord, scopes: Collection[int], reason: str, now: int) -> IntegrationRecord:
-    """The record after a decision that refused these scopes (none: it granted all): the developer is told why."""
+    """The record after a decision that refused these scopes (none: it granted all), with the reason."""
     if not scopes:
         return replace(record, refused_scopes=(), refusal_reason="", refusal_time=0)
     return replace(record, refused_scopes=tuple(sorted(scopes)), refusal_reason=reason, refusal_time=now)
@@ -117,88 +116,88 @@ def _chosen(record: IntegrationRecord, scopes: Collection[int]) -> tuple[ScopeRe
     """The requests that a decision is about.
 
     Raises:
-        StateForbids: nothing is asked for.
-        InvalidRequest: a scope is named that is not asked for.
+        StateForbids: no scope is requested.
+        InvalidRequest: a scope is named that is not requested.
     """
     if not record.requested_scopes:
         raise StateForbids(
-            f"the integration is {record.state.name} and asks for nothing: there is nothing to decide",
+            f"the integration is {record.state.name} and has requested no scopes: there is nothing to decide",
             metadata={"state": record.state.name, "allowed": State.PENDING.name},
         )
     strange = set(scopes) - {request.scope for request in record.requested_scopes}
     if strange:
         names = names_of(frozenset(strange))
-        raise InvalidRequest.field("scopes", f"not asked for: {names}; choose among requested_scopes, or use SetScopes")
+        raise InvalidRequest.field("scopes", f"not requested: {names}; choose from requested_scopes, or use SetScopes")
     return tuple(request for request in record.requested_scopes if not scopes or request.scope in scopes)
 
 
-def request_scopes(record: IntegrationRecord, wanted: Sequence[ScopeRequestRecord]) -> IntegrationRecord:
-    """Ask for more; what was asked for before and not decided is replaced.
+def request_scopes(record: IntegrationRecord, requests: Sequence[ScopeRequestRecord]) -> IntegrationRecord:
+    """Request more scopes; these replace earlier requests that are not decided.
 
     Raises:
         InvalidRequest: a scope is named twice, or granted already.
     """
     require("request_scopes", record)
-    held = {grant.scope for grant in record.grants}
-    for index, request in enumerate(wanted):
-        if request.scope in held:
-            raise InvalidRequest.field(f"scopes[{index}].scope", "is granted already: ask only for what is missing")
-    grants(wanted, 0, "")
-    return replace(record, requested_scopes=tuple(wanted))
+    current = {grant.scope for grant in record.grants}
+    for index, request in enumerate(requests):
+        if request.scope in current:
+            raise InvalidRequest.field(f"scopes[{index}].scope", "is granted already: request only missing scopes")
+    grants(requests, 0, "")
+    return replace(record, requested_scopes=tuple(requests))
 
 
 def set_guild_access(record: IntegrationRecord, access: GuildAccess) -> IntegrationRecord:
-    """Get other guilds' events; opened to every guild it gets theirs from the entry on that will carry this."""
+    """Set the guild access; events of every guild count from the entry that will store the record."""
     opened = access is GuildAccess.ALL and record.guild_access is GuildAccess.INSTALLED
     return replace(record, guild_access=access, all_guilds_from=-1 if opened else record.all_guilds_from)
 
 
 def suspend(record: IntegrationRecord, reason: str) -> IntegrationRecord:
-    """Close it for now; its grants keep their positions."""
+    """Suspend it; its grants keep their positions."""
     require("suspend", record)
     return replace(record, state=State.SUSPENDED, state_reason=reason)
 
 
-def resume(record: IntegrationRecord, reason: str) -> IntegrationRecord:
-    """Open it again."""
+def resume(record: IntegrationRecord, reason: str, now: int) -> IntegrationRecord:
+    """Resume it after a suspension."""
     require("resume", record)
-    return replace(record, state=State.ACTIVE, state_reason=reason)
+    return replace(record, state=State.ACTIVE, state_reason=reason, resume_time=now)
 
 
 def delete(record: IntegrationRecord, reason: str) -> IntegrationRecord:
-    """End it for good; its keys open nothing any more, its grants are gone."""
+    """Delete it: its keys are no longer valid, its grants are gone."""
     require("delete", record)
     return replace(record, state=State.DELETED, state_reason=reason, grants=(), requested_scopes=())
 
 
 def set_scopes(
-    record: IntegrationRecord, wanted: Sequence[ScopeRequestRecord], now: int, grantor: str
+    record: IntegrationRecord, requests: Sequence[ScopeRequestRecord], now: int, grantor: str
 ) -> IntegrationRecord:
-    """Give it exactly these scopes. One that stays keeps its grant, with the new justification; others start now."""
+    """Grant exactly these scopes. One that stays keeps its grant, with the new justification; others start now."""
     require("set_scopes", record)
-    held = {grant.scope: grant for grant in record.grants}
-    fresh = {grant.scope: grant for grant in grants(wanted, now, grantor)}
+    current = {grant.scope: grant for grant in record.grants}
+    fresh = {grant.scope: grant for grant in grants(requests, now, grantor)}
     kept = {
-        scope: replace(held[scope], justification=grant.justification)
+        scope: replace(current[scope], justification=grant.justification)
         for scope, grant in fresh.items()
-        if scope in held
+        if scope in current
     }
     still_asked = tuple(request for request in record.requested_scopes if request.scope not in fresh)
     given = tuple((fresh | kept).values())
-    changed = {grant.scope for grant in given} != set(held)
+    changed = {grant.scope for grant in given} != set(current)
     return replace(
         record, grants=given, requested_scopes=still_asked, scopes_time=now if changed else record.scopes_time
     )
 
 
-def grants(wanted: Iterable[ScopeRequestRecord], now: int, grantor: str) -> tuple[GrantRecord, ...]:
-    """New grants, by scope, counting from the entry that will carry them.
+def grants(requests: Iterable[ScopeRequestRecord], now: int, grantor: str) -> tuple[GrantRecord, ...]:
+    """New grants, by scope, counting from the entry that will store them.
 
     Raises:
         InvalidRequest: a scope is named twice.
     """
     made: dict[int, GrantRecord] = {}
-    for index, request in enumerate(wanted):
+    for index, request in enumerate(requests):
         if request.scope in made:
             raise InvalidRequest.field(f"scopes[{index}].scope", "is named twice: name each scope once")
         made[request.scope] = GrantRecord(request.scope, request.justification, now, grantor)

@@ -1,0 +1,120 @@
+"""Stores the events in the bot's requests, and reports the outcome of each.
+
+Must not know who may call (``access.py``), nor who gets the events (``delivery/``).
+"""
+
+from collections.abc import Mapping
+
+import structlog
+from tickets.hub.v1 import event_pb2, event_service_pb2
+
+from hub.api import convert
+from hub.api.status import to_status
+from hub.api.validation import check, check_apart
+from hub.clock import Clock
+from hub.delivery.feed import Feed
+from hub.delivery.numbered import NumberedAppends
+from hub.errors import EventIdConflict, HubError, InvalidRequest
+from hub.model import Appended, Entry
+
+log = structlog.get_logger()
+
+
+class Intake:
+    """Stores the events of requests."""
+
+    def __init__(self, feed: Feed, numbered: NumberedAppends, clock: Clock) -> None:
+        self._feed = feed
+        self._numbered = numbered
+        self._clock = clock
+
+    async def one(self, event: event_pb2.Event) -> event_service_pb2.EmitEventResponse:
+        """Store an event.
+
+        Raises:
+            What `convert.event_entry` and `Feed.append` raise.
+        """
+        entry = convert.event_entry(event, self._clock.now(), "event")
+        [appended] = await self._feed.append([entry])
+        response = event_service_pb2.EmitEventResponse()
+        _fill_result(response, entry.id, appended)
+        return response
+
+    async def all(self, request: event_service_pb2.BatchEmitEventsRequest) -> event_service_pb2.BatchEmitEventsResponse:
+        """Store all events of a batch, or none.
+
+        Raises:
+            InvalidRequest, EventIdConflict: of one of them; names which.
+            What `Feed.append` raises.
+        """
+        check(request)
+        if request.HasField("emitter"):
+            raise InvalidRequest.field("independent", "is required if emitter is set")
+        now = self._clock.now()
+        entries = [convert.event_entry(event, now, f"events[{index}]") for index, event in enumerate(request.events)]
+        try:
+            results = await self._feed.append(entries)
+        except EventIdConflict as conflict:
+            raise conflict.among([entry.id for entry in entries]) from None
+        response = event_service_pb2.BatchEmitEventsResponse()
+        for entry, appended in zip(entries, results, strict=True):
+            _fill_result(response.results.add(), entry.id, appended)
+        return response
+
+    async def each(
+        self, request: event_service_pb2.BatchEmitEventsRequest
+    ) -> event_service_pb2.BatchEmitEventsResponse:
+        """Store the valid events of a batch, and report what is wrong with each of the others.
+
+        Raises:
+            InvalidRequest: of the batch as a whole.
+            What `Feed.append` raises.
+        """
+        refused: dict[int, HubError] = {**check_apart(request, "events")}
+        now, entries = self._clock.now(), dict[int, Entry]()
+        for index, event in enumerate(request.events):
+            if index not in refused:
+                try:
+                    entries[index] = convert.event_entry(event, now, f"events[{index}]")
+                except InvalidRequest as error:
+                    refused[index] = error
+        results = await self._stored(request, entries)
+        response = event_service_pb2.BatchEmitEventsResponse()
+        for index, event in enumerate(request.events):
+            result = response.results.add()
+            result.event_id = event.id
+            if index in refused:
+                result.error.CopyFrom(to_status(refused[index]))
+            elif (outcome := results[index]) is None:
+                result.duplicate = True
+            elif outcome.conflict:
+                result.error.CopyFrom(to_status(EventIdConflict(event.id, index)))
+                if request.HasField("emitter"):  # it uses up its number: sent again, it is a duplicate
+                    log.warning(
+                        "a numbered event was refused for its id",
+                        emitter_id=request.emitter.emitter_id,
+                        number=request.emitter.first_sequence + index,
+                        event_id=event.id,
+                    )
+            else:
+                _fill_result(result, event.id, outcome)
+        return response
+
+    async def _stored(
+        self, request: event_service_pb2.BatchEmitEventsRequest, entries: dict[int, Entry]
+    ) -> Mapping[int, Appended | None]:
+        """Store the entries of an independent batch; None: the emitter's number is known."""
+        if request.HasField("emitter"):
+            emitter, count = request.emitter, len(request.events)
+            return await self._numbered.append(emitter.emitter_id, emitter.first_sequence, count, entries)
+        appended = await self._feed.append(list(entries.values()), independent=True)
+        return dict(zip(entries, appended, strict=True))
+
+
+def _fill_result(result: event_service_pb2.EmitEventResponse, event_id: str, appended: Appended) -> None:
+    """Fill the result in place: appending a separate message would copy it."""
+    result.event_id = event_id
+    result.duplicate = appended.duplicate
+    seconds, micros = divmod(appended.time, convert.MICROS)
+    result.accept_time.seconds = seconds
+    result.accept_time.nanos = micros * 1_000
