@@ -1,4 +1,4 @@
-"""A hub that is backed up under load, lost, and restored: what its callers find, and what they are told."""
+"""A hub that is backed up under load, lost, and restored: what its callers find, and which errors they get."""
 
 import asyncio
 import itertools
@@ -10,10 +10,12 @@ import pytest
 from msgspec.structs import replace
 from tickets.hub.v1 import admin_service_pb2, event_pb2, event_service_pb2
 
-from hub.control.registry import Held, etag
+from hub.control.registry import etag
+from hub.control.versioned import Versioned
 from hub.model import IntegrationRecord, State
-from tests.conftest import REGISTRATION, Caller, Subscriber, asked, info_of
-from tests.processes import Ended, Serving, run_hub, serving
+from tests.support.calls import info_of
+from tests.support.hubs import REGISTRATION, Caller, Subscriber, scope_requests
+from tests.support.processes import Ended, Serving, run_hub, serving
 
 EARLIEST = event_service_pb2.ON_EXPIRED_CURSOR_EARLIEST
 
@@ -65,7 +67,7 @@ class Load:
 
 async def register(hub: Serving, admin_key: str, name: str) -> Any:  # noqa: ANN401  the reply
     """A new integration that may see closed tickets."""
-    fields: dict[str, Any] = REGISTRATION | {"scopes": asked("TICKET_STATS"), "display_name": name}
+    fields: dict[str, Any] = REGISTRATION | {"scopes": scope_requests("TICKET_STATS"), "display_name": name}
     request = admin_service_pb2.RegisterIntegrationRequest(**fields)
     return await hub.caller(admin_key).call("AdminService/RegisterIntegration", request)
 
@@ -89,7 +91,7 @@ async def read_ids(stream: Subscriber, last: str) -> list[str]:
 
 
 async def expired(call: Any) -> dict[str, str]:  # noqa: ANN401  anything that ends with an error
-    """What the caller is told whose cursor has expired."""
+    """The error of a caller whose cursor has expired."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     assert caught.value.code() is grpc.StatusCode.OUT_OF_RANGE
@@ -139,8 +141,8 @@ async def backed_up_and_lost(directory: Path) -> Lost:
 async def test_a_lost_hub_comes_back_from_its_backup(tmp_path: Path) -> None:
     """Backed up under load and restored elsewhere: keys, state, audit and all that was acknowledged are there again.
 
-    What came after the backup is gone, and nobody is left to believe otherwise: every cursor and committed place of
-    before is answered with CURSOR_EXPIRED, or a Gap that names the restore, also once its position was given anew.
+    What came after the backup is gone, and every caller learns it: each earlier cursor, committed or not, ends as
+    CURSOR_EXPIRED or a Gap that names the restore, also once its position was assigned again.
     """
     lost = await backed_up_and_lost(tmp_path)
     assert (lost.told.code, lost.told.err) == (0, "")
@@ -168,7 +170,7 @@ async def test_a_lost_hub_comes_back_from_its_backup(tmp_path: Path) -> None:
 
 
 async def test_places_are_kept_anew_after_a_restore(tmp_path: Path) -> None:
-    """A cursor of before cannot be committed; one of after can, although its position may be the smaller one."""
+    """A cursor from before the restore cannot be committed; one from after it can, even with a smaller position."""
     lost = await backed_up_and_lost(tmp_path)
     await run_hub("restore", "x.bak", "--data-dir", "new", cwd=tmp_path)
     async with serving(cwd=tmp_path, HUB_DATA_DIR="new") as hub:
@@ -192,5 +194,5 @@ async def test_places_are_kept_anew_after_a_restore(tmp_path: Path) -> None:
 def test_an_etag_of_a_lost_change_fits_no_other() -> None:
     """After a restore another change may get the position of one that was lost: its etag is another one."""
     lost = IntegrationRecord("x", "X", "", "1", "", "", 1, 2, State.ACTIVE)
-    assert etag(Held(lost, 7)) == etag(Held(lost, 7))
-    assert etag(Held(lost, 7)) != etag(Held(replace(lost, update_time=3), 7))
+    assert etag(Versioned(lost, 7)) == etag(Versioned(lost, 7))
+    assert etag(Versioned(lost, 7)) != etag(Versioned(replace(lost, update_time=3), 7))

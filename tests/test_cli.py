@@ -3,19 +3,22 @@
 import asyncio
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import grpc
 import pytest
 from tickets.hub.v1 import admin_service_pb2, directory_service_pb2
 
 from hub import config
-from hub.api.server import where
-from hub.cli import main
+from hub.app import where
+from hub.cli import COMMANDS, main
 from hub.config import version
-from tests.conftest import REGISTRATION, Subscriber, asked, reason_of
-from tests.processes import COMMAND, Serving, run, run_hub, serving
+from tests.support.calls import reason_of
+from tests.support.hubs import REGISTRATION, Subscriber, scope_requests
+from tests.support.processes import COMMAND, Serving, run, run_hub, serving
 
 KEY = re.compile(r"tkt_(admin|bot)_[0-9A-Za-z]{12}_[0-9A-Za-z]{34}")
 
@@ -33,7 +36,7 @@ async def works(hub: Serving, key: str) -> bool:
 
 async def subscribed(hub: Serving, admin_key: str) -> Subscriber:
     """A stream of a new integration, open."""
-    fields: dict[str, Any] = REGISTRATION | {"scopes": asked("TICKET_CREATED")}
+    fields: dict[str, Any] = REGISTRATION | {"scopes": scope_requests("TICKET_CREATED")}
     request = admin_service_pb2.RegisterIntegrationRequest(**fields)
     reply = await hub.caller(admin_key).call("AdminService/RegisterIntegration", request)
     return await hub.caller(reply.key.secret).subscribe()
@@ -65,7 +68,7 @@ async def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) 
 
 
 async def test_a_signal_during_the_start_is_obeyed(tmp_path: Path) -> None:
-    """A hub that is told to stop the moment it serves, before anybody called, ends with code 0."""
+    """A hub that is stopped the moment it serves, before any call, ends with code 0."""
     async with serving(cwd=tmp_path) as hub:
         ended = await hub.stop()
         assert (ended.code, "Traceback" in ended.err) == (0, False)
@@ -147,7 +150,8 @@ async def test_help_tells_every_setting(tmp_path: Path) -> None:
     ):
         assert flag in ended.out
     assert "$HUB_RETENTION]" in ended.out
-    assert "--secret" not in ended.out
+    assert "--secret " not in ended.out
+    assert "--secret-file FILE" in ended.out
     assert "HUB_SECRET, HUB_NATS_PASSWORD, HUB_NATS_TOKEN" in " ".join(ended.out.split())
 
 
@@ -155,7 +159,7 @@ async def test_help_tells_every_command_and_the_version(tmp_path: Path) -> None:
     """`hub --help` says of each command what it does, in a sentence that is not cut; `hub --version` is one line."""
     ended = await run_hub("--help", cwd=tmp_path)
     commands = ended.out.partition("Commands:\n")[2].splitlines()
-    assert len(commands) == len(main.commands)
+    assert len(commands) == len(COMMANDS)
     assert all(line.endswith(".") and not line.endswith("...") for line in commands)
     assert (await run_hub("--version", cwd=tmp_path)).out == f"hub {version()}\n"
 
@@ -198,7 +202,24 @@ async def test_the_settings_file_can_be_named_by_a_variable(tmp_path: Path) -> N
 
 
 async def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
-    """What callers export, and what Kubernetes sets for a service named "hub", is no setting and no mistake."""
+    """Variables that callers export, or that Kubernetes sets for a service "hub", are neither settings nor mistakes."""
     others = {"HUB_ADMIN_KEY": "x", "HUB_BOT_KEY": "x", "HUB_KEY": "x", "HUB_PORT": "tcp://10.0.0.1:50051"}
     kubernetes = {"HUB_SERVICE_HOST": "10.0.0.1", "HUB_SERVICE_PORT": "50051", "HUB_PORT_50051_TCP_ADDR": "10.0.0.1"}
     assert list((await run([*COMMAND, "init"], tmp_path, others | kubernetes)).keys) == ["HUB_ADMIN_KEY", "HUB_BOT_KEY"]
+
+
+def test_every_command_has_the_name_by_which_it_is_found() -> None:
+    """The table of commands names modules and functions that exist; the help lists what can be run."""
+    context = click.Context(main)
+    found = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    assert {name: command and command.name for name, command in found.items()} == {name: name for name in COMMANDS}
+    assert main.get_command(context, "nothing") is None
+
+
+async def test_a_health_check_loads_no_more_than_it_needs(tmp_path: Path) -> None:
+    """A container runs it every few seconds: neither gRPC nor a store is imported for it."""
+    program = (
+        "import sys, hub.cli.healthcheck; print(sorted({'grpc', 'aiosqlite', 'protovalidate'} & set(sys.modules)))"
+    )
+    ended = await run([sys.executable, "-c", program], cwd=tmp_path)
+    assert ended.out == "[]\n"

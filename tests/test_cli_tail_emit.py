@@ -22,27 +22,32 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.json_format import ParseDict
-from tickets.hub.v1 import admin_service_pb2, event_pb2, event_service_pb2
+from tickets.hub.v1 import admin_service_pb2, event_pb2, event_service_pb2, permissions_pb2
 
 from hub.cli import main
 from hub.cli.emit import parse
-from hub.delivery.feed import EVENTS_ONLY
-from hub.model import Role
-from tests.conftest import REGISTRATION, RunningHub, StartHub, asked
-from tests.processes import COMMAND, PATIENCE, Ended, Serving, serving
+from hub.control import lifecycle
+from hub.control.transactions import Intent
+from hub.delivery.page_cache import EVENTS_ONLY
+from hub.model import Caller, Role, ScopeRequestRecord
+from tests.support.forks import ForkedProcess, fork
+from tests.support.hubs import REGISTRATION, RunningHub, StartHub, scope_requests
+from tests.support.processes import COMMAND, PATIENCE, Ended, Serving, serving
 
 GUILD, OTHER_GUILD = "81384788765712384", "197038439483310086"
 
 
-async def begin(*words: str, variables: dict[str, str], stdout: int = PIPE) -> Process:
+async def begin(*words: str, variables: dict[str, str], stdout: int = PIPE) -> Process | ForkedProcess:
     """Start a command of the hub, with these HUB_ variables and no others."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HUB_")}
+    if stdout == PIPE:
+        return await fork(words, Path.cwd(), inherited | variables)
     return await asyncio.create_subprocess_exec(
         *COMMAND, *words, env=inherited | variables, stdin=PIPE, stdout=stdout, stderr=PIPE
     )
 
 
-async def ended(process: Process, stdin: str | bytes = b"") -> Ended:
+async def ended(process: Process | ForkedProcess, stdin: str | bytes = b"") -> Ended:
     """Give a process its input and wait for its end."""
     given = stdin.encode() if isinstance(stdin, str) else stdin
     async with asyncio.timeout(PATIENCE):
@@ -71,7 +76,7 @@ async def tail(hub: RunningHub, key: str, *words: str) -> Ended:
 
 
 @asynccontextmanager
-async def looking(address: str, key: str, *words: str) -> AsyncIterator[Process]:
+async def looking(address: str, key: str, *words: str) -> AsyncIterator[Process | ForkedProcess]:
     """A `hub tail` that is open; it is killed where it has not ended by itself."""
     process = await begin("tail", "--address", address, *words, variables={"HUB_KEY": key})
     try:
@@ -100,7 +105,7 @@ def numbered(number: int, **fields: Any) -> dict[str, Any]:  # noqa: ANN401  any
 
 async def stored(hub: RunningHub) -> list[event_pb2.Event]:
     """The events in the log, in order."""
-    page = await hub.hub._log.read(0, 100_000, EVENTS_ONLY)
+    page = await hub.hub.log.read(0, 100_000, EVENTS_ONLY)
     return [event_pb2.Event.FromString(entry.body) for entry in page.entries]
 
 
@@ -212,16 +217,34 @@ async def test_a_look_disturbs_no_reader(hub: RunningHub) -> None:
         assert (await running.events(1))[0].ticket_closed.message_count == 7
 
 
+async def test_a_look_may_linger(hub: RunningHub) -> None:
+    """With --linger the hub gathers events, and each still has a line of its own."""
+    _, reader = await hub.register("TICKET_STATS")
+    async with looking(hub.address, reader.key, "--linger", "0.3", "--count", "2") as process:
+        [stream] = hub.hub.streams.all()
+        assert stream.subscriber.options.linger == 0.3
+        for count in (1, 2):
+            await hub.emit(closed(count))
+        shown = await ended(process)
+        assert [line.split()[-1] for line in shown.out.splitlines()] == ["message_count=1", "message_count=2"]
+
+
 async def test_what_else_the_hub_says(hub: RunningHub) -> None:
-    """A change of scopes is told on standard error, in words and without colours where that is no terminal."""
+    """A change of scopes goes to standard error, in words, and without colours if that is not a terminal.
+
+    A reason that was stored before its rule came is shown escaped.
+    """
     integration, reader = await hub.register("TICKET_STATS")
     async with looking(hub.address, reader.key) as look:
-        request = admin_service_pb2.SetScopesRequest(
-            integration_id=integration.integration_id, scopes=asked("TICKET_CREATED"), reason="they \x1b[31masked"
+        by = Caller(Role.ADMIN, "", "", "AdminService/SetScopes", "")
+        wanted = (ScopeRequestRecord(permissions_pb2.SCOPE_TICKET_CREATED, "x"),)
+        await hub.hub.changes.update_integration(
+            Intent(by, "they \x1b[31masked\u202e"),
+            integration.integration_id,
+            lambda record: lifecycle.set_scopes(record, wanted, 1, ""),
         )
-        await hub.admin.call("AdminService/SetScopes", request)
         told = await line_of(look.stderr)
-        assert told == "-- granted: ticket_created; taken away: ticket_stats (they  [31masked)"
+        assert told == "-- granted: ticket_created; taken away: ticket_stats (they \\x1b[31masked\\u202e)"
         look.send_signal(signal.SIGINT)
         assert (await ended(look)).out == ""
 
@@ -295,7 +318,7 @@ async def test_a_hub_that_restarts_is_waited_for(tmp_path: Path) -> None:
 
 async def new_integration(hub: Serving, admin_key: str) -> str:
     """The key of a new integration of a hub that is another process."""
-    fields: dict[str, Any] = REGISTRATION | {"scopes": asked("TICKET_STATS")}
+    fields: dict[str, Any] = REGISTRATION | {"scopes": scope_requests("TICKET_STATS")}
     request = admin_service_pb2.RegisterIntegrationRequest(**fields)
     reply = await hub.caller(admin_key).call("AdminService/RegisterIntegration", request)
     return str(reply.key.secret)
@@ -306,8 +329,8 @@ async def new_integration(hub: Serving, admin_key: str) -> str:
     [
         (("--scope", "ticket_created"), "hub: not granted: ticket_created; .*(SCOPE_NOT_GRANTED)"),
         (("--guild", "x"), "hub: guild_ids[0]: must be a Discord id.*(INVALID_REQUEST)"),
-        (("--from", "A" * 64), "hub: the cursor cannot be opened.*(CURSOR_INVALID)"),
-        (("--key", "tkt_x"), "hub: the hub knows no such key.*(KEY_UNKNOWN)"),
+        (("--from", "A" * 64), "hub: the cursor is not valid.*(CURSOR_INVALID)"),
+        (("--key", "tkt_x"), "hub: unknown key.*(KEY_UNKNOWN)"),
         (("--address", "127.0.0.1:1"), "hub: failed to connect.*(UNAVAILABLE)"),
     ],
 )
@@ -329,10 +352,10 @@ async def test_history_that_is_gone_is_told(hub: RunningHub) -> None:
     line = json.loads((await tail(hub, reader.key, "--from", "earliest", "--json", "--count", "1")).out)
     for number in (2, 3):
         await hub.emit(closed(number))
-    log = hub.hub._log
+    log = hub.hub.log
     last = (await log.bounds()).last
     reached = await log.trim(last, 1_000)
-    hub.hub._streams.around.feed.trimmed(reached, 0)
+    hub.hub.feed.trimmed(reached, 0)
     gone = await tail(hub, reader.key, "--from", line["cursor"])
     assert (gone.code, gone.err.endswith("(CURSOR_EXPIRED)\n")) == (1, True)
     shown = await tail(hub, reader.key, "--from", line["cursor"], "--on-expired", "earliest", "--count", "1")
@@ -349,6 +372,7 @@ async def test_the_key_comes_from_a_file_or_a_variable(hub: RunningHub, tmp_path
     await hub.emit(closed(1))
     file = tmp_path / "key"
     file.write_text(reader.key + "\n")
+    file.chmod(0o600)
     words = ("tail", "--address", hub.address, "--from", "earliest", "--count", "1")
     cases = [
         (("--key-file", str(file)), {"HUB_KEY": "wrong"}, 0),
@@ -358,8 +382,12 @@ async def test_the_key_comes_from_a_file_or_a_variable(hub: RunningHub, tmp_path
         ((), {}, 2),
         (("--key-file", "nowhere"), {"HUB_KEY": reader.key}, 2),
     ]
-    runs = [ended(await begin(*words, *flags, variables=variables)) for flags, variables, _ in cases]
-    for run, (_, _, code) in zip(await asyncio.gather(*runs), cases, strict=True):
+    for (
+        flags,
+        variables,
+        code,
+    ) in cases:  # in turn: together they would take over from each other
+        run = await ended(await begin(*words, *flags, variables=variables))
         assert run.code == code, run.err
         assert reader.key not in run.out + run.err
 
@@ -368,23 +396,25 @@ async def test_the_help_warns(hub: RunningHub) -> None:
     """--help says which reader a look is, and that a key on the command line is seen by others."""
     text = " ".join((await tail(hub, "", "--help")).out.split())
     assert "[default: tail]" in text
-    assert '"default" is the name of those that have no other' in text
-    assert "seen by everyone who lists processes" in text
+    assert '"default" is the name of a reader without one' in text
+    assert "others can see it in the process list" in text
 
 
 @pytest.mark.parametrize(
     ("command", "words", "complaint"),
     [
-        ("tail", ("--from", "earlest"), "'earlest' is none of latest, earliest, committed"),
-        ("tail", ("--from", "2030-01-31T12:00:00"), "is no time with a zone"),
+        ("tail", ("--from", "earlest"), "'earlest' is neither latest, earliest, committed"),
+        ("tail", ("--from", "2030-01-31T12:00:00"), "is not a time with a zone"),
         ("tail", ("--scope", "tickets"), "there is no scope 'tickets'; there are ticket_created"),
         ("tail", ("--key", ""), "no key: export HUB_KEY"),
         ("tail", ("--tls-ca", "nowhere.pem"), "nowhere.pem: No such file"),
-        ("tail", ("--tls-ca", __file__), "TLS: these are no PEM files"),
+        ("tail", ("--tls-ca", __file__), "TLS: the files are not a CA"),
         ("tail", ("--tls-key", __file__), "go together"),
-        ("emit", ("ticket_closd", "--guild", "1"), "is no kind of event: ticket_created"),
-        ("emit", ("nowhere.jsonl",), "is no file, and no kind of event: ticket_created"),
-        ("emit", ("ticket_closed", "message_count=1"), "it needs --guild"),
+        ("tail", ("--linger", "1", "--json"), "--linger and --json exclude each other"),
+        ("tail", ("--linger", "6"), "6.0 is not in the range 0<=x<=5"),
+        ("emit", ("ticket_closd", "--guild", "1"), "is not a kind of event: ticket_created"),
+        ("emit", ("nowhere.jsonl",), "is neither a file nor a kind of event: ticket_created"),
+        ("emit", ("ticket_closed", "message_count=1"), "give the server with --guild"),
         ("emit", ("ticket_closed", "--guild", "1", "12"), "'12' is not FIELD=VALUE"),
         ("emit", ("ticket_closed", "--guild", "1", "messages=1"), 'no field "messages": message_count'),
         ("emit", ("ticket_closed", "--guild", "1", "message_count=many"), '"message_count" must be a whole number'),
@@ -460,6 +490,7 @@ def self_signed(directory: Path) -> tuple[Path, Path]:
     files[1].write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+    files[1].chmod(0o600)
     return files
 
 
@@ -486,7 +517,7 @@ async def test_a_file_again_stores_nothing_twice(hub: RunningHub, tmp_path: Path
     quiet = await emit(hub, str(file), "--quiet")
     assert first.err == "hub: 2 events stored\n"
     assert again.out == "".join(f"{line} duplicate\n" for line in first.out.splitlines())
-    assert (quiet.out, quiet.err) == ("", "hub: 2 events stored, 2 of them known before\n")
+    assert (quiet.out, quiet.err) == ("", "hub: 2 events stored, 2 of them duplicates\n")
     assert len(await stored(hub)) == 2
 
 
@@ -518,8 +549,8 @@ async def test_a_line_is_sent_when_it_is_there(hub: RunningHub) -> None:
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        (b"nonsense", "line 3: this is no JSON: Expecting value at character 1"),
-        (b'"a text"', "line 3: this is no JSON object"),
+        (b"nonsense", "line 3: this is not JSON: Expecting value at character 1"),
+        (b'"a text"', "line 3: this is not a JSON object"),
         (b"[" * 100_000, "line 3: this is nested too deeply"),
         (b'{"id": "\xff"}', "line 3: this is not UTF-8"),
         (b'{"guild_id": "1", "ticket_closd": {}}', "line 3: "),
@@ -530,7 +561,7 @@ async def test_a_line_is_sent_when_it_is_there(hub: RunningHub) -> None:
     ],
 )
 async def test_a_wrong_line_is_named(hub: RunningHub, wrong: bytes, complaint: str) -> None:
-    """What stands before a wrong line is stored and answered, nothing after it is, and the line's number is told."""
+    """Lines before a wrong one are stored and answered, none after it is; the error has the line's number."""
     await hub.emit(closed(1, id="n1"))
     lines = json_lines(numbered(7)).encode() + b"\n" + wrong + b"\n" + json_lines(numbered(8)).encode()
     answer = await emit(hub, "-", stdin=lines)
@@ -560,6 +591,26 @@ async def test_the_first_line_may_be_the_wrong_one(hub: RunningHub) -> None:
     assert await stored(hub) == []
 
 
+async def test_an_outbox_keeps_lines_while_the_hub_is_away(hub: RunningHub, tmp_path: Path) -> None:
+    """The lines are taken, and the next run hands them over; what the hub refuses is said, and put aside."""
+    file, variables = tmp_path / "outbox.db", {"HUB_BOT_KEY": hub.keys[Role.BOT]}
+    away = await begin("emit", "--address", "127.0.0.1:1", "--outbox", str(file), "-", variables=variables)
+    answer = await ended(away, json_lines(numbered(1), numbered(2)))
+    assert (answer.code, answer.out) == (0, "n1\nn2\n")
+    assert "2 events taken" in answer.err
+    assert f"2 events wait in {file}; the next run with this file sends them: failed to connect" in answer.err
+    answer = await emit(hub, "--outbox", str(file), "-", stdin=json_lines(numbered(3, guild_id="x"), numbered(4)))
+    assert (answer.code, answer.out) == (1, "n3\nn4\n")
+    assert "hub: n3: " in answer.err
+    assert f"it is kept in {file}, as rejected" in answer.err
+    assert "wait in" not in answer.err
+    again = await emit(hub, "--outbox", str(file), "ticket_closed", "--guild", GUILD, "--id", "n5")
+    assert (again.code, again.out, again.err) == (0, "n5\n", "")
+    known = await emit(hub, "-", stdin=json_lines(numbered(9)))
+    assert known.code == 0
+    assert [event.id for event in await stored(hub)] == ["n1", "n2", "n4", "n5", "n9"]
+
+
 async def test_a_hub_that_is_killed_leaves_no_one_in_doubt(tmp_path: Path) -> None:
     """Lines that were on the way when the hub died are named as such; those answered before are counted as stored."""
     async with serving(cwd=tmp_path) as hub:
@@ -574,7 +625,7 @@ async def test_a_hub_that_is_killed_leaves_no_one_in_doubt(tmp_path: Path) -> No
         answer = await ended(process, json_lines(numbered(2), numbered(3)))
     told, summary = answer.err.splitlines()
     assert (answer.code, answer.out, told.endswith("(UNAVAILABLE)")) == (1, "", True)
-    assert summary == "hub: 1 event stored; whether lines 2 to 3 are, too, is not known"
+    assert summary == "hub: 1 event stored; lines 2 to 3 may be stored, too"
 
 
 async def test_ctrl_c_says_what_is_stored(hub: RunningHub) -> None:
@@ -590,7 +641,7 @@ async def test_ctrl_c_says_what_is_stored(hub: RunningHub) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("-",), "hub: nobody reads standard output any more\nhub: 1 event stored\n"),
+        (("-",), "hub: standard output has no reader any more\nhub: 1 event stored\n"),
         (("ticket_closed", "--guild", "1"), ""),
     ],
 )
@@ -612,3 +663,32 @@ async def test_the_bots_key_is_needed(hub: RunningHub) -> None:
     [line] = refused.err.splitlines()
     assert (refused.code, refused.out, line.endswith("(ROLE_NOT_ALLOWED)")) == (1, "", True)
     assert await stored(hub) == []
+
+
+async def test_an_admin_tails_an_integration(hub: RunningHub) -> None:
+    """With --integration and an admin's key: its view, a line an event, with who looked and why in the audit trail."""
+    integration, _ = await hub.register("TICKET_STATS")
+    await hub.emit(closed(3, id="c1"))
+    words = ("--integration", integration.integration_id, "--reason", "a complaint", "--from", "earliest", "--json")
+    command = ("tail", "--address", hub.address, *words, "--count", "1")
+    process = await begin(*command, variables={"HUB_ADMIN_KEY": hub.keys[Role.ADMIN]})
+    gone = await ended(process)
+    assert gone.code == 0, gone.err
+    assert json.loads(gone.out)["event"]["id"] == "c1"
+    trail = await hub.admin.call(
+        "AdminService/ListAuditEntries",
+        admin_service_pb2.ListAuditEntriesRequest(integration_id=integration.integration_id, method="Subscribe"),
+    )
+    assert [entry.reason for entry in trail.entries] == ["a complaint"]
+
+
+async def test_what_an_admins_tail_does_not_take(hub: RunningHub) -> None:
+    """A name, a reason without an integration, an integration's own key variable: one line, nothing is opened."""
+    integration, _ = await hub.register("TICKET_STATS")
+    named = ("--integration", integration.integration_id, "--subscription", "x")
+    for words, said in ((named, "exclude each other"), (("--reason", "x"), "--reason needs --integration")):
+        gone = await tail(hub, hub.keys[Role.ADMIN], *words)
+        assert gone.code != 0
+        assert said in gone.err
+    gone = await tail(hub, hub.keys[Role.ADMIN], "--integration", integration.integration_id)
+    assert "export HUB_ADMIN_KEY" in gone.err

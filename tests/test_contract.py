@@ -11,10 +11,12 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.unknown_fields import UnknownFieldSet
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
 from tickets.hub.v1 import permissions_pb2
 
-from hub import scopes as table
-from hub.api.server import SERVICES
+from hub import permissions as table
+from hub.permissions import SERVICES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "tickets.hub.v1."
@@ -37,6 +39,8 @@ RULED = {
 UNCHECKED = {
     "UpdateIntegrationRequest.integration": "the rules hold for what comes of the mask: the handler checks that",
     "UpdateProfileRequest.integration": "the same",
+    "UpdateServiceKeyRequest.key": "the same",
+    "UpdateEndpointRequest.endpoint": "the same",
 }
 """Request fields that are not checked before the handler, each with the reason."""
 
@@ -142,10 +146,42 @@ def published() -> Any:  # noqa: ANN401  a FileDescriptorSet of its own pool
 
 
 def test_the_published_set_stands_alone(published: Any) -> None:  # noqa: ANN401  see above
-    """It holds our files and google.protobuf's, whole: nothing of buf.validate, nothing that it cannot read itself."""
-    assert {file.name.rpartition("/")[0] for file in published.file} == {"google/protobuf", "tickets/hub/v1"}
+    """It holds our files and those of google, whole: nothing of buf.validate, nothing that it cannot read itself."""
+    folders = {file.name.rpartition("/")[0] for file in published.file}
+    assert folders == {"google/protobuf", "google/rpc", "tickets/hub/v1"}
     assert b"validate" not in published.SerializeToString()
     assert [str(message) for file in published.file for message in unread(file)] == []
+
+
+def test_the_published_set_comes_in_order(published: Any) -> None:  # noqa: ANN401  see above
+    """Every file is there once, and after all that it imports: some languages read the set only once."""
+    seen: list[str] = []
+    for file in published.file:
+        assert file.name not in seen
+        assert set(file.dependency) <= set(seen), file.name
+        seen.append(file.name)
+
+
+def test_comments_are_of_a_whole_file_or_there_are_none(published: Any) -> None:  # noqa: ANN401  see above
+    """A file that was stripped of its comments says nothing of its source: Rust's prost trusts what is there."""
+    with_comments = {file.name for file in published.file if file.HasField("source_code_info")}
+    assert with_comments == {file.name for file in published.file if file.package == "tickets.hub.v1"}
+
+
+def test_an_error_can_be_read_with_the_published_set_alone(published: Any) -> None:  # noqa: ANN401  see above
+    """The status of a failed call, and every kind of detail that the hub puts into one, is described in it."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in published.file:
+        pool.AddSerializedFile(file.SerializeToString())
+    details = [ErrorInfo(reason="KEY_REVOKED"), RetryInfo(retry_delay={"seconds": 3}), BadRequest()]
+    sent = Status(code=16, message="revoked")
+    for detail in details:
+        sent.details.add().Pack(detail)
+    read: Any = GetMessageClass(pool.FindMessageTypeByName("google.rpc.Status")).FromString(sent.SerializeToString())
+    for box, detail in zip(read.details, details, strict=True):
+        kind = GetMessageClass(pool.FindMessageTypeByName(box.type_url.rpartition("/")[2]))
+        assert str(kind.FromString(box.value)) == str(detail)
+    assert pool.FindEnumTypeByName("google.rpc.Code").values_by_number[read.code].name == "UNAUTHENTICATED"
 
 
 def unread(message: Message) -> Iterator[Message]:

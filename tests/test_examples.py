@@ -2,18 +2,21 @@
 
 import asyncio
 import os
+import re
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
 
+from examples.demo import fitted
 from hub.model import Role
-from tests.conftest import RunningHub
-from tests.delivery.kit import ticket
-from tests.processes import PATIENCE, ended_of, run
+from tests.support.events import ticket
+from tests.support.hubs import RunningHub
+from tests.support.processes import PATIENCE, ended_of, run
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.mark.parametrize(("name", "words"), [("integration.py", ("--start", "earliest")), ("bot.py", ("--rate", "50"))])
@@ -42,3 +45,22 @@ async def test_an_address_without_a_port(name: str, tmp_path: Path) -> None:
     )
     assert (ended.code, ended.out) == (2, "")
     assert "must be host:port, such as 127.0.0.1:50051" in ended.err
+
+
+async def test_the_demo_shows_whole_cells_where_nobody_sees_a_width() -> None:
+    """Behind a pipe each cell is whole, such as that of a ticket that was closed after so many messages."""
+    ended = await run([sys.executable, "-m", "examples.demo", "--seconds", "2", "--rate", "8"], ROOT, {"COLUMNS": "80"})
+    assert (ended.code, ended.err) == (0, "")
+    closed = [line for line in ended.out.splitlines() if "ticket closed" in line]
+    assert closed
+    for line in closed:
+        first, *others = re.split(r" {2,}", line)
+        assert others[0] in (first.partition(": ")[2], "·"), line
+    assert "member_verified_identity" in ended.out
+
+
+def test_a_cell_that_is_too_long_for_a_terminal_shows_that_it_was_cut() -> None:
+    """On a terminal the columns stay aligned; an ellipsis stands where something is missing."""
+    assert fitted("ticket closed, 21 messages", 16, may_cut=True) == "ticket closed…  "
+    assert fitted("drop", 16, may_cut=True) == "drop            "
+    assert fitted("ticket closed, 21 messages", 16, may_cut=False) == "ticket closed, 21 messages  "

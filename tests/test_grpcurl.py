@@ -13,8 +13,8 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
-from tests.conftest import PATIENCE, REGISTRATION, RunningHub
-from tests.tools import needs
+from tests.support.hubs import PATIENCE, REGISTRATION, RunningHub
+from tests.support.programs import needs
 
 CONTRACT = Path(__file__).parents[1] / "generated" / "tickets_hub.binpb"
 SERVICES = {f"tickets.hub.v1.{name}Service" for name in ("Admin", "Directory", "Event")}

@@ -11,12 +11,12 @@ from google.protobuf.duration_pb2 import Duration
 from tickets.hub.v1 import event_pb2, event_service_pb2
 from tickets.hub.v1.permissions_pb2 import ROLE_ADMIN, ROLE_BOT
 
-from hub import logs
+from hub import config, logs
 from hub.control import keys
-from tests.api.admins import ask, registration, use
-from tests.api.wire import fails
-from tests.conftest import Caller
-from tests.processes import Serving, serving
+from tests.support.admin_calls import ask, registration, use
+from tests.support.calls import fails
+from tests.support.hubs import Caller
+from tests.support.processes import Serving, serving
 
 KEY = "tkt_integration_AbCdEfGhIjKl_0123456789abcdefghijABCDEFGHIJKLMN"
 
@@ -95,7 +95,7 @@ async def guess(witness: Witness, hub: Serving) -> None:
 
 
 async def read_back(witness: Witness, admin: Caller, one: dict[str, str]) -> None:
-    """Ask for everything that is told about an integration and about keys."""
+    """Call every method that shows an integration or keys."""
     for method, fields in {
         "GetIntegration": one,
         "ListIntegrations": {},
@@ -143,3 +143,12 @@ def test_the_log_cuts_keys(capsys: pytest.CaptureFixture[str], style: str) -> No
     written = capsys.readouterr().err
     assert "tkt_integration_AbCdEfGhIjKl_" in written
     assert [part for part in parts(KEY) if part in written.encode()] == []
+
+
+@pytest.mark.parametrize("url", ["nats://hub:pass/word@nats:4222", "NATS://hub:pass/word@nats:4222"])
+def test_no_spelling_of_a_url_shows_its_password(url: str) -> None:
+    """A slash in the password, a scheme in capitals."""
+    settings = config.load({"storage": url})
+    assert "word" not in settings.storage
+    assert settings.nats_password is not None
+    assert settings.nats_password.get_secret_value() == "pass/word"

@@ -4,7 +4,8 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from tickets.hub.v1 import admin_service_pb2, event_pb2
 
-from tests.conftest import RunningHub, reason_of
+from tests.support.calls import reason_of
+from tests.support.hubs import RunningHub
 
 
 async def test_an_integration_gets_what_it_was_granted_and_no_more(hub: RunningHub) -> None:

@@ -13,18 +13,17 @@ from typing import Any
 import pytest
 from tickets.hub.v1 import directory_service_pb2
 
-from hub import config
-from hub.api import server
+from hub import app, config
 from hub.clock import Clock
-from hub.control import changes
+from hub.control import transactions as changes
 from hub.model import Role
-from tests.processes import COMMAND, ended_of, run, run_hub, serving, starting
+from tests.support.processes import COMMAND, ended_of, run, run_hub, serving, starting
 
 SECRET = "the secret of this hub, long enough to be one"
 UNPRIVILEGED = 65534
 AS_NOBODY = f"""
 import os, sys
-import hub.api.server, hub.storage.sqlite
+import hub.app, hub.storage.sqlite.log
 from hub.cli import main
 if os.getuid() == 0:  # root may write everywhere
     os.setgroups([]); os.setgid({UNPRIVILEGED}); os.setuid({UNPRIVILEGED})
@@ -42,8 +41,8 @@ def taken_port() -> Iterator[int]:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ('lisen = "127.0.0.1:0"', "lisen is no setting: did you mean listen?"),
-        ("[hub]\nmax_streams = 3", "hub is no setting"),
+        ('lisen = "127.0.0.1:0"', 'unknown setting "lisen"; did you mean "listen"?'),
+        ("[hub]\nmax_streams = 3", 'unknown setting "hub"'),
         ('max_streams = "many"', "max_streams: "),
         ("max_streams = 0", "max_streams: "),
         ('log_level = "loud"', "log_level: "),
@@ -73,8 +72,8 @@ async def test_a_settings_file_that_cannot_be_read(tmp_path: Path, name: str, wh
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("HUB_LISTN", "127.0.0.1:1", "HUB_LISTN is no setting: did you mean HUB_LISTEN?"),
-        ("HUB_MAX_STREAM", "7", "HUB_MAX_STREAM is no setting: did you mean HUB_MAX_STREAMS?"),
+        ("HUB_LISTN", "127.0.0.1:1", 'unknown setting "HUB_LISTN"; did you mean "HUB_LISTEN"?'),
+        ("HUB_MAX_STREAM", "7", 'unknown setting "HUB_MAX_STREAM"; did you mean "HUB_MAX_STREAMS"?'),
         ("HUB_MAX_STREAMS", "seven", "max_streams: must be a whole number"),
         ("HUB_MAX_FRAME_BYTES", "1MB", "max_frame_bytes: must be a whole number of bytes"),
         ("HUB_RETENTION", "1", "retention: must be at least 60 seconds"),
@@ -87,7 +86,7 @@ async def test_a_settings_file_that_cannot_be_read(tmp_path: Path, name: str, wh
         ("HUB_LISTEN", "0.0.0.0:0", "listen: '0.0.0.0:0' is not loopback: "),
         ("HUB_LISTEN", "example.org:50051", "listen: 'example.org:50051' is not loopback: "),
         ("HUB_LISTEN", "[::]:0", "listen: '[::]:0' is not loopback: "),
-        ("HUB_STORAGE", "postgres://x", "storage: 'postgres://x' "),
+        ("HUB_STORAGE", "postgres://x", "storage: unknown backend 'postgres://x': "),
         ("HUB_STORAGE", "nats://", "storage: must name servers as host:port"),
         ("HUB_STORAGE", "nats://,", "storage: must name servers as host:port"),
         ("HUB_STORAGE", "nats://127.0.0.1:1,", "storage: must name servers as host:port"),
@@ -97,7 +96,7 @@ async def test_a_settings_file_that_cannot_be_read(tmp_path: Path, name: str, wh
         ("HUB_STORAGE", "nats://127.0.0.1:1:2", "storage: must name servers as host:port"),
         ("HUB_DATA_DIR", "", "data_dir: must be a path"),
         ("HUB_TLS_KEY", "", "tls_key: must be a path"),
-        ("HUB_TLS_KEY", "key.pem", "tls_certificate and tls_key go together"),
+        ("HUB_TLS_KEY", "key.pem", "tls_certificate and tls_key go together: set both"),
         ("HUB_TLS_CLIENT_CA", "ca.pem", "tls_client_ca needs tls_certificate and tls_key"),
     ],
 )
@@ -115,7 +114,7 @@ async def test_a_secret_that_is_too_short(tmp_path: Path) -> None:
 
 
 async def test_every_complaint_has_its_line(tmp_path: Path) -> None:
-    """Two wrong settings are told at once, each on a line of its own."""
+    """Two wrong settings are reported together, each on its own line."""
     ended = await run_hub("serve", cwd=tmp_path, HUB_MAX_STREAMS="x", HUB_RETENTION="x")
     assert (ended.code, ended.out) == (2, "")
     assert [line.split(":")[:2] for line in ended.err.splitlines()] == [["hub", " max_streams"], ["hub", " retention"]]
@@ -125,7 +124,7 @@ async def test_a_secret_that_does_not_fit(tmp_path: Path) -> None:
     """A store is not opened with another secret than its own, nor with none; with that one its keys still work."""
     key = (await run_hub("init", cwd=tmp_path, HUB_SECRET=SECRET)).keys["HUB_ADMIN_KEY"]
     wrong = (await run_hub("serve", cwd=tmp_path, HUB_SECRET=SECRET[::-1])).complaint
-    assert "does not fit the store" in wrong
+    assert "does not match the store" in wrong
     assert SECRET[::-1] not in wrong
     assert "secret file" in (await run_hub("serve", cwd=tmp_path)).complaint
     async with serving(cwd=tmp_path, HUB_SECRET=SECRET) as hub:
@@ -134,14 +133,14 @@ async def test_a_secret_that_does_not_fit(tmp_path: Path) -> None:
 
 async def test_a_password_in_a_wrong_url(tmp_path: Path) -> None:
     """A URL that cannot be read is refused without being repeated: what is wrong may stand in its password."""
-    ended = await run_hub("serve", cwd=tmp_path, HUB_STORAGE="nats://hub:hunter/2@nats-1:4222")
+    ended = await run_hub("serve", cwd=tmp_path, HUB_STORAGE="nats://hub:hunter://2@nats-1:4222")
     assert ended.complaint.startswith("storage: must name servers")
     assert "hunter" not in ended.complaint
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_start_that_waits_for_its_store_can_be_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
-    """While nobody answers where the cluster should be, the hub ends at once when it is told to, with status 0."""
+    """While nobody answers where the cluster should be, the hub can be stopped at once, with status 0."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         variables = {"HUB_STORAGE": f"nats://127.0.0.1:{silent.getsockname()[1]}"}
         async with starting("serve", cwd=tmp_path, **variables) as process:
@@ -162,16 +161,16 @@ async def test_the_first_keys_outlive_a_start_that_is_cancelled(
         begun.set()
         return await changes.initialise(*parts)
 
-    monkeypatch.setattr(server, "initialise", initialise)
+    monkeypatch.setattr(app, "initialise", initialise)
     settings = config.load({"data_dir": tmp_path / "data", "listen": "127.0.0.1:0"})
-    hub = server.Hub(settings, Clock())
+    hub = app.Hub(settings, Clock())
     starting = asyncio.ensure_future(hub.begin())
     await begun.wait()
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert set(hub.first_keys or {}) == {Role.ADMIN, Role.BOT}
-    again = await server.Hub.start(settings)
+    again = await app.Hub.start(settings)
     assert again.first_keys is None
     await again.stop()
 
@@ -190,6 +189,7 @@ async def test_a_certificate_that_is_none(tmp_path: Path) -> None:
     assert (await run_hub("serve", *tls, cwd=tmp_path)).complaint == "k.pem: No such file or directory"
     for name in ("c.pem", "k.pem"):
         (tmp_path / name).write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        (tmp_path / name).chmod(0o600)
     assert (await run_hub("serve", *tls, cwd=tmp_path)).complaint.startswith("TLS: ")
 
 
@@ -198,7 +198,7 @@ async def test_a_data_directory_held_by_another_hub(tmp_path: Path) -> None:
     async with serving(cwd=tmp_path) as hub:
         key = (await hub.first_keys())["HUB_ADMIN_KEY"]
         complaint = (await run_hub("serve", "--listen", "127.0.0.1:0", cwd=tmp_path)).complaint
-        assert f"held by another hub (pid {hub.process.pid} " in complaint
+        assert f"in use by another hub (pid {hub.process.pid} " in complaint
         await hub.caller(key).call("DirectoryService/ListScopes", directory_service_pb2.ListScopesRequest())
 
 

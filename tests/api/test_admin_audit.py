@@ -17,8 +17,8 @@ from tickets.hub.v1.permissions_pb2 import (
     Scope,
 )
 
-from tests.api.admins import Code, ask, refusal, violations
-from tests.conftest import RunningHub, asked
+from tests.support.admin_calls import Code, ask, refusal, violations
+from tests.support.hubs import RunningHub, scope_requests
 
 
 async def trail(hub: RunningHub, **request: Any) -> list[Any]:  # noqa: ANN401  fields of it; the entries
@@ -51,7 +51,7 @@ async def test_every_change_leaves_an_entry(hub: RunningHub) -> None:
     """Each method that changes something leaves one entry under its name, in order, and says what became of it."""
     integration, _ = await hub.register("TICKET_CREATED")
     one = {"integration_id": integration.integration_id}
-    await ask(hub.admin, "SetScopes", **one, scopes=asked("TICKET_STATS"), reason="wrong one")
+    await ask(hub.admin, "SetScopes", **one, scopes=scope_requests("TICKET_STATS"), reason="wrong one")
     key = (await ask(hub.admin, "RotateKey", **one, reason="routine")).key
     await ask(hub.admin, "RevokeKey", **one, key_id=key.key_id, reason="leaked")
     await ask(hub.admin, "SuspendIntegration", **one, reason="sends too much")
@@ -114,7 +114,7 @@ async def test_the_trail_holds_no_secret(hub: RunningHub) -> None:
     """Keys stand in the trail by their ids: neither their text nor what is kept to check them."""
     reply = await ask(hub.admin, "CreateServiceKey", role=ROLE_BOT, display_name="spare")
     _, reader = await hub.register("TICKET_CREATED")
-    held = [key.digest for key in hub.hub._changes._registry.service.record.keys]
+    held = [key.digest for key in hub.hub.registry.service.record.keys]
     text = str(await trail(hub))
     assert reply.key.key_id in text
     secrets = [key.split("_")[3][:28] for key in (reply.key.secret, reader.key, *hub.keys.values())]
@@ -122,7 +122,7 @@ async def test_the_trail_holds_no_secret(hub: RunningHub) -> None:
 
 
 async def test_the_first_start_is_in_the_trail(hub: RunningHub) -> None:
-    """What the hub made by itself is told as such: no key, no role."""
+    """A change that the hub made by itself has an actor without key and role."""
     entries = await trail(hub)
     assert {(entry.actor.role, entry.actor.key_id, entry.reason) for entry in entries} == {
         (ROLE_UNSPECIFIED, "", "first start")
@@ -134,7 +134,9 @@ async def test_the_trail_is_paged(hub: RunningHub) -> None:
     mine, _ = await hub.register("TICKET_CREATED")
     one = {"integration_id": mine.integration_id}
     for number in range(7):
-        scopes = asked("TICKET_CREATED", *(["DROP_CLAIMED"] if number % 2 else []), "TICKET_STATS")[: 1 + number % 3]
+        scopes = scope_requests("TICKET_CREATED", *(["DROP_CLAIMED"] if number % 2 else []), "TICKET_STATS")[
+            : 1 + number % 3
+        ]
         await ask(hub.admin, "SetScopes", **one, scopes=scopes, reason=f"change {number}")
         await hub.register("TICKET_CREATED")
     whole = await trail(hub, **one)

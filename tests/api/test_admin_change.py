@@ -16,9 +16,9 @@ from tickets.hub.v1.integration_pb2 import (
 )
 from tickets.hub.v1.permissions_pb2 import ROLE_ADMIN, SCOPE_DROP_CLAIMED, SCOPE_TICKET_CREATED, SCOPE_TICKET_STATS
 
-from tests.api.admins import Code, ask, change, refusal, violations
-from tests.api.wire import fails
-from tests.conftest import FakeClock, RunningHub, StartHub, asked, info_of
+from tests.support.admin_calls import Code, ask, change, refusal, violations
+from tests.support.calls import fails, info_of
+from tests.support.hubs import FakeClock, RunningHub, StartHub, scope_requests
 
 MISMATCH = (Code.ABORTED, "ETAG_MISMATCH")
 FORBIDDEN = (Code.FAILED_PRECONDITION, "STATE_FORBIDS")
@@ -114,7 +114,7 @@ async def test_an_update_that_changes_nothing(hub: RunningHub) -> None:
 
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "SetScopes": {"scopes": asked("DROP_CLAIMED")},
+    "SetScopes": {"scopes": scope_requests("DROP_CLAIMED")},
     "SuspendIntegration": {"reason": "a test"},
     "DeleteIntegration": {"reason": "a test"},
     "RotateKey": {},
@@ -123,7 +123,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("method", CHANGES)
 async def test_an_etag_that_is_old_stops_the_change(hub: RunningHub, method: str) -> None:
-    """With the etag of before somebody else's change nothing happens (AIP-154); with the newest, or none, it does."""
+    """An etag that predates another caller's change changes nothing (AIP-154); the newest etag, or none, does."""
     before, _ = await hub.register("TICKET_CREATED")
     now = await update(hub, before, display_name="New")
     request = {"integration_id": before.integration_id, **CHANGES[method]}
@@ -155,7 +155,7 @@ async def test_key_use_leaves_the_etag(hub: RunningHub) -> None:
 
 
 async def test_of_many_with_one_etag_one_wins(hub: RunningHub) -> None:
-    """Admins who all read the same and change it at once: one change happens, the others are told to read again."""
+    """Admins who all read the same and change it at once: one change happens, the others fail and say to read again."""
     before, _ = await hub.register("TICKET_CREATED")
     new = [Integration(integration_id=before.integration_id, display_name=f"n{n}", etag=before.etag) for n in range(30)]
     calls = [ask(hub.admin, "UpdateIntegration", integration=one) for one in new]
@@ -174,7 +174,7 @@ async def test_changes_at_once_lose_nothing(hub: RunningHub) -> None:
     """Without etags every change of many at once happens, each upon the result of another: none undoes another's."""
     before, _ = await hub.register("TICKET_CREATED")
     one: dict[str, Any] = {"integration_id": before.integration_id}
-    scopes = [asked("TICKET_CREATED", "TICKET_STATS"), asked("DROP_CLAIMED", "TICKET_CREATED")]
+    scopes = [scope_requests("TICKET_CREATED", "TICKET_STATS"), scope_requests("DROP_CLAIMED", "TICKET_CREATED")]
     calls = [ask(hub.admin, "SetScopes", **one, scopes=scopes[n % 2], reason=f"s{n}") for n in range(20)]
     for name in ("display_name", "description"):
         named: list[dict[str, Any]] = [{name: f"{name} {n}"} for n in range(20)]
@@ -202,7 +202,7 @@ async def test_set_scopes_keeps_what_stays(start_hub: StartHub) -> None:
     before, _ = await hub.register("TICKET_CREATED", "TICKET_STATS")
     clock.wall_offset += 3_600_000_000
     other = (await ask(hub.admin, "CreateServiceKey", role=ROLE_ADMIN, display_name="another admin")).key
-    wanted = asked("DROP_CLAIMED", "TICKET_CREATED")
+    wanted = scope_requests("DROP_CLAIMED", "TICKET_CREATED")
     wanted[1].justification = "another reason"
     after = await change(hub.caller(other.secret), "SetScopes", integration_id=before.integration_id, scopes=wanted)
     kept, new = after.grants
@@ -213,18 +213,18 @@ async def test_set_scopes_keeps_what_stays(start_hub: StartHub) -> None:
 
 
 async def test_set_scopes_takes_and_gives_anew(hub: RunningHub) -> None:
-    """Nothing takes every scope away; granting one again starts anew, with a time of its own."""
+    """Nothing takes every scope away; a scope that is granted again counts from then, with its own time."""
     before, _ = await hub.register("TICKET_CREATED")
     one = {"integration_id": before.integration_id}
     assert not (await change(hub.admin, "SetScopes", **one)).grants
-    [again] = (await change(hub.admin, "SetScopes", **one, scopes=asked("TICKET_CREATED"))).grants
+    [again] = (await change(hub.admin, "SetScopes", **one, scopes=scope_requests("TICKET_CREATED"))).grants
     assert again.grant_time.ToNanoseconds() > before.grants[0].grant_time.ToNanoseconds()
 
 
 async def test_set_scopes_refuses_one_twice(hub: RunningHub) -> None:
     """Scopes named twice, or without a justification, are refused, and nothing changes."""
     before, _ = await hub.register("TICKET_CREATED")
-    twice = asked("DROP_CLAIMED", "DROP_CLAIMED")
+    twice = scope_requests("DROP_CLAIMED", "DROP_CLAIMED")
     bare = [integration_pb2.ScopeRequest(scope=SCOPE_TICKET_STATS)]
     for scopes, field in ((twice, "scopes[1].scope"), (bare, "scopes[0].justification")):
         call = ask(hub.admin, "SetScopes", integration_id=before.integration_id, scopes=scopes)
@@ -296,7 +296,10 @@ async def test_a_suspended_integration_can_still_be_steered(hub: RunningHub) -> 
     before, _ = await hub.register("TICKET_CREATED")
     one = {"integration_id": before.integration_id}
     await ask(hub.admin, "SuspendIntegration", **one, reason="a test")
-    assert len((await change(hub.admin, "SetScopes", **one, scopes=asked("DROP_CLAIMED", "TICKET_STATS"))).grants) == 2
+    assert (
+        len((await change(hub.admin, "SetScopes", **one, scopes=scope_requests("DROP_CLAIMED", "TICKET_STATS"))).grants)
+        == 2
+    )
     assert (await update(hub, before, display_name="New")).display_name == "New"
     assert (await ask(hub.admin, "RotateKey", **one)).key.secret
     assert (await change(hub.admin, "DeleteIntegration", **one, reason="x")).state == INTEGRATION_STATE_DELETED

@@ -4,8 +4,8 @@ import pytest
 from tickets.hub.v1 import integration_pb2
 from tickets.hub.v1.permissions_pb2 import SCOPE_TICKET_CREATED, SCOPE_TICKET_STATS
 
-from tests.api.admins import INVALID, Code, ask, change, refusal, registration, violations
-from tests.conftest import REGISTRATION, RunningHub, StartHub, asked
+from tests.support.admin_calls import INVALID, Code, ask, change, refusal, registration, violations
+from tests.support.hubs import REGISTRATION, RunningHub, StartHub, scope_requests
 
 
 async def test_register(hub: RunningHub) -> None:
@@ -94,7 +94,7 @@ async def test_register_takes_the_longest_texts(hub: RunningHub) -> None:
     ("scopes", "field"),
     [
         ([], "scopes"),
-        (asked("TICKET_CREATED", "DROP_CLAIMED", "TICKET_CREATED"), "scopes[2].scope"),
+        (scope_requests("TICKET_CREATED", "DROP_CLAIMED", "TICKET_CREATED"), "scopes[2].scope"),
         ([integration_pb2.ScopeRequest(justification="none named")], "scopes[0].scope"),
         ([integration_pb2.ScopeRequest(scope=99, justification="unknown")], "scopes[0].scope"),  # type: ignore[arg-type]  # that is the point
         ([integration_pb2.ScopeRequest(scope=SCOPE_TICKET_CREATED)], "scopes[0].justification"),

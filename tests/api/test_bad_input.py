@@ -9,8 +9,10 @@ from google.rpc import error_details_pb2
 from tickets.hub.v1 import event_pb2, event_service_pb2, integration_pb2
 
 from hub.delivery.cursor import CursorSeal
-from tests.api.wire import ask, emit_all, event, fails, numbers, send
-from tests.conftest import REGISTRATION, RunningHub, StartHub, asked, detail_of, reason_of
+from hub.model import Cursor
+from tests.support.calls import ask, detail_of, fails, reason_of, send
+from tests.support.events import event, numbers
+from tests.support.hubs import REGISTRATION, RunningHub, StartHub, emit_all, scope_requests
 
 TICKET: dict[str, Any] = {"ticket_created": {"creator_user_id": "7"}}
 
@@ -42,7 +44,7 @@ def fields_of(error: grpc.aio.AioRpcError) -> set[str]:
 
 async def position(hub: RunningHub) -> int:
     """Where the log ends."""
-    return (await hub.hub._log.bounds()).last
+    return (await hub.hub.log.bounds()).last
 
 
 @pytest.mark.parametrize("wrong", NO_SNOWFLAKES, ids=repr)
@@ -67,7 +69,7 @@ async def test_what_is_no_snowflake_is_refused_everywhere(hub: RunningHub, wrong
         (
             hub.admin,
             "AdminService/RegisterIntegration",
-            REGISTRATION | {"owner_user_id": wrong, "scopes": asked("DROP_CLAIMED")},
+            REGISTRATION | {"owner_user_id": wrong, "scopes": scope_requests("DROP_CLAIMED")},
             "owner_user_id",
         ),
     ]
@@ -137,7 +139,7 @@ async def test_unknown_enum_values_are_refused(hub: RunningHub) -> None:
         registration: dict[str, Any] = REGISTRATION | {"scopes": scopes}
         error = await fails(ask(hub.admin, "AdminService/RegisterIntegration", **registration))
         assert fields_of(error) == {"scopes[0].scope"}
-    registration = REGISTRATION | {"scopes": asked("DROP_CLAIMED"), "guild_access": 99}
+    registration = REGISTRATION | {"scopes": scope_requests("DROP_CLAIMED"), "guild_access": 99}
     assert fields_of(await fails(ask(hub.admin, "AdminService/RegisterIntegration", **registration))) == {
         "guild_access"
     }
@@ -164,8 +166,9 @@ async def test_unknown_enum_values_are_refused(hub: RunningHub) -> None:
         ({"max_batch_size": 1_001}, {"max_batch_size"}),
         ({"heartbeat_interval": {"nanos": 999_999_999}}, {"heartbeat_interval"}),
         ({"heartbeat_interval": {"seconds": 60, "nanos": 1}}, {"heartbeat_interval"}),
+        ({"linger": {"nanos": -1}}, {"linger"}),
+        ({"linger": {"seconds": 5, "nanos": 1}}, {"linger"}),
     ],
-    ids=str,
 )
 async def test_a_subscription_that_breaks_a_rule_is_refused(
     hub: RunningHub, fields: dict[str, Any], named: set[str]
@@ -232,11 +235,11 @@ async def test_metadata_over_the_limit_is_refused_by_the_transport(hub: RunningH
 
 
 async def test_a_cursor_that_is_altered_or_of_another_hub_is_invalid(hub: RunningHub) -> None:
-    """Whoever changes a character of a cursor, cuts it, or brings another hub's, is told that it is none."""
+    """A cursor with a changed character, a truncated cursor and one of another hub are CURSOR_INVALID."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(latest={})
     cursor = stream.frames[0].cursor
-    other = CursorSeal(b"another secret of 32 bytes ......").seal(1, 1, 1).decode()
+    other = CursorSeal(b"another secret of 32 bytes ......").seal(Cursor(1, 1, 1)).decode()
     changed = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in range(len(cursor))]
     for wrong in (*changed, cursor[:-1], cursor + "A", cursor.lower(), "ä" * 64, "=" * 64, "\x00", other, "x" * 64):
         ending = await reader.open(cursor=wrong, subscription_id="other").ending()

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from tickets.hub.v1 import event_service_pb2
 
-from hub.api.events import EventService
+from hub.api.services.events import EventService
+from hub.api.services.intake import Intake
+from hub.clock import Clock
 from hub.model import Kind
-from hub.storage.sqlite import SqliteLog
-from tests.api.wire import emit_all, event
-from tests.conftest import RunningHub, StartHub
+from hub.storage.sqlite.log import SqliteLog
+from tests.support.events import event
+from tests.support.hubs import RunningHub, StartHub, emit_all
 
 TICKET: dict[str, Any] = {"ticket_created": {"creator_user_id": "7"}}
 
@@ -19,9 +21,9 @@ TICKET: dict[str, Any] = {"ticket_created": {"creator_user_id": "7"}}
 async def in_the_log(hub: RunningHub) -> dict[str, bytes]:
     """Every event of the log: its id and content."""
     found: dict[str, bytes] = {}
-    through, last = 0, (await hub.hub._log.bounds()).last
+    through, last = 0, (await hub.hub.log.bounds()).last
     while through < last:
-        page = await hub.hub._log.read(through, 10_000)
+        page = await hub.hub.log.read(through, 10_000)
         assert not {entry.id for entry in page.entries if entry.kind is Kind.EVENT} & found.keys()
         found |= {entry.id: entry.body for entry in page.entries if entry.kind is Kind.EVENT}
         through = page.through
@@ -30,9 +32,10 @@ async def in_the_log(hub: RunningHub) -> dict[str, bytes]:
 
 def service(hub: RunningHub) -> EventService:
     """The handlers of a running hub."""
-    around = hub.hub._streams.around
     unused: Any = None
-    return EventService(around.feed, hub.hub._streams, unused, unused, hub.settings, around.clock)
+    return EventService(
+        Intake(hub.hub.feed, unused, Clock()), hub.hub.streams, unused, unused, unused, unused, hub.settings, Clock()
+    )
 
 
 async def cancelled_after(steps: int, call: Any) -> bool:  # noqa: ANN401  a coroutine
@@ -73,7 +76,7 @@ async def test_cancelled_at_any_point_it_is_wholly_in_or_wholly_out(hub: Running
         there = [name.id in stored for name in events]
         assert len(set(there)) == 1
         assert there[0] or not finished
-        assert hub.hub._streams.around.feed._admitted == 0
+        assert hub.hub.feed.admission.waiting == 0
         outcomes.add((finished, there[0]))
         again = await emit_all(hub, events)
         assert [result.duplicate for result in again] == there
@@ -83,7 +86,7 @@ async def test_cancelled_at_any_point_it_is_wholly_in_or_wholly_out(hub: Running
 
 async def test_a_caller_that_goes_leaves_those_who_wait_with_it_alone(hub: RunningHub) -> None:
     """Of a group that is stored in one transaction some are cancelled at every turn: the others are all answered."""
-    feed = hub.hub._streams.around.feed
+    feed = hub.hub.feed
     handlers = service(hub)
     unused: Any = None
     for steps in range(12):
@@ -99,7 +102,7 @@ async def test_a_caller_that_goes_leaves_those_who_wait_with_it_alone(hub: Runni
             call.cancel()
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert [isinstance(result, event_service_pb2.EmitEventResponse) for result in results[1::2]] == [True] * 10
-        assert feed._admitted == 0
+        assert feed.admission.waiting == 0
         await settled(hub)
         stored = await in_the_log(hub)
         for number, result in enumerate(results):
@@ -135,6 +138,6 @@ async def test_cancelled_over_the_wire_at_random_moments(start_hub: StartHub) ->
     await hub.close()
     hub = await start_hub()
     assert await in_the_log(hub) == stored
-    log = hub.hub._log
+    log = hub.hub.log
     if isinstance(log, SqliteLog):
-        assert await log._rows("PRAGMA integrity_check") == [("ok",)]
+        assert await log._store.write_connection.rows("PRAGMA integrity_check") == [("ok",)]

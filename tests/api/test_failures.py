@@ -6,11 +6,11 @@ import pytest
 from tickets.hub.v1 import directory_service_pb2, errors_pb2
 
 from hub import errors
-from hub.api.failures import STATUS
-from tests.api.provoke import ROWS, metadata
-from tests.api.provoke_limits import SPILT, broken_hub
-from tests.api.wire import ask, fails, log_to_memory
-from tests.conftest import StartHub, reason_of
+from hub.api.status import STATUS
+from tests.support.calls import ask, fails, reason_of
+from tests.support.failures import ROWS, metadata
+from tests.support.hubs import StartHub, log_to_memory
+from tests.support.limit_failures import SPILT, broken_hub
 
 
 def reasons() -> set[str]:
@@ -40,7 +40,7 @@ def leaves(cls: type[errors.HubError]) -> set[type[errors.HubError]]:
 
 
 def test_the_tree_of_failures_and_the_contract_name_the_same() -> None:
-    """Every failure of the hub is a reason of the contract, and the other way round; INTERNAL is none of the tree."""
+    """Every failure of the hub is a reason of the contract and vice versa; INTERNAL is not in the tree."""
     assert {cls.reason() for cls in leaves(errors.HubError)} | {"INTERNAL"} == reasons()
     assert all(any(above in STATUS for above in cls.__mro__) for cls in leaves(errors.HubError))
 
@@ -54,7 +54,7 @@ async def test_a_fault_of_the_hub_leaks_nothing(start_hub: StartHub, monkeypatch
     for error in met:
         assert reason_of(error) == "INTERNAL"
         incident = metadata(error)["incident"]
-        assert error.details() == f"a fault of the hub; its log knows it as {incident}"
+        assert error.details() == f"internal error; the hub's log has it as incident {incident}"
         said = repr((error.details(), error.trailing_metadata(), error.debug_error_string()))
         assert not [word for word in (*SPILT.split(), "Decode", "Traceback", ".py") if word in said]
         [told] = [line for line in lines if line.get("incident") == incident]

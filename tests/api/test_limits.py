@@ -8,16 +8,18 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
+from tickets.hub.v1 import permissions_pb2
 
 from hub import config
-from hub.api.limits import OpenLimit
-from hub.api.server import REFLECTION, most_calls
+from hub.api.grpc_core import transport_options
+from hub.api.limits import AnonymousStreamLimit
+from hub.api.reflection import REFLECTION
 from hub.errors import TooManyCalls
 from hub.model import Kind
-from tests.api.provoke import TICKET, metadata, retry_seconds
-from tests.api.wire import ask, event, fails
-from tests.conftest import PATIENCE, REGISTRATION, Caller, FakeClock, RunningHub, StartHub, asked, reason_of
-from tests.delivery.kit import log_of
+from tests.support.calls import ask, fails, reason_of
+from tests.support.events import event
+from tests.support.failures import TICKET, metadata, retry_seconds
+from tests.support.hubs import PATIENCE, REGISTRATION, Caller, FakeClock, RunningHub, StartHub, log_of, scope_requests
 
 OWNER = "80351110224678912"
 
@@ -70,7 +72,7 @@ async def in_time(hub: RunningHub) -> int:
 
 def test_addresses_share_the_places_and_are_forgotten() -> None:
     """Five addresses have all there is; the sixth waits for one of them to leave, and nothing is kept of who left."""
-    limit = OpenLimit(5)
+    limit = AnonymousStreamLimit(5)
     with ExitStack() as stack:
         for number in range(5):
             stack.enter_context(limit.place(f"ipv4:192.0.2.{number}"))
@@ -90,11 +92,14 @@ async def test_too_many_calls_at_a_time_are_told_when_to_come_again(start_hub: S
     await hub.emit(event("later", **TICKET))
 
 
-def test_grpcs_own_limit_is_the_last_resort() -> None:
-    """It refuses without a reason: the hub's own limits are met long before."""
+def test_grpcs_own_limits_are_the_last_resort() -> None:
+    """They refuse without a reason: the hub's own are met before, and calls of one connection wait in its client."""
     settings = config.load()
-    ours = settings.max_streams + settings.max_concurrent_calls + settings.max_open_calls
-    assert most_calls(settings) >= 2 * ours
+    options = dict(transport_options(settings))
+    pending = options["grpc.server.max_pending_requests"]
+    assert pending == options["grpc.server.max_pending_requests_hard_limit"]
+    assert pending > settings.max_concurrent_calls + settings.max_half_open_calls
+    assert options["grpc.max_concurrent_streams"] <= settings.max_half_open_calls
 
 
 async def test_no_developer_fills_the_log(start_hub: StartHub) -> None:
@@ -108,12 +113,12 @@ async def test_no_developer_fills_the_log(start_hub: StartHub) -> None:
         await describe(reader, "1")
         wrong = ask(reader, "DeveloperService/RotateOwnKey", etag="outdated")
         assert reason_of(await fails(wrong)) == "ETAG_MISMATCH"
-    await ask(reader, "DeveloperService/RequestScopes", scopes=asked("DROP_CLAIMED"))
+    await ask(reader, "DeveloperService/RequestScopes", scopes=scope_requests("DROP_CLAIMED"))
     before = len(await log_of(hub, Kind.STATE))
     calls = [
         describe(reader, "more"),
         ask(reader, "DeveloperService/RotateOwnKey", overlap={}),
-        ask(reader, "DeveloperService/RequestScopes", scopes=asked("TICKET_STATS")),
+        ask(reader, "DeveloperService/RequestScopes", scopes=scope_requests("TICKET_STATS")),
     ]
     errors = [await fails(call) for call in calls]
     assert {reason_of(error) for error in errors} == {"TOO_MANY_CHANGES"}
@@ -140,6 +145,24 @@ async def test_a_stolen_key_uses_up_nothing_of_its_owners(start_hub: StartHub) -
     assert reason_of(await fails(describe(reader, "again"))) == "KEY_REVOKED"
 
 
+async def test_a_refused_installation_uses_up_nothing(start_hub: StartHub) -> None:
+    """What a guild may not do, or has done already, leaves its user's change for what follows."""
+    hub = await start_hub(max_changes=1)
+    integration, _ = await hub.register("TICKET_CREATED")
+    guild = {"guild_id": "41", "acting_user_id": "7"}
+    named = guild | {"integration_id": integration.integration_id}
+    for fields, reason in (
+        (guild | {"integration_id": "zzzzzzzzzzzz"}, "INTEGRATION_NOT_FOUND"),
+        (named | {"agreed_scopes": [permissions_pb2.SCOPE_DROP_CLAIMED]}, "SCOPE_NOT_GRANTED"),
+    ):
+        refused = ask(hub.bot, "DirectoryService/InstallIntegration", **fields)
+        assert reason_of(await fails(refused)) == reason
+    await ask(hub.bot, "DirectoryService/SetGuildSharing", **guild, sharing=2)  # as it is already
+    await ask(hub.bot, "DirectoryService/InstallIntegration", **named)
+    again = ask(hub.bot, "DirectoryService/InstallIntegration", **named)
+    assert reason_of(await fails(again)) == "TOO_MANY_CHANGES"
+
+
 async def test_each_user_of_the_bot_is_counted_for_themselves(start_hub: StartHub) -> None:
     """Applications and installations count for who asks for them; a guild can always take its consent back."""
     hub = await start_hub(max_changes=1)
@@ -149,7 +172,11 @@ async def test_each_user_of_the_bot_is_counted_for_themselves(start_hub: StartHu
     await ask(hub.bot, "DirectoryService/UninstallIntegration", acting_user_id="7", **guild)
     again = ask(hub.bot, "DirectoryService/InstallIntegration", acting_user_id="7", **guild)
     assert reason_of(await fails(again)) == "TOO_MANY_CHANGES"
-    application = REGISTRATION | {"owner_user_id": "7", "rules_accepted": True, "scopes": asked("TICKET_CREATED")}
+    application = REGISTRATION | {
+        "owner_user_id": "7",
+        "rules_accepted": True,
+        "scopes": scope_requests("TICKET_CREATED"),
+    }
     error = await fails(ask(hub.bot, "DirectoryService/SubmitApplication", **application))
     assert metadata(error) == {"limit": "1"}
     await ask(hub.bot, "DirectoryService/SubmitApplication", **application | {"owner_user_id": "8"})

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import pytest
 from tickets.hub.v1 import admin_service_pb2, event_pb2
 
-from tests.api.wire import EVERY_SCOPE, RawStream, emit_all, event, numbers, settle
-from tests.conftest import Caller, FakeClock, RunningHub, StartHub, asked
+from tests.support.events import EVERY_SCOPE, event, numbers
+from tests.support.hubs import Caller, FakeClock, RunningHub, StartHub, emit_all, scope_requests
+from tests.support.streams import RawStream, settle
 
 SCOPES = dict(zip("trdvsi", EVERY_SCOPE, strict=True))
 """The letters of the table: t(icket created) t(r)anscript d(rop) v(erified) (ticket) s(tats) i(dentity of verified)."""
@@ -151,7 +152,7 @@ async def test_scopes_set_while_a_stream_is_open_hold_from_then_on(wide_hub: Run
     await stream.ready()
     for row, letters in MATRIX.items():
         request = admin_service_pb2.SetScopesRequest(
-            integration_id=integration.integration_id, scopes=asked(*scopes_of(row))
+            integration_id=integration.integration_id, scopes=scope_requests(*scopes_of(row))
         )
         await wide_hub.admin.call("AdminService/SetScopes", request)
         await emit_all(wide_hub, under(row))

@@ -8,10 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tickets.hub.v1 import admin_service_pb2, event_pb2
 
-from hub.delivery import feed, frames
-from hub.delivery.views import varint
-from tests.api.wire import EVERY_SCOPE, RawStream, emit_all, event, numbers, settle
-from tests.conftest import Caller, FakeClock, RunningHub, StartHub, asked
+from hub.delivery import chunks, page_cache
+from hub.delivery.encoding import varint
+from tests.support.events import EVERY_SCOPE, event, numbers
+from tests.support.hubs import Caller, FakeClock, RunningHub, StartHub, emit_all, scope_requests
+from tests.support.streams import RawStream, settle
 
 GUILDS = [10**18 + step * (2**22 + 1) for step in range(5)]
 """In different shards of Discord's."""
@@ -124,14 +125,14 @@ class Ground(NamedTuple):
 async def ground(request: pytest.FixtureRequest, start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> Ground:
     """A hub with its own sizes, and one so small that every event soon leaves window and cache for the log."""
     if request.param == "in small pages":
-        monkeypatch.setattr(feed, "PAGE", 8)
-        monkeypatch.setattr(frames.Item, "size", 5_000)
+        monkeypatch.setattr(page_cache, "PAGE", 8)
+        monkeypatch.setattr(chunks.CachedEvent, "size", 5_000)
     clock = FakeClock()
     return Ground(await start_hub(clock, window_bytes=65_536, page_cache_bytes=65_536, max_streams=10), clock)
 
 
 def told(sent: list[event_pb2.Event], times: list[Any]) -> list[event_pb2.Event]:
-    """The events with what the hub adds to them: the accept time, and the time of happening unless given."""
+    """The events with what the hub adds to them: the accept time, and, by default, the time of happening."""
     for one, time in zip(sent, times, strict=True):
         one.accept_time.CopyFrom(time)
         if not one.HasField("occur_time"):
@@ -207,7 +208,7 @@ async def test_a_replay_has_of_each_time_what_the_grants_since_then_show(
     holder = integration.integration_id
     sent: list[tuple[event_pb2.Event, int]] = []
     for number, (scopes, step) in enumerate(steps):
-        request = admin_service_pb2.SetScopesRequest(integration_id=holder, scopes=asked(*scopes))
+        request = admin_service_pb2.SetScopesRequest(integration_id=holder, scopes=scope_requests(*scopes))
         await ground.hub.admin.call("AdminService/SetScopes", request)
         events = [made(plan) for plan in step]
         times = [result.accept_time for result in await emit_all(ground.hub, events)]

@@ -1,59 +1,23 @@
 """Who may speak to the hub at all: TLS, clients' certificates, and no plaintext beyond this machine."""
 
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from hub import config
-from hub.api.server import Hub
+from hub import app, config
+from hub.api.tls import Certificates, read_files
+from hub.app import Hub
+from hub.clock import Clock
 from hub.errors import StartError
-from tests.api.wire import ask, fails
-from tests.conftest import Caller, StartHub
-
-
-class Certified(NamedTuple):
-    """A certificate and its key."""
-
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-    @property
-    def pem(self) -> bytes:
-        """The certificate."""
-        return self.certificate.public_bytes(Encoding.PEM)
-
-    @property
-    def key_pem(self) -> bytes:
-        """The key."""
-        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def certify(name: str, authority: Certified | None = None) -> Certified:
-    """A certificate for 127.0.0.1: by an authority, or by itself, then it is one."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(authority.certificate.subject if authority else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=authority is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-    )
-    return Certified(builder.sign(authority.key if authority else key, SHA256()), key)
+from tests.support.calls import ask, fails
+from tests.support.certificates import Certified, certify
+from tests.support.hubs import Caller, StartHub, log_to_memory, until
 
 
 class Files(NamedTuple):
@@ -72,6 +36,7 @@ def files(tmp_path: Path) -> Files:
     settings = {name: tmp_path / f"{name}.pem" for name in contents}
     for name, path in settings.items():
         path.write_bytes(contents[name])
+        path.chmod(0o600)
     return Files(authority, settings)
 
 
@@ -149,7 +114,7 @@ def test_half_of_tls_is_refused(files: Files, change: dict[str, None]) -> None:
 
 
 async def test_a_certificate_that_cannot_be_read_is_named(files: Files, tmp_path: Path) -> None:
-    """A missing file is told by its name, and nothing stays open."""
+    """The error names a missing file, and nothing stays open."""
     flags = files.settings | {"tls_key": tmp_path / "gone.pem", "data_dir": tmp_path / "data", "listen": "127.0.0.1:0"}
     with pytest.raises(StartError, match=r"gone\.pem"):
         await Hub.start(config.load(flags))
@@ -164,3 +129,96 @@ async def test_a_file_that_is_no_certificate_is_refused(files: Files, tmp_path: 
     flags = files.settings | {name: tmp_path / "wrong.pem", "data_dir": tmp_path / "data", "listen": "127.0.0.1:0"}
     with pytest.raises(StartError, match=r"wrong\.pem|certificate"):
         await Hub.start(config.load(flags))
+
+
+def start_error(files: Files, **change: Path) -> str:
+    """Why a hub does not start with these files."""
+    with pytest.raises(StartError) as error:
+        read_files(config.load(files.settings | change))
+    return str(error.value)
+
+
+def test_a_key_of_another_certificate_is_told_as_that(files: Files, tmp_path: Path) -> None:
+    """Certificate and key that do not belong together: both files are named."""
+    other = tmp_path / "other.pem"
+    other.touch(0o600)
+    other.write_bytes(certify("other").key_pem)
+    told = start_error(files, tls_key=other)
+    assert told == f"TLS: {other} is not the key of the certificate in {files.settings['tls_certificate']}"
+
+
+def test_a_chain_in_the_wrong_order_is_told_as_that(files: Files) -> None:
+    """The hub's own certificate comes first."""
+    chain = files.settings["tls_certificate"]
+    chain.write_bytes(files.authority.pem + chain.read_bytes())
+    assert "must begin with the hub's own certificate" in start_error(files)
+
+
+def test_an_encrypted_key_is_told_as_that(files: Files) -> None:
+    """Nobody is asked for a passphrase."""
+    key = certify("hub").key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase"))
+    files.settings["tls_key"].write_bytes(key)
+    assert "encrypted" in start_error(files)
+
+
+@pytest.mark.parametrize("name", ["tls_certificate", "tls_key", "tls_client_ca"])
+def test_the_file_that_holds_something_else_is_named(files: Files, name: str) -> None:
+    """Of three files the complaint names the one that is wrong."""
+    files.settings[name].write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    assert str(files.settings[name]) in start_error(files)
+
+
+async def test_a_certificate_that_grpc_does_not_take_is_no_address_in_use(files: Files, tmp_path: Path) -> None:
+    """A key of a kind that TLS here does not know ends the start, or is refused, as a matter of the certificate."""
+    odd = certify("hub", files.authority, curve=ec.SECP256K1())
+    files.settings["tls_certificate"].write_bytes(odd.pem)
+    files.settings["tls_key"].write_bytes(odd.key_pem)
+    with pytest.raises(StartError, match="certificate"):
+        await Hub.start(config.load(files.settings | {"data_dir": tmp_path / "data", "listen": "127.0.0.1:0"}))
+
+
+@pytest.mark.parametrize(
+    ("listen", "why"), [("192.0.2.1:0", "Cannot assign requested address"), ("name.invalid:0", "not known")]
+)
+async def test_an_address_that_is_not_ours_is_told_as_that(files: Files, tmp_path: Path, listen: str, why: str) -> None:
+    """What the system says of an address, and nothing of the certificate, which is right."""
+    with pytest.raises(StartError, match=why):
+        await Hub.start(config.load(files.settings | {"data_dir": tmp_path / "data", "listen": listen}))
+
+
+@pytest.mark.parametrize(
+    ("times", "event"),
+    [
+        ({"ends": timedelta(minutes=-1), "begins": timedelta(days=-9)}, "a certificate has expired"),
+        ({"ends": timedelta(days=13)}, "a certificate expires soon"),
+        ({"begins": timedelta(days=1)}, "a certificate is not valid yet"),
+        ({"ends": timedelta(days=15)}, None),
+    ],
+)
+@pytest.mark.parametrize("name", ["tls_certificate", "tls_client_ca"])
+async def test_the_end_of_a_certificate_is_told_before(
+    files: Files, monkeypatch: pytest.MonkeyPatch, times: dict[str, Any], event: str | None, name: str
+) -> None:
+    """Certificates that have ended, end within 14 days or are not valid yet are a warning with the file's name."""
+    made = certify("hub", **times)
+    files.settings[name].write_bytes(made.pem)
+    if name == "tls_certificate":
+        files.settings["tls_key"].write_bytes(made.key_pem)
+    written = log_to_memory(monkeypatch)
+    await Certificates(config.load(files.settings), Clock()).warn()
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    told = [(line["event"], line["level"], line["file"]) for line in lines]
+    assert told == ([(event, "warning", str(files.settings[name]))] if event else [])
+
+
+async def test_a_hub_warns_of_its_certificate_again_and_again(
+    start_hub: StartHub, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start and at every look after it: here the looks are a moment apart, else a day."""
+    monkeypatch.setattr(app, "DAY", 0.01)
+    made = certify("hub", files.authority, ends=timedelta(days=13))
+    files.settings["tls_certificate"].write_bytes(made.pem)
+    files.settings["tls_key"].write_bytes(made.key_pem)
+    written = log_to_memory(monkeypatch)
+    await start_hub(**files.settings)
+    await until(lambda: written.getvalue().count("a certificate expires soon") >= 3)

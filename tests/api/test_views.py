@@ -1,14 +1,16 @@
-"""Views, lenses, pieces and the interest index, each against the plainest way of saying the same."""
+"""Views, projections, encodings and the fan-out index, each against the plainest way of saying the same."""
 
 from collections.abc import Iterable
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tickets.hub.v1 import event_pb2, event_service_pb2
 
-from hub.delivery.frames import Item, Page
-from hub.delivery.interest import InterestIndex
-from hub.delivery.views import Lens, Narrowing, Shape, View, piece
+from hub.delivery.chunks import CachedEvent
+from hub.delivery.encoding import encode
+from hub.delivery.fanout import FanoutIndex
+from hub.delivery.page_cache import CachedPage
+from hub.delivery.view import FieldMask, Narrowing, Projection, View
 from hub.model import Entry, GrantRecord, GuildAccess, IntegrationRecord, Kind, State
 
 GUILDS = [step << 22 for step in range(1, 5)]
@@ -24,7 +26,9 @@ some_scopes = st.frozensets(st.sampled_from(SCOPES))
 shards = st.integers(1, 4).flatmap(lambda count: st.tuples(st.integers(0, count - 1), st.just(count)))
 narrowings = st.builds(Narrowing, st.just(frozenset()), st.frozensets(guilds, max_size=2), st.none() | shards)
 agreements = st.dictionaries(guilds, st.dictionaries(st.sampled_from(SCOPES), st.integers(0, 5)), max_size=3)
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
+unhurried = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)  # a busy machine is no failure
 
 
 @st.composite
@@ -56,12 +60,14 @@ def stored(event_type: int, guild: int, position: int, body: bytes = b"", time: 
 
 @unhurried
 @given(event=events(), time=times, withhold=st.booleans())
-def test_a_piece_is_the_event_without_what_is_withheld(event: event_pb2.Event, time: int, *, withhold: bool) -> None:
-    """A piece reads as a frame with the event in it, as put together field by field, with both of its times."""
+def test_an_encoding_is_the_event_without_what_is_withheld(
+    event: event_pb2.Event, time: int, *, withhold: bool
+) -> None:
+    """An encoding reads as a frame with the event in it, as put together field by field, with both of its times."""
     kind = event.WhichOneof("payload")
     number = next(number for number, name in TYPES.items() if name == kind)
     withheld = frozenset({"user_id"} if withhold and kind == "member_verified" else ())
-    made = piece(stored(number, 1, 1, event.SerializeToString(deterministic=True), time), Shape(number, withheld))
+    made = encode(stored(number, 1, 1, event.SerializeToString(deterministic=True), time), FieldMask(number, withheld))
     if withheld:
         event.member_verified.ClearField("user_id")
     event.accept_time.FromMicroseconds(time)
@@ -73,25 +79,25 @@ def test_a_piece_is_the_event_without_what_is_withheld(event: event_pb2.Event, t
 @unhurried
 @given(grants=st.lists(st.tuples(st.sampled_from(SCOPES), st.integers(1, 12)), unique_by=lambda grant: grant[0]))
 def test_looking_step_by_step_shows_what_each_grant_covers(grants: list[tuple[int, int]]) -> None:
-    """Going from lens to lens, each position is seen by the scopes whose grants stand before it, and no others."""
+    """Each position is seen by the scopes whose grants come before it, and by no others."""
     view = View(record("ada", grants), {})
     everything = Narrowing()
     after = 0
     while after < 15:
-        look = view.look(after, everything)
-        assert look.until > after
-        assert look.final.scopes == {scope for scope, _ in grants}
-        through = int(min(look.until, 15))
+        span = view.at(after, everything)
+        assert span.until > after
+        assert span.final.scopes == {scope for scope, _ in grants}
+        through = int(min(span.until, 15))
         for position in range(after + 1, through + 1):
-            assert look.lens.scopes == {scope for scope, since in grants if since < position}
+            assert span.projection.scopes == {scope for scope, since in grants if since < position}
         after = through
 
 
 @st.composite
-def lenses(draw: st.DrawFn) -> Lens:
-    """Any lens, some of an integration that guilds must install."""
+def projections(draw: st.DrawFn) -> Projection:
+    """Any projection, some of an integration that guilds must install."""
     holder = draw(st.sampled_from(["", *HOLDERS]))
-    return Lens(draw(some_scopes), draw(narrowings), draw(agreements) if holder else None, holder)
+    return Projection(draw(some_scopes), draw(narrowings), draw(agreements) if holder else None, holder)
 
 
 def record(holder: str, grants: list[tuple[int, int]], access: GuildAccess = GuildAccess.ALL) -> IntegrationRecord:
@@ -100,101 +106,109 @@ def record(holder: str, grants: list[tuple[int, int]], access: GuildAccess = Gui
     return IntegrationRecord(holder, "", "", "1", "", "", 0, 0, State.ACTIVE, guild_access=access, grants=granted)
 
 
-def seen_by(lens: Lens, entry: Entry) -> bool:
-    """Whether a lens shows an event, said plainly."""
-    agreed = lens.scopes
-    if lens.installed is not None:
-        since = lens.installed.get(entry.guild_id, {})
+def seen_by(projection: Projection, entry: Entry) -> bool:
+    """Whether a projection shows an event, said plainly."""
+    agreed = projection.scopes
+    if projection.installed is not None:
+        since = projection.installed.get(entry.guild_id, {})
         agreed = frozenset(scope for scope in agreed if scope in since and since[scope] < entry.position)
     wanted = {10: {1}, 11: {2}, 12: {3}, 13: {4, 6}, 14: {5}}[entry.event_type]
-    in_shard = lens.shard is None or (entry.guild_id >> 22) % lens.shard[1] == lens.shard[0]
-    return bool(wanted & agreed) and in_shard and (not lens.guilds or entry.guild_id in lens.guilds)
+    in_shard = projection.shard is None or (entry.guild_id >> 22) % projection.shard[1] == projection.shard[0]
+    return bool(wanted & agreed) and in_shard and (not projection.guilds or entry.guild_id in projection.guilds)
 
 
 @unhurried
 @given(
-    some=st.lists(st.tuples(lenses(), st.integers(1, 3), st.booleans()), max_size=8),
+    some=st.lists(st.tuples(projections(), st.integers(1, 3), st.booleans()), max_size=8),
     published=st.lists(st.tuples(st.sampled_from(sorted(TYPES)), guilds), max_size=12),
 )
 def test_the_index_finds_exactly_the_lenses_that_show_an_event(
-    some: list[tuple[Lens, int, bool]], published: list[tuple[int, int]]
+    some: list[tuple[Projection, int, bool]], published: list[tuple[int, int]]
 ) -> None:
-    """Whatever lenses are followed: an event reaches each that shows it, once; a lens that nobody follows gets none."""
-    agreed_in = {lens.holder: lens.installed or {} for lens, _, _ in some if lens.holder}
-    some = [  # an integration's installations are the same on each of its lenses
+    """An event reaches each projection that shows it, once; a projection without streams gets none."""
+    agreed_in = {
+        projection.integration_id: projection.installed or {} for projection, _, _ in some if projection.integration_id
+    }
+    some = [  # an integration's installations are the same on each of its projections
         (
-            Lens(lens.scopes, Narrowing(frozenset(), lens.guilds, lens.shard), agreed_in[lens.holder], lens.holder),
+            Projection(
+                projection.scopes,
+                Narrowing(frozenset(), projection.guilds, projection.shard),
+                agreed_in[projection.integration_id],
+                projection.integration_id,
+            ),
             n,
             left,
         )
-        if lens.holder
-        else (lens, n, left)
-        for lens, n, left in some
+        if projection.integration_id
+        else (projection, n, left)
+        for projection, n, left in some
     ]
 
     def installed_in(guild: int) -> Iterable[str]:
         return [holder for holder, agreed in agreed_in.items() if guild in agreed]
 
-    index = InterestIndex(installed_in)
-    joined = [(index.join(lens, 0), left) for lens, followers, left in some for _ in range(followers)]
-    for interest, left in joined:
+    index = FanoutIndex(installed_in)
+    joined = [(index.join(projection, 0), left) for projection, followers, left in some for _ in range(followers)]
+    for group, left in joined:
         if left:
-            index.leave(interest)
-    followed = [lens for lens, _, left in some if not left]
+            index.leave(group)
+    followed = [projection for projection, _, left in some if not left]
     for position, (event_type, guild) in enumerate(published, start=1):
         entry = stored(event_type, guild, position)
-        found = [interest.lens for interest in index.publish(Item(entry))]
+        found = [group.projection for group in index.publish(CachedEvent(entry))]
         assert len(found) == len(set(found))
-        assert set(found) == {lens for lens in followed if seen_by(lens, entry)}
-    for interest, left in joined:
+        assert set(found) == {projection for projection in followed if seen_by(projection, entry)}
+    for group, left in joined:
         if not left:
-            assert [item.position for item in interest.matches.items] == [
+            assert [item.position for item in group.buffer.events] == [
                 position
                 for position, (event_type, guild) in enumerate(published, start=1)
-                if seen_by(interest.lens, stored(event_type, guild, position))
+                if seen_by(group.projection, stored(event_type, guild, position))
             ]
-            index.leave(interest)
-    assert not index._by
-    assert not index._interests
+            index.leave(group)
+    assert not index._by_key
+    assert not index._groups
     assert not index._shard_counts
 
 
 @unhurried
 @given(
-    lens=lenses(), several=st.lists(st.tuples(events(), guilds), min_size=1, max_size=10), most=st.integers(1, 2_000)
+    projection=projections(),
+    several=st.lists(st.tuples(events(), guilds), min_size=1, max_size=10),
+    most=st.integers(1, 2_000),
 )
 def test_a_frame_takes_what_fits_and_at_least_one(
-    lens: Lens, several: list[tuple[event_pb2.Event, int]], most: int
+    projection: Projection, several: list[tuple[event_pb2.Event, int]], most: int
 ) -> None:
     """Joined events stay below the size given, unless the first alone is larger; the rest is for the next frame."""
     numbers = {name: number for number, name in TYPES.items()}
     items = [
-        Item(stored(numbers[event.WhichOneof("payload") or ""], guild, position, event.SerializeToString()))
+        CachedEvent(stored(numbers[event.WhichOneof("payload") or ""], guild, position, event.SerializeToString()))
         for position, (event, guild) in enumerate(several, start=1)
     ]
-    shown = [item for item in items if seen_by(lens, item.entry)]
-    excerpt = Page(items, len(items)).show(lens)
-    assert excerpt.items == shown
-    if not shown:
-        return
-    body = excerpt.join(0, len(shown), most)
-    got = event_service_pb2.SubscribeResponse.FromString(body.data).events
+    shown = [item for item in items if seen_by(projection, item.entry)]
+    matches = CachedPage(items, len(items)).project(projection)
+    assert matches.events == shown
+    assume(shown)
+    chunk = matches.join(0, len(shown), most)
+    got = event_service_pb2.SubscribeResponse.FromString(chunk.data).events
     assert [event.id for event in got] == [
-        event_pb2.Event.FromString(one.entry.body).id for one in shown[: body.events]
+        event_pb2.Event.FromString(one.entry.body).id for one in shown[: chunk.events]
     ]
-    assert body.events == len(got)
-    assert body.last is shown[body.events - 1]
-    assert body.events == 1 or len(body.data) <= most
-    if body.events < len(shown):
-        shape = lens.shape(shown[body.events].entry)
-        assert shape is not None
-        assert len(body.data) + len(shown[body.events].piece(shape)) > most
+    assert chunk.events == len(got)
+    assert chunk.last is shown[chunk.events - 1]
+    assert chunk.events == 1 or len(chunk.data) <= most
+    if chunk.events < len(shown):
+        mask = projection.mask(shown[chunk.events].entry)
+        assert mask is not None
+        assert len(chunk.data) + len(shown[chunk.events].encoded(mask)) > most
 
 
 def test_an_integration_for_installed_guilds_has_lenses_of_its_own() -> None:
-    """Two integrations with the same scopes share a lens, unless guilds have to install one of them."""
+    """Two integrations with the same scopes share a projection, unless guilds have to install one of them."""
     access = {"ada": GuildAccess.ALL, "bob": GuildAccess.ALL, "cyd": GuildAccess.INSTALLED}
     views = [View(record(holder, [(1, 1)], whose), {}) for holder, whose in access.items()]
-    first, second, third = (view.look(1, Narrowing()).lens for view in views)
+    first, second, third = (view.at(1, Narrowing()).projection for view in views)
     assert first is second
     assert first is not third

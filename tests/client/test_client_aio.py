@@ -20,10 +20,10 @@ from tickets.hub.v1.event_service_pb2 import (
     SubscribeResponse,
 )
 from tickets.hub.v1.event_service_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
+from tickets_hub import AsyncClient, Client, HubCallError, Notice, Policy, Reconnecting, Start
 
-from hub.client import Client, HubCallError, Notice, Policy, Reconnecting, Start
-from hub.client.aio import AsyncClient
-from tests.client.helpers import TRAILER, details, event, frame, goodbye, heartbeat, ready
+from tests.support.events import closed
+from tests.support.scripted_hub import TRAILER, details, frame, goodbye, heartbeat, ready
 
 POLICY = Policy(first_delay=0.001, max_delay=0.002, slack=0.05, open_timeout=10)
 """Real time, but little of it."""
@@ -56,6 +56,11 @@ class ScriptedHub(EventServiceServicer):
         self.peers = asyncio.Queue[Peer]()
         self.emitted: list[EmitEventRequest | BatchEmitEventsRequest] = []
         self.refusals: list[End] = []
+        self.refuse_from = 0  # calls of BatchEmitEvents from this one on are refused; 0 = none
+        self.answers: int | None = None  # results of BatchEmitEvents at most; None = one for each event
+        self.arrived = asyncio.Event()
+        self.blocked = asyncio.Event()  # EmitEvent answers once it is set
+        self.blocked.set()
         self.commits = asyncio.Queue[CommitCursorRequest]()
 
     async def peer(self) -> Peer:
@@ -77,6 +82,8 @@ class ScriptedHub(EventServiceServicer):
     async def EmitEvent(self, request: EmitEventRequest, context: Any) -> EmitEventResponse:  # noqa: ANN401, N802
         """Refuse as scripted, then accept."""
         self.emitted.append(request)
+        self.arrived.set()
+        await self.blocked.wait()
         if self.refusals:
             await refuse(context, self.refusals.pop(0))
         return EmitEventResponse(event_id=request.event.id)
@@ -84,9 +91,13 @@ class ScriptedHub(EventServiceServicer):
     async def BatchEmitEvents(self, request: BatchEmitEventsRequest, context: Any) -> BatchEmitEventsResponse:  # noqa: ANN401, N802
         """Refuse as scripted, then accept."""
         self.emitted.append(request)
+        batches = sum(isinstance(emitted, BatchEmitEventsRequest) for emitted in self.emitted)
+        if self.refuse_from and batches >= self.refuse_from:
+            await refuse(context, (grpc.StatusCode.INVALID_ARGUMENT, None))
         if self.refusals:
             await refuse(context, self.refusals.pop(0))
-        return BatchEmitEventsResponse(results=[EmitEventResponse(event_id=e.id) for e in request.events])
+        answered = request.events[: self.answers]
+        return BatchEmitEventsResponse(results=[EmitEventResponse(event_id=e.id) for e in answered])
 
     async def CommitCursor(self, request: CommitCursorRequest, context: Any) -> CommitCursorResponse:  # noqa: ANN401, N802
         """Refuse as scripted, then accept."""
@@ -128,9 +139,9 @@ async def test_events_arrive_in_order_with_notices_beside_them(hub: ScriptedHub,
     subscription = client.subscribe(start=Start.latest(), on_notice=notices.append)
     reading = asyncio.create_task(anext(subscription))
     peer = (await hub.peer()).send(ready(), heartbeat("c1"), frame("c2", "a", "b"))
-    assert await reading == event("a")
+    assert await reading == closed("a")
     assert subscription.cursor == "c1"
-    assert await anext(subscription) == event("b")
+    assert await anext(subscription) == closed("b")
     assert subscription.cursor == "c2"
     assert [type(n).__name__ for n in notices] == ["Ready", "Heartbeat"]
     assert peer.metadata["authorization"] == "Bearer tkt_key"
@@ -139,22 +150,22 @@ async def test_events_arrive_in_order_with_notices_beside_them(hub: ScriptedHub,
 
 @pytest.mark.parametrize("end", [LOST, (grpc.StatusCode.OK, None), (grpc.StatusCode.INTERNAL, None)])
 async def test_a_broken_stream_is_resumed(hub: ScriptedHub, client: AsyncClient, end: End) -> None:
-    """After the last event handed over, whatever the transport said; the developer is told."""
+    """The client resumes after the last event handed over, whatever the transport said, and logs it."""
     notices: list[Notice] = []
     subscription = client.subscribe(on_notice=notices.append)
     reading = asyncio.create_task(anext(subscription))
     (await hub.peer()).send(ready(), frame("c1", "a"), end)
-    assert await reading == event("a")
+    assert await reading == closed("a")
     reading = asyncio.create_task(anext(subscription))
     again = await hub.peer()
     assert again.request.cursor == "c1"
     again.send(frame("c2", "b"))
-    assert await reading == event("b")
+    assert await reading == closed("b")
     assert any(isinstance(n, Reconnecting) for n in notices)
 
 
 async def test_the_watchdog_leaves_a_silent_stream(hub: ScriptedHub, client: AsyncClient) -> None:
-    """The call is cancelled, so that the hub sees it, and opened anew at the cursor."""
+    """The call is cancelled, so that the hub sees it, and opened again at the cursor."""
     notices: list[Notice] = []
     reading = asyncio.create_task(anext(client.subscribe(on_notice=notices.append)))
     silent = (await hub.peer()).send(ready("c1", heartbeat=0.01))
@@ -162,7 +173,7 @@ async def test_the_watchdog_leaves_a_silent_stream(hub: ScriptedHub, client: Asy
     assert again.request.cursor == "c1"
     await asyncio.wait_for(silent.gone.wait(), 10)
     again.send(frame("c2", "a"))
-    assert await reading == event("a")
+    assert await reading == closed("a")
     broken = next(n for n in notices if isinstance(n, Reconnecting))
     assert "no frame for 0.07 s" in str(broken.error)
 
@@ -188,7 +199,7 @@ async def test_goodbye_is_obeyed(hub: ScriptedHub) -> None:
         again = await hub.peer()
         assert again.request.cursor == "c2"
         again.send(frame("c3", "a"))
-        assert await reading == event("a")
+        assert await reading == closed("a")
     assert [n.delay for n in notices if isinstance(n, Reconnecting)] == [0.02]
 
 
@@ -267,7 +278,7 @@ async def test_closing_the_client_ends_its_subscriptions(hub: ScriptedHub) -> No
     with pytest.raises(HubCallError, match="closed"):
         client.subscribe()
     with pytest.raises(HubCallError, match="closed"):
-        await client.emit(event("a"))
+        await client.emit(closed("a"))
 
 
 async def test_auto_commit_follows_what_was_dealt_with(hub: ScriptedHub, client: AsyncClient) -> None:
@@ -280,8 +291,8 @@ async def test_auto_commit_follows_what_was_dealt_with(hub: ScriptedHub, client:
         request = await asyncio.wait_for(hub.commits.get(), 10)
         assert (request.cursor, request.subscription_id) == ("c0", "mine")
     peer.send(frame("c1", "a"), frame("c2", "b"))
-    assert await reading == event("a")
-    assert await anext(subscription) == event("b")
+    assert await reading == closed("a")
+    assert await anext(subscription) == closed("b")
     await client.aclose()
     assert hub.commits.get_nowait().cursor == "c1"
 
@@ -315,7 +326,7 @@ async def test_a_subscription_that_is_forgotten_ends_its_task(hub: ScriptedHub, 
 async def test_emit_repeats_with_the_same_id(hub: ScriptedHub, client: AsyncClient) -> None:
     """Refused twice in ways that pass, then stored: three calls, one event."""
     hub.refusals = [LOST, (grpc.StatusCode.RESOURCE_EXHAUSTED, details(8, "EMIT_BACKLOG_FULL", retry=0.001))]
-    result = await client.emit(event(""))
+    result = await client.emit(closed(""))
     assert len(hub.emitted) == 3
     assert hub.emitted[0] == hub.emitted[1] == hub.emitted[2]
     assert result.event_id
@@ -325,23 +336,19 @@ async def test_emit_raises_what_a_repetition_cannot_mend(hub: ScriptedHub, clien
     """At once, with the reason."""
     hub.refusals = [(grpc.StatusCode.ALREADY_EXISTS, details(6, "EVENT_ID_CONFLICT"))]
     with pytest.raises(HubCallError) as raised:
-        await client.emit(event("a"))
+        await client.emit(closed("a"))
     assert raised.value.reason == "EVENT_ID_CONFLICT"
     assert len(hub.emitted) == 1
 
 
 async def test_emit_batch_says_what_was_stored(hub: ScriptedHub, client: AsyncClient) -> None:
     """In order, 1,000 a call; a refused call's error has the results of those before."""
-    assert len(await client.emit_batch(event(f"e{i}") for i in range(1_001))) == 1_001
+    assert len(await client.emit_batch(closed(f"e{i}") for i in range(1_001))) == 1_001
     assert len(hub.emitted) == 2
 
-    class SecondCallFails(list[End]):
-        def __bool__(self) -> bool:
-            return len(hub.emitted) == 4
-
-    hub.refusals = SecondCallFails([(grpc.StatusCode.INVALID_ARGUMENT, None)])
+    hub.refuse_from = 4
     with pytest.raises(HubCallError) as raised:
-        await client.emit_batch(event(f"e{i}") for i in range(1_001))
+        await client.emit_batch(closed(f"e{i}") for i in range(1_001))
     assert len(raised.value.results) == 1_000
 
 
@@ -352,12 +359,12 @@ async def test_the_synchronous_client_speaks_real_grpc_too(hub: ScriptedHub) -> 
         subscription = client.subscribe()
         reading = loop.run_in_executor(threads, next, subscription)
         (await hub.peer()).send(ready(), frame("c1", "a"), LOST)
-        assert await reading == event("a")
+        assert await reading == closed("a")
         reading = loop.run_in_executor(threads, next, subscription)
         again = (await hub.peer()).send(frame("c2", "b"))
         assert again.request.cursor == "c1"
-        assert await reading == event("b")
-        assert (await loop.run_in_executor(threads, client.emit, event("e"))).event_id == "e"
+        assert await reading == closed("b")
+        assert (await loop.run_in_executor(threads, client.emit, closed("e"))).event_id == "e"
         draining = loop.run_in_executor(threads, list, subscription)
         subscription.close()
         assert await asyncio.wait_for(draining, 10) == []
@@ -377,5 +384,5 @@ async def test_a_hub_that_comes_later_is_found(hub: ScriptedHub) -> None:
         late.add_insecure_port(f"127.0.0.1:{port}")
         await late.start()
         (await hub.peer()).send(ready(), frame("c1", "a"))
-        assert await asyncio.wait_for(reading, 20) == event("a")
+        assert await asyncio.wait_for(reading, 20) == closed("a")
         await late.stop(0)

@@ -5,22 +5,28 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from tickets.hub.v1.admin_service_pb2 import RotateKeyRequest, SetScopesRequest
 from tickets.hub.v1.event_pb2 import Event, MemberVerified
-from tickets.hub.v1.event_service_pb2 import Gap, Goodbye, GrantsChanged, Heartbeat
+from tickets.hub.v1.event_service_pb2 import Erased, Gap, Goodbye, GrantsChanged, Heartbeat, Ready
 from tickets.hub.v1.integration_pb2 import ScopeRequest
 from tickets.hub.v1.permissions_pb2 import SCOPE_MEMBER_VERIFIED, SCOPE_TICKET_STATS
+from tickets_hub import Client, HubCallError, Notice, Reconnecting, Start
+from tickets_hub.aio_client import AsyncClient
+from tickets_hub.requests import SubscribeOptions
+from tickets_hub.transport import CHANNEL_OPTIONS
 
-from hub.client import Client, HubCallError, Notice, Reconnecting, Start
-from hub.client.aio import AsyncClient
-from hub.client.transport import CHANNEL_OPTIONS
 from hub.delivery.cursor import CursorSeal
-from tests.client.helpers import event
-from tests.client.real import PATIENCE, POLICY, Proxy, Reading, RealHub
-from tests.conftest import StartHub
+from hub.model import Cursor
+from tests.support.calls import ask
+from tests.support.events import closed
+from tests.support.faults import HubProxy
+from tests.support.hubs import RunningHub, StartHub
+from tests.support.privacy import USER, by, done, erase_user
+from tests.support.real_hub import PATIENCE, POLICY, Reading, RealHub
 
 
 @pytest.fixture
@@ -35,46 +41,59 @@ def test_a_killed_hub_costs_no_event_and_repeats_none(real: RealHub) -> None:
     """Killed with -9, an emit into the void, a restart: the bot's call succeeds, each event arrives once."""
     _, key = real.register()
     bot, reading = real.bot, Reading(real.client(key), start=Start.earliest())
-    bot.emit_batch(event(f"a{i}") for i in range(3))
+    bot.emit_batch(closed(f"a{i}") for i in range(3))
     assert reading.ids(3) == ["a0", "a1", "a2"]
     real.end(signal.SIGKILL)
     reading.notice(Reconnecting)
-    emitting = threading.Thread(target=bot.emit, args=(event("b"),))
+    emitting = threading.Thread(target=bot.emit, args=(closed("b"),))
     emitting.start()
     real.start()
     emitting.join(PATIENCE)
-    bot.emit(event("c"))
+    bot.emit(closed("c"))
     assert reading.ids(2) == ["b", "c"]
     assert reading.got.empty()
 
 
 def test_a_drained_hub_says_goodbye_and_is_found_again(real: RealHub) -> None:
-    """SIGTERM: the client is told, comes back when it was asked to, and goes on where it was."""
+    """SIGTERM: the client gets a Goodbye, comes back after its delay, and resumes."""
     _, key = real.register()
     bot, reading = real.bot, Reading(real.client(key))
-    bot.emit(event("a"))
+    bot.emit(closed("a"))
     assert reading.ids(1) == ["a"]
     assert real.end(signal.SIGTERM) == 0
     goodbye = reading.notice(Goodbye)
     assert isinstance(goodbye, Goodbye)
     assert goodbye.reconnect
     real.start()
-    bot.emit(event("b"))
+    bot.emit(closed("b"))
     assert reading.ids(1) == ["b"]
 
 
+async def test_a_reader_may_linger(real: RealHub) -> None:
+    """Both clients ask for it, and the notice Ready says how long the hub really lets events wait."""
+    _, key = real.register()
+    real.bot.emit(closed("a"))
+    said: list[Notice] = []
+    options: SubscribeOptions = {"start": Start.earliest(), "heartbeat_interval": 1, "linger": 5}
+    with real.client(key).subscribe(on_notice=said.append, **options) as subscription:
+        assert await asyncio.to_thread(next, subscription)
+    async with AsyncClient(real.address, key) as client, client.subscribe(on_notice=said.append, **options) as events:
+        assert await anext(events)
+    assert [one.linger.ToMilliseconds() for one in said if isinstance(one, Ready)] == [900, 900]
+
+
 def test_a_frozen_hub_is_noticed_by_its_silence(real: RealHub) -> None:
-    """The connection stands, nothing moves: after two heartbeats and the slack the stream is opened anew."""
+    """The connection stands, nothing moves: after two heartbeats and the slack the stream is opened again."""
     _, key = real.register()
     bot, reading = real.bot, Reading(real.client(key), heartbeat_interval=1)
-    bot.emit(event("a"))
+    bot.emit(closed("a"))
     assert reading.ids(1) == ["a"]
     real.process.send_signal(signal.SIGSTOP)
     broken = reading.notice(Reconnecting)
     assert isinstance(broken, Reconnecting)
     assert broken.error.message == "no frame for 2.5 s"
     real.process.send_signal(signal.SIGCONT)
-    bot.emit(event("b"))
+    bot.emit(closed("b"))
     assert reading.ids(1) == ["b"]
 
 
@@ -90,7 +109,7 @@ def test_a_key_that_is_rotated_away_ends_it_with_the_reason(real: RealHub) -> No
     assert (error.code, error.reason) == ("UNAUTHENTICATED", "KEY_REVOKED")
     assert reading.got.get(timeout=PATIENCE) == "end"
     resumed = Reading(real.client(new_key), start=Start.cursor(reading.subscription.cursor))
-    real.bot.emit(event("a"))
+    real.bot.emit(closed("a"))
     assert resumed.ids(1) == ["a"]
 
 
@@ -108,7 +127,7 @@ def test_a_change_of_scopes_is_told_and_the_stream_goes_on(real: RealHub) -> Non
     changed = reading.notice(GrantsChanged)
     assert isinstance(changed, GrantsChanged)
     assert (list(changed.added), list(changed.removed)) == ([SCOPE_MEMBER_VERIFIED], [SCOPE_TICKET_STATS])
-    real.bot.emit(event("withheld"))
+    real.bot.emit(closed("withheld"))
     real.bot.emit(Event(id="v", guild_id="1", member_verified=MemberVerified(user_id="7")))
     verified = reading.got.get(timeout=PATIENCE)
     assert verified.id == "v" and not verified.member_verified.HasField("user_id")  # type: ignore[union-attr]  # noqa: PT018  one fact
@@ -135,8 +154,8 @@ def test_a_wrong_request_fails_at_once_with_its_reason(real: RealHub, wanted: di
 def test_emitting_tells_duplicates_from_conflicts(real: RealHub) -> None:
     """The same again is fine, something else under the same id is not."""
     bot = real.bot
-    first = bot.emit(event("a"))
-    again = bot.emit(event("a"))
+    first = bot.emit(closed("a"))
+    again = bot.emit(closed("a"))
     assert (first.duplicate, again.duplicate, again.accept_time) == (False, True, first.accept_time)
     other = Event(id="a", guild_id="2", member_verified=MemberVerified(user_id="7"))
     with pytest.raises(HubCallError) as raised:
@@ -150,10 +169,10 @@ def test_auto_commit_lets_the_next_run_go_on(real: RealHub) -> None:
     bot = real.bot
     with Client(real.address, key, policy=POLICY) as first:
         reading = Reading(first, auto_commit=True, subscription_id="mine", heartbeat_interval=1)
-        bot.emit(event("a"))
+        bot.emit(closed("a"))
         assert reading.ids(1) == ["a"]
         reading.notice(Heartbeat)
-    bot.emit(event("between"))
+    bot.emit(closed("between"))
     second = Reading(real.client(key), auto_commit=True, subscription_id="mine")
     assert second.ids(1) == ["between"]
 
@@ -167,20 +186,20 @@ async def test_auto_commit_keeps_the_place_for_tasks_too(real: RealHub) -> None:
         reading = asyncio.create_task(anext(subscription, None))
         await asyncio.wait_for(ready.wait(), PATIENCE)
     assert await reading is None
-    real.bot.emit(event("between"))
+    real.bot.emit(closed("between"))
     async with AsyncClient(real.address, key, policy=POLICY) as second:
         resumed = second.subscribe(start=Start.committed())
         assert (await asyncio.wait_for(anext(resumed), PATIENCE)).id == "between"
 
 
 async def test_auto_commit_survives_a_restore(start_hub: StartHub) -> None:
-    """A place of before a restore: a Gap, then all that is kept; the next run goes on behind what was dealt with."""
+    """A cursor that predates a restore: a Gap, then all that is kept; the next run resumes after what was processed."""
     hub = await start_hub()
     _, reader = await hub.register("TICKET_STATS")
     notices: list[Notice] = []
-    before = CursorSeal(await hub.hub._log.secret()).seal(4711, 1, 1).decode()
+    before = CursorSeal((await hub.hub.log.secrets())[0]).seal(Cursor(4711, 1, 1)).decode()
     for name in "ab":
-        await hub.emit(event(name))
+        await hub.emit(closed(name))
     async with AsyncClient(hub.address, reader.key, policy=POLICY) as first:
         subscription = first.subscribe(
             auto_commit=True,
@@ -212,7 +231,7 @@ def test_a_newer_reader_takes_over_and_the_older_stays_away(real: RealHub) -> No
     error = older.got.get(timeout=PATIENCE)
     assert isinstance(error, HubCallError)
     assert error.reason == "SUBSCRIPTION_TAKEN_OVER"
-    real.bot.emit(event("a"))
+    real.bot.emit(closed("a"))
     assert newer.ids(1) == ["a"]
 
 
@@ -220,25 +239,25 @@ async def test_a_cut_connection_is_mended(real: RealHub) -> None:
     """A proxy between drops the connection without a word, and then takes none for a while."""
     _, key = real.register()
     bot = real.bot
-    async with Proxy(real.port) as proxy, AsyncClient(proxy.address, key, policy=POLICY) as client:
+    async with HubProxy(real.port) as proxy, AsyncClient(proxy.address, key, policy=POLICY) as client:
         alive, broken = asyncio.Event(), asyncio.Event()
 
         def hear(notice: Notice) -> None:
             (broken if isinstance(notice, Reconnecting) else alive).set()
 
         subscription = client.subscribe(start=Start.earliest(), on_notice=hear)
-        bot.emit(event("a"))
+        bot.emit(closed("a"))
         assert (await asyncio.wait_for(anext(subscription), PATIENCE)).id == "a"
         reading = asyncio.create_task(anext(subscription))
         proxy.cut()
         await asyncio.wait_for(broken.wait(), PATIENCE)
-        bot.emit(event("b"))
+        bot.emit(closed("b"))
         proxy.mend()
         assert (await asyncio.wait_for(reading, PATIENCE)).id == "b"
 
 
 async def test_a_frozen_connection_is_left(real: RealHub) -> None:
-    """A half-open connection: a stream opened anew on it would hang as well; the pings find out, not only the watchdog.
+    """A half-open connection: another stream on it would hang as well; the pings find out, not only the watchdog.
 
     With the keepalive that is the default this takes 25 s, with that of gRPC alone 80 s; the test's is shorter.
     """
@@ -246,12 +265,62 @@ async def test_a_frozen_connection_is_left(real: RealHub) -> None:
     brisk = [("grpc.keepalive_time_ms", 1_000), ("grpc.keepalive_timeout_ms", 500), ("grpc.http2.ping_timeout_ms", 500)]
     assert {name for name, _ in brisk} <= dict(CHANNEL_OPTIONS).keys()
     async with (
-        Proxy(real.port) as proxy,
+        HubProxy(real.port) as proxy,
         AsyncClient(proxy.address, key, policy=POLICY, options=brisk) as client,
         client.subscribe(start=Start.earliest(), heartbeat_interval=60) as subscription,
     ):
-        real.bot.emit(event("a"))
+        real.bot.emit(closed("a"))
         assert (await asyncio.wait_for(anext(subscription), PATIENCE)).id == "a"
         proxy.freeze()
-        real.bot.emit(event("b"))
+        real.bot.emit(closed("b"))
         assert (await asyncio.wait_for(anext(subscription), PATIENCE)).id == "b"
+
+
+async def heard(hub: RunningHub, key: str, *, threads: bool, last: str, **options: Any) -> None:  # noqa: ANN401  of subscribe
+    """Read up to an event with `auto_commit`, in a thread or as a task, and close the client."""
+    if threads:
+
+        def read() -> None:
+            with Client(hub.address, key, policy=POLICY) as client:
+                next(event for event in client.subscribe(auto_commit=True, **options) if event.id == last)
+
+        await asyncio.to_thread(read)
+        return
+    async with AsyncClient(hub.address, key, policy=POLICY) as client:
+        async for event in client.subscribe(auto_commit=True, **options):
+            if event.id == last:
+                return
+
+
+@pytest.mark.parametrize("threads", [True, False])
+async def test_an_erasure_is_confirmed_once_a_handler_was_given_for_it(start_hub: StartHub, threads: bool) -> None:  # noqa: FBT001  of pytest
+    """`on_notice` is none, and one that fails has forgotten nobody; without one the developer is warned each time."""
+    hub = await start_hub()
+    integration, reader = await hub.register("TICKET_CREATED")
+    await hub.emit(by(USER, "mine"))
+    await heard(hub, reader.key, threads=threads, last="mine", start=Start.earliest())
+    erasure = await done(hub.bot, (await erase_user(hub)).erasure_id)
+    got: list[Erased] = []
+    notices: list[object] = []
+
+    def fail(erased: Erased) -> None:
+        got.append(erased)
+        raise RuntimeError("the disk is full")
+
+    async def confirmed() -> bool:
+        [notice] = (await ask(hub.bot, "PrivacyService/GetErasure", erasure_id=erasure.erasure_id)).erasure.notices
+        assert notice.integration_id == integration.integration_id
+        return bool(notice.HasField("confirm_time"))
+
+    for name in ("a", "b"):
+        await hub.emit(by("7", name))
+        await heard(hub, reader.key, threads=threads, last=name, on_notice=notices.append)
+        assert not await confirmed()
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        await heard(hub, reader.key, threads=threads, last="c", on_erased=fail)
+    assert not await confirmed()
+    await hub.emit(by("7", "c"))
+    await heard(hub, reader.key, threads=threads, last="c", on_notice=notices.append, on_erased=got.append)
+    assert await confirmed()
+    assert [(one.user_id, one.erasure_id) for one in got] == [(USER, erasure.erasure_id)] * 2
+    assert not [one for one in notices if isinstance(one, Erased)]

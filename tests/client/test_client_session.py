@@ -4,12 +4,13 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
-from tickets.hub.v1.event_service_pb2 import Goodbye, Ready, SubscribeRequest, SubscribeResponse
+from tickets.hub.v1.event_service_pb2 import Goodbye, Heartbeat, Ready, SubscribeRequest, SubscribeResponse
+from tickets_hub.commits import Commits
+from tickets_hub.failure import HubCallError
+from tickets_hub.session import Attempts, Backoff, Policy, Reconnecting, StreamSession
 
-from hub.client.commits import Commits
-from hub.client.failure import HubCallError
-from hub.client.session import Attempts, Backoff, Policy, Reconnecting, StreamSession
-from tests.client.helpers import event, frame, goodbye, heartbeat, ready
+from tests.support.events import closed
+from tests.support.scripted_hub import frame, goodbye, heartbeat, ready
 
 POLICY = Policy(first_delay=1, max_delay=8)
 LOST = HubCallError("UNAVAILABLE", "", "gone")
@@ -30,9 +31,9 @@ def test_the_cursor_counts_once_every_event_of_its_frame_was_handed_over() -> No
     s = session()
     s.received(ready("c0"))
     s.received(frame("c1", "a", "b"))
-    assert s.take() == event("a")
+    assert s.take() == closed("a")
     assert s.cursor == "c0"
-    assert s.take() == event("b")
+    assert s.take() == closed("b")
     assert s.cursor == "c1"
 
 
@@ -71,7 +72,7 @@ def test_a_frame_in_hand_outlives_its_stream() -> None:
     s = session()
     s.received(ready("c0"))
     s.received(frame("c1", "a", "b", "c"))
-    assert s.take() == event("a")
+    assert s.take() == closed("a")
     s.ended(LOST)
     assert taken(s) == ["b", "c"]
     assert s.request().cursor == "c1"
@@ -306,7 +307,7 @@ def test_a_commit_that_failed_is_repeated_unless_overtaken() -> None:
 
 
 def test_an_expired_cursor_is_let_go() -> None:
-    """Ready's cursor is of before a restore: the Gap brings one that can be kept, and nothing else waits."""
+    """Ready's cursor predates a restore: the Gap has one that can be kept, and nothing else waits."""
     commits = Commits(Policy(commit_interval=5))
     commits.offer("before the gap")
     commits.settled(commits.take(), HubCallError("OUT_OF_RANGE", "CURSOR_EXPIRED", "restored"), 100)
@@ -321,3 +322,18 @@ def test_a_commit_that_fails_for_good_is_raised() -> None:
     commits = Commits(POLICY)
     with pytest.raises(HubCallError, match="TOO_MANY_SUBSCRIPTIONS"):
         commits.settled("c1", HubCallError("RESOURCE_EXHAUSTED", "TOO_MANY_SUBSCRIPTIONS", "no"), 0)
+
+
+def test_a_stream_whose_store_is_silent_is_alive() -> None:
+    """A heartbeat that says so is a frame like any other: the client waits on, and resumes where it stood."""
+    s = session()
+    s.request()
+    s.received(ready("c0", heartbeat=2))
+    for now in range(0, 60, 2):
+        s.waiting(now)
+        notice = s.received(SubscribeResponse(cursor="c0", heartbeat=Heartbeat(store_silent=True)))
+        assert isinstance(notice, Heartbeat)
+        assert notice.store_silent
+    s.waiting(60)
+    assert s.remaining(60) == s.patience == 5
+    assert s.cursor == "c0"

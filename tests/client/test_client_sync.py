@@ -22,11 +22,12 @@ from tickets.hub.v1.event_service_pb2 import (
     Heartbeat,
     SubscribeResponse,
 )
+from tickets_hub import Client, HubCallError, Notice, Policy, Reconnecting, Start, Subscription
+from tickets_hub.requests import SubscribeOptions
+from tickets_hub.sync_subscription import RealClock
 
-from hub.client import Client, HubCallError, Notice, Policy, Reconnecting, Start, Subscription
-from hub.client.requests import Wanted
-from hub.client.subscription import RealClock
-from tests.client.helpers import EVENTS, TRAILER, Stream, TestClock, details, event, frame, goodbye, heartbeat, ready
+from tests.support.events import closed
+from tests.support.scripted_hub import EVENTS, TRAILER, Stream, TestClock, details, frame, goodbye, heartbeat, ready
 
 POLICY = Policy(first_delay=2, max_delay=8)
 COMMITS = "hub-client-commits"
@@ -60,9 +61,9 @@ class Hub:
         thread.start()
         return thread
 
-    def subscribe(self, **wanted: Unpack[Wanted]) -> tuple[Subscription, Stream]:
+    def subscribe(self, **options: Unpack[SubscribeOptions]) -> tuple[Subscription, Stream]:
         """A subscription that is being read, and its first stream."""
-        subscription = self.client.subscribe(on_notice=self.notices.append, **wanted)
+        subscription = self.client.subscribe(on_notice=self.notices.append, **options)
         self.read(subscription)
         return subscription, Stream(self.channel)
 
@@ -108,7 +109,7 @@ def test_events_arrive_in_order_with_notices_beside_them(hub: Hub) -> None:
 
 
 def test_a_broken_stream_is_resumed_after_the_last_event(hub: Hub) -> None:
-    """After the delay of the policy, at the cursor; the developer is told."""
+    """The client reconnects after the delay of the policy, at the cursor, and logs it."""
     _, stream = hub.subscribe()
     stream.send(ready(), frame("c1", "a"))
     assert hub.next() == "a"
@@ -139,9 +140,9 @@ def test_breaking_in_the_middle_of_a_frame_repeats_nothing(hub: Hub) -> None:
         first = pool.submit(next, subscription)
         stream = Stream(hub.channel)
         stream.send(ready(), frame("c1", "a", "b"))
-        assert first.result(10) == event("a")
+        assert first.result(10) == closed("a")
         stream.end(LOST)
-        assert next(subscription) == event("b")
+        assert next(subscription) == closed("b")
         pool.submit(next, subscription)
         hub.clock.advance(hub.clock.sleeping(f"{READER}_0"))
         assert Stream(hub.channel).request.cursor == "c1"
@@ -149,7 +150,7 @@ def test_breaking_in_the_middle_of_a_frame_repeats_nothing(hub: Hub) -> None:
 
 
 def test_the_watchdog_cancels_a_silent_stream(hub: Hub) -> None:
-    """Two heartbeat intervals and a second without a frame: cancelled, and opened anew."""
+    """Two heartbeat intervals and a second without a frame: cancelled, and opened again."""
     _, stream = hub.subscribe()
     assert hub.clock.sleeping(WATCHDOG) == POLICY.open_timeout
     stream.send(ready("c0", heartbeat=10))
@@ -184,11 +185,11 @@ def test_a_slow_caller_is_not_taken_for_a_silent_hub(hub: Hub) -> None:
         first = pool.submit(next, subscription)
         stream = Stream(hub.channel)
         stream.send(ready(heartbeat=10), frame("c1", "a"), frame("c2", "b"))
-        assert first.result(10) == event("a")
+        assert first.result(10) == closed("a")
         for _ in range(3):
             hub.clock.sleeping(WATCHDOG)
             hub.clock.advance(3_600)
-        assert next(subscription) == event("b")
+        assert next(subscription) == closed("b")
     assert not any(isinstance(n, Reconnecting) for n in hub.notices)
     subscription.close()
 
@@ -242,7 +243,7 @@ def test_closing_the_client_ends_its_subscriptions(hub: Hub) -> None:
     with pytest.raises(HubCallError, match="closed"):
         hub.client.subscribe()
     with pytest.raises(HubCallError, match="closed"):
-        hub.client.emit(event("a"))
+        hub.client.emit(closed("a"))
 
 
 def test_with_ends_the_stream(hub: Hub, background: Callable[..., Future[Any]]) -> None:
@@ -308,8 +309,8 @@ def test_auto_commit_begins_with_ready_and_follows_what_was_dealt_with(hub: Hub)
         assert (request.cursor, request.subscription_id, request.force) == ("c0", "mine", False)
         rpc.terminate(CommitCursorResponse(), (), grpc.StatusCode.OK, "")
         stream.send(frame("c1", "a"), frame("c2", "b", "c"))
-        assert first.result(10) == event("a")
-        assert pool.submit(next, subscription).result(10) == event("b")
+        assert first.result(10) == closed("a")
+        assert pool.submit(next, subscription).result(10) == closed("b")
         while hub.clock.sleeping(COMMITS) != POLICY.commit_interval:
             pass
         hub.clock.advance(POLICY.commit_interval)
@@ -395,7 +396,7 @@ def test_a_gap_is_a_warning_unless_told_otherwise(hub: Hub, caplog: pytest.LogCa
 
 def test_emit_repeats_with_the_same_id(hub: Hub, background: Callable[..., Future[Any]]) -> None:
     """The hub tells a repetition by the id, so it must not change; the time between is the hub's to choose."""
-    nameless = event("")
+    nameless = closed("")
     answer = background(hub.client.emit, nameless)
     first, rpc = hub.unary("EmitEvent")
     fail(rpc, LOST)
@@ -410,12 +411,12 @@ def test_emit_repeats_with_the_same_id(hub: Hub, background: Callable[..., Futur
     assert answer.result(10).duplicate
     assert first == second == third
     assert first.event.id
-    assert not nameless.id
+    assert nameless.id == first.event.id
 
 
 def test_emit_raises_what_a_repetition_cannot_mend(hub: Hub, background: Callable[..., Future[Any]]) -> None:
     """At once, with the reason."""
-    answer = background(hub.client.emit, event("a"))
+    answer = background(hub.client.emit, closed("a"))
     _, rpc = hub.unary("EmitEvent")
     fail(rpc, grpc.StatusCode.ALREADY_EXISTS, details(6, "EVENT_ID_CONFLICT"))
     with pytest.raises(HubCallError) as raised:
@@ -425,7 +426,7 @@ def test_emit_raises_what_a_repetition_cannot_mend(hub: Hub, background: Callabl
 
 def test_emit_gives_up_when_its_time_is_over(hub: Hub, background: Callable[..., Future[Any]]) -> None:
     """A bot must not hang because the hub is away."""
-    answer = background(hub.client.emit, event("a"))
+    answer = background(hub.client.emit, closed("a"))
     for last in (False, False, True):
         _, rpc = hub.unary("EmitEvent")
         hub.clock.advance(POLICY.try_timeout)
@@ -437,8 +438,8 @@ def test_emit_gives_up_when_its_time_is_over(hub: Hub, background: Callable[...,
 
 
 def test_close_ends_a_waiting_emit(hub: Hub, background: Callable[..., Future[Any]]) -> None:
-    """It is told, too, that the event was not acknowledged."""
-    answer = background(hub.client.emit, event("a"))
+    """It learns that the event was not acknowledged, too."""
+    answer = background(hub.client.emit, closed("a"))
     _, rpc = hub.unary("EmitEvent")
     fail(rpc, LOST)
     hub.clock.anyone_sleeping()
@@ -449,7 +450,7 @@ def test_close_ends_a_waiting_emit(hub: Hub, background: Callable[..., Future[An
 
 def test_emit_batch_keeps_order_and_says_what_was_stored(hub: Hub, background: Callable[..., Future[Any]]) -> None:
     """Two thousand events are two calls; when the second is refused, the error has the results of the first."""
-    answer = background(hub.client.emit_batch, [event(f"e{i}") for i in range(1_500)])
+    answer = background(hub.client.emit_batch, [closed(f"e{i}") for i in range(1_500)])
     request, rpc = hub.unary("BatchEmitEvents")
     stored = [EmitEventResponse(event_id=e.id) for e in request.events]
     rpc.terminate(BatchEmitEventsResponse(results=stored), (), grpc.StatusCode.OK, "")

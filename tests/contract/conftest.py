@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hub.storage import Log
-from tests.contract.stores import JetStreamStore, SqliteStore, Store
+from tests.support.stores import JetStreamStore, SqliteStore, Store
 
 STORES: dict[str, Callable[[Path], Store]] = {"sqlite": SqliteStore, "jetstream": JetStreamStore}
 BACKENDS = list(STORES)

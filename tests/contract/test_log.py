@@ -1,16 +1,21 @@
 """The contract of the seam: what every backend promises, sentence by sentence of ``hub/storage/__init__.py``."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
 import pytest
+from tickets.hub.v1 import event_pb2
 
+from hub.api import convert
 from hub.errors import Conflict, EventIdConflict, StorageUnavailable
 from hub.model import Appended, Entry, Kind
-from hub.storage import EPHEMERAL_PREFIXES, Log
-from tests.contract.stores import Store, append_all, event, read_all, state
+from hub.state import COMPACTED_PREFIXES
+from hub.storage import Log
+from hub.subjects import Subject, SubjectKind
+from tests.support.stores import Store, append_all, event, read_all, state
 
 SECOND = 1_000_000
 
@@ -98,6 +103,20 @@ async def test_a_duplicate_among_new_entries_lets_these_in(log: Log) -> None:
     assert [e.id for e in await read_all(log)] == ["a", "b", "c"]
 
 
+async def test_independent_entries_are_judged_each_alone(log: Log) -> None:
+    """An id that conflicts leaves out its own entry; what stood before and after it, and the state, is stored."""
+    await log.append([event("a", time=5)])
+    entries = [event("b"), event("a", b"other"), event("b", b"other"), state("k"), event("a", time=5), event("c")]
+    results = await log.append(entries, {"k": 0}, independent=True)
+    assert [(r.position, r.duplicate, r.conflict) for r in results] == [
+        *((2, False, False), (1, False, True), (2, False, True), (3, False, False), (1, True, False), (4, False, False))
+    ]
+    assert [e.id for e in await read_all(log)] == ["a", "b", "", "c"]
+    with pytest.raises(Conflict):
+        await log.append([event("d"), state("k")], {"k": 0}, independent=True)
+    assert await log.append([event("d")], {"k": 3}) == [Appended(5, 1_000)]
+
+
 async def test_a_known_id_with_another_body_conflicts_and_adds_nothing(log: Log) -> None:
     """The whole call is refused, the id is named."""
     await log.append([event("a")])
@@ -116,7 +135,7 @@ async def test_entries_without_id_are_never_duplicates(log: Log) -> None:
 
 
 async def test_an_id_is_forgotten_after_the_window(store: Store) -> None:
-    """The window counts from the first one's accept time, to the microsecond; a forgotten id starts anew."""
+    """The window counts from the first one's accept time, to the microsecond; a forgotten id counts as new."""
     log = await store.open(dedupe_window=10)
     await log.append([event("a", time=SECOND)])
     assert (await log.append([event("a", time=11 * SECOND)]))[0].duplicate
@@ -297,7 +316,7 @@ async def test_a_snapshot_under_way_is_the_whole_truth_through_its_position(log:
         assert snapshot == sorted(newest.values(), key=lambda e: e.position)
 
 
-@pytest.mark.parametrize("prefix", EPHEMERAL_PREFIXES)
+@pytest.mark.parametrize("prefix", COMPACTED_PREFIXES)
 async def test_of_ephemeral_keys_only_the_newest_is_kept(log: Log, prefix: str) -> None:
     """Superseded entries go, whether the newer one comes in the same call, the same group or later; others stay."""
     await log.append([state(prefix + "a", b"1"), state(prefix + "a", b"2"), state("integration/a", b"1")])
@@ -352,7 +371,7 @@ async def test_history_goes_back_page_by_page(log: Log) -> None:
 
 
 async def test_history_of_a_prefix_without_ephemeral_keys(log: Log) -> None:
-    """Only keys that begin with the prefix, taken literally; entries under EPHEMERAL_PREFIXES are left out."""
+    """Only keys that begin with the prefix, taken literally; entries under COMPACTED_PREFIXES are left out."""
     keys = [
         "integration/a",
         "integration/ab",
@@ -366,7 +385,7 @@ async def test_history_of_a_prefix_without_ephemeral_keys(log: Log) -> None:
     await log.append([state(key) for key in keys])
     for prefix in ("integration/a", "integration/", "block/", "in%", "*", "cursor/", "zzz", ""):
         page = await log.history(100, 50, prefix)
-        expected = [k for k in reversed(keys) if k.startswith(prefix) and not k.startswith(EPHEMERAL_PREFIXES)]
+        expected = [k for k in reversed(keys) if k.startswith(prefix) and not k.startswith(COMPACTED_PREFIXES)]
         assert [e.key for e in page.entries] == expected, prefix
         assert page.through == 0
 
@@ -412,7 +431,7 @@ async def test_several_tails_each_get_everything_while_others_write(log: Log) ->
 async def test_a_tail_after_the_end_waits_for_what_lies_after_it(log: Log) -> None:
     """Entries up to the position are not told, though they come later."""
     async with tail_of(log, 3) as tail:
-        waiting = asyncio.create_task(anext(tail))
+        waiting = asyncio.create_task(take(tail, 2))
         await asyncio.sleep(0)
         await log.append([event(f"{n}") for n in range(2)])
         await log.append([event(f"{n}") for n in range(2, 5)])
@@ -483,7 +502,7 @@ async def test_position_at_is_the_place_before_that_time(log: Log) -> None:
 
 
 async def test_position_at_with_holes_and_after_trim(log: Log) -> None:
-    """Ephemeral holes change nothing; a time before which all was trimmed is told from one that lost something."""
+    """Holes of compacted keys change nothing; a time before which all was trimmed differs from one that lost events."""
     await log.append([event("a", time=10), state("cursor/x", time=20), event("b", time=30), event("c", time=40)])
     await log.append([state("cursor/x", time=50)])
     assert [await log.position_at(time) for time in (10, 11, 20, 30, 31, 50, 51)] == [0, 2, 2, 2, 3, 4, 5]
@@ -493,11 +512,27 @@ async def test_position_at_with_holes_and_after_trim(log: Log) -> None:
         assert await log.position_at(lost) < 3
 
 
+async def test_position_at_with_lost_events(store: Store) -> None:
+    """A lost event has no time: it hides no older event, and where it may be recent enough it is read."""
+    log = await store.open()
+    await log.append([event(f"{n}", time=10 * n) for n in range(1, 9)])
+    for lost in (4, 6):
+        await store.lose(lost)
+    assert [await log.position_at(time) for time in (5, 20, 30, 31, 45, 50, 60, 70, 80, 81)] == [
+        *(0, 1, 2),
+        *(3, 3, 3),  # 4 was accepted at some time from 30 to 50
+        *(5, 5),
+        *(7, 8),
+    ]
+    [first] = (await log.read(await log.position_at(45), 1)).entries
+    assert (first.position, first.kind) == (4, Kind.DAMAGED)
+
+
 # trim
 
 
 async def test_trim_removes_the_oldest_events_and_no_state(log: Log) -> None:
-    """Up to `limit` a call; the new `first` is told: what stands before it is state, or nothing."""
+    """Up to `limit` a call; returns the new `first`: before it there is only state."""
     await log.append([state("k", b"1"), *(event(f"{n}") for n in range(6)), state("k", b"2"), event("x")])
     assert await log.trim(9, 4) == 6
     assert (await log.bounds()).first == 6
@@ -585,26 +620,86 @@ async def test_erase_of_many_in_one_call(log: Log) -> None:
     assert {e.kind for e in await read_all(log)} == {Kind.ERASED}
 
 
+# remove_superseded
+
+
+async def test_of_each_key_the_newest_entry_stays_and_older_ones_go(store: Store) -> None:
+    """Also in the audit trail, in a snapshot and for a log that is opened later; events and holes are ignored."""
+    log = await store.open()
+    await log.append([state("a", b"1"), event("e"), state("b", b"2"), state("a", b"3"), state("a", b"4"), event("f")])
+    assert [e.position for e in (await log.history(99, 2)).entries] == [5, 4]  # what was read is not shown again
+    await log.remove_superseded([1, 2, 3, 4, 5, 6, 99])
+    for again in range(2):
+        entries = await read_all(log)
+        assert [(e.position, e.body) for e in entries if e.key] == [(3, b"2"), (5, b"4")], again
+        assert [e.id for e in entries if not e.key] == ["e", "f"]
+        assert [e.position for e in (await log.history(99, 2)).entries] == [5, 3]
+        assert [e.position for e in (await log.snapshot())[0]] == [3, 5]
+        assert (await log.bounds()).first == 1
+        await log.close()
+        log = await store.open()
+    await log.remove_superseded([])
+    await log.append([state("b", b"5")], {"b": 3})
+    await log.remove_superseded([3])
+    assert [e.position for e in (await log.snapshot())[0]] == [5, 7]
+
+
+async def test_removed_entries_are_no_loss(log: Log) -> None:
+    """No page, tail or search by time takes the holes for damage, or for the end."""
+    await log.append([entry for n in range(40) for entry in (state("a", b"%d" % n, n), event(f"{n}", time=n))])
+    await log.remove_superseded(range(1, 80))
+    entries = await read_all(log, limit=7)
+    assert [e.kind for e in entries] == [Kind.EVENT] * 39 + [Kind.STATE, Kind.EVENT]
+    assert log.damaged == 0
+    assert await log.position_at(20) + 1 <= 42
+    assert [e.time for e in await read_all(log, await log.position_at(20))] == [*range(20, 39), 39, 39]
+
+
+async def test_many_superseded_entries_in_one_call(log: Log) -> None:
+    """More than a transaction takes at once."""
+    await append_all(log, [state("a", b"%d" % n) for n in range(600)])
+    await log.remove_superseded(range(1, 601))
+    assert [e.position for e in await read_all(log)] == [600]
+
+
 # secret, close
 
 
 async def test_the_secret_is_made_once(store: Store) -> None:
     """32 bytes, the same ever after."""
     log = await store.open()
-    secret = await log.secret()
+    secret = (await log.secrets())[0]
     assert len(secret) == 32
     await log.close()
-    assert await (await store.open()).secret() == secret
+    assert (await (await store.open()).secrets())[0] == secret
 
 
 async def test_a_given_secret_is_taken(store: Store) -> None:
     """Of the settings' text 32 bytes are made, always the same; they do not hold the text."""
     log = await store.open(secret="x" * 40)
-    secret = await log.secret()
+    secret = (await log.secrets())[0]
     assert len(secret) == 32
     assert b"xxxx" not in secret
     await log.close()
-    assert await (await store.open(secret="x" * 40)).secret() == secret
+    assert (await (await store.open(secret="x" * 40)).secrets())[0] == secret
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_a_secret_is_rotated_with_its_entry(store: Store, *, keep: bool) -> None:
+    """The store has the new one, or none where the settings give it; a conflict changes nothing."""
+    log = await store.open()
+    [old] = await log.secrets()
+    [first] = await log.append([state("secret", b"1")])
+    with pytest.raises(Conflict):
+        await log.rotate_secret(b"w" * 32, state("secret", b"w"), {"secret": first.position + 9}, keep=keep)
+    assert old in await log.secrets()
+    new = hashlib.sha256(b"x" * 40).digest()
+    await log.rotate_secret(new, state("secret", b"2"), {"secret": first.position}, keep=keep)
+    await log.close()
+    log = await (store.open() if keep else store.open(secret="x" * 40))
+    assert await log.secrets() == [new]
+    entries, _ = await log.snapshot()
+    assert [entry.body for entry in entries if entry.key == "secret"] == [b"2"]
 
 
 async def test_close_lets_what_was_begun_come_to_its_end(store: Store) -> None:
@@ -636,3 +731,54 @@ async def test_a_cancelled_close_closes(store: Store) -> None:
         await asyncio.gather(closing, return_exceptions=True)
         await log.close()
     assert (await (await store.open()).bounds()).last == 8
+
+
+# find
+
+
+def about(user_id: str, name: str, guild_id: str = "51") -> Entry:
+    """A ticket that a user created, as the log keeps it."""
+    created = event_pb2.TicketCreated(creator_user_id=user_id)
+    made = event_pb2.Event(id=name, guild_id=guild_id, ticket_created=created)
+    return convert.event_entry(made, 1, "event")
+
+
+async def found(log: Log, subject: Subject, limit: int) -> list[str]:
+    """The ids of a subject's events, page by page."""
+    names: list[str] = []
+    at, last = 0, (await log.bounds()).last
+    while at < last:
+        page = await log.find(at, limit, subject)
+        assert page.through > at, "it stands still"
+        assert len(page.entries) <= limit
+        names += [entry.id for entry in page.entries]
+        at = page.through
+    return names
+
+
+@pytest.mark.parametrize("limit", [1, 2, 1_000])
+async def test_find_gives_what_is_about_a_subject_and_nothing_else(log: Log, limit: int) -> None:
+    """Users by whole ids, guilds by theirs; state, and ids that merely hold the digits, are passed over."""
+    entries = [
+        about("700", "a"),
+        about("7001", "b"),
+        about("700", "c", "7001"),
+        about("1", "700"),
+        about("2", "d", "700"),
+    ]
+    await log.append([entries[0], state("k", b'"700"'), *entries[1:]])
+    assert await found(log, Subject(SubjectKind.USER, 700), limit) == ["a", "c"]
+    assert await found(log, Subject(SubjectKind.USER, 7001), limit) == ["b"]
+    assert await found(log, Subject(SubjectKind.GUILD, 700), limit) == ["d"]
+    assert await found(log, Subject(SubjectKind.GUILD, 51), limit) == ["a", "b", "700"]
+    assert await found(log, Subject(SubjectKind.USER, 9), limit) == []
+
+
+async def test_find_passes_over_what_was_erased_or_trimmed(log: Log) -> None:
+    """And goes on behind it; a list of erasures is flushed by a later call."""
+    await log.append([about("7", name) for name in "abcd"])
+    await log.erase([2, 3], flush=False)
+    await log.erase([])
+    assert await found(log, Subject(SubjectKind.USER, 7), 10) == ["a", "d"]
+    await log.trim(2, 10)
+    assert await found(log, Subject(SubjectKind.USER, 7), 10) == ["d"]

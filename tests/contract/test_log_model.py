@@ -1,21 +1,24 @@
 """The seam against a model: a plain list does what the docstrings say, and every backend must do the same."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from hub.errors import Conflict, EventIdConflict
 from hub.model import Appended, Entry, Kind
-from hub.storage import EPHEMERAL_PREFIXES, Log
+from hub.state import COMPACTED_PREFIXES
+from hub.storage import Log
 from tests.contract.conftest import BACKENDS, STORES
-from tests.contract.stores import read_all
+from tests.support.stores import read_all
 
 WINDOW = 10 * 1_000_000
 KEYS = ["integration/a", "integration/b", "cursor/a", "claim/a"]
@@ -52,7 +55,7 @@ class Model:
         """The newest position of a key."""
         return max((e.position for e in self.entries if e.key == key), default=0)
 
-    def append(self, entries: list[Entry], expect: dict[str, int]) -> list[Appended]:
+    def append(self, entries: list[Entry], expect: dict[str, int], *, independent: bool = False) -> list[Appended]:
         """As the seam has it."""
         for key, position in expect.items():
             if self.head(key) != position:
@@ -62,9 +65,10 @@ class Model:
             at = max(entry.time, time)
             known = ids.get(entry.id) if entry.id else None
             if known and at - known[1] <= WINDOW:
-                if known[2] != entry.body:
+                same = known[2] == entry.body
+                if not same and not independent:
                     raise EventIdConflict(entry.id)
-                results.append(Appended(known[0], known[1], duplicate=True))
+                results.append(Appended(known[0], known[1], duplicate=same, conflict=not same))
                 continue
             last, time = last + 1, at
             ids[entry.id] = (last, time, entry.body)
@@ -72,7 +76,7 @@ class Model:
             results.append(Appended(last, time))
         self.last, self.time, self.ids = last, time, ids
         for entry in added:
-            if entry.key.startswith(EPHEMERAL_PREFIXES):
+            if entry.key.startswith(COMPACTED_PREFIXES):
                 self.entries = [e for e in self.entries if e.key != entry.key]
             self.entries.append(entry)
         return results
@@ -95,10 +99,16 @@ class Model:
             for e in self.entries
         ]
 
+    def remove_superseded(self, positions: list[int]) -> None:
+        """As the seam has it."""
+        self.entries = [
+            e for e in self.entries if not (e.key and e.position in positions and e.position < self.head(e.key))
+        ]
+
 
 def may_go(entry: Entry) -> bool:
     """Whether a trim removes such an entry: an event, or what says that something ephemeral is forgotten."""
-    return entry.kind is not Kind.STATE or (entry.key.startswith(EPHEMERAL_PREFIXES) and not entry.body)
+    return entry.kind is not Kind.STATE or (entry.key.startswith(COMPACTED_PREFIXES) and not entry.body)
 
 
 class LogMachine(RuleBasedStateMachine):
@@ -133,22 +143,37 @@ class LogMachine(RuleBasedStateMachine):
         """Append with an expectation that holds."""
         self.append_both([entries], [{key: self.model.head(key) for key in sorted(keys)}])
 
+    @rule(entries=BATCHES, keys=st.sets(st.sampled_from(KEYS), max_size=2))
+    def append_independent(self, entries: list[Entry], keys: set[str]) -> None:
+        """Append what can be, and hear of each of the others why not; an expectation still concerns all of it."""
+        self.append_both([entries], [{key: self.model.head(key) for key in sorted(keys)}], independent=True)
+
+    @rule(batches=st.lists(BATCHES, max_size=5), expects=st.lists(EXPECTATIONS, min_size=5, max_size=5))
+    def append_independent_side_by_side(self, batches: list[list[Entry]], expects: list[dict[str, int]]) -> None:
+        """Several such callers at once: each gets the outcome of its own entries."""
+        self.append_both(batches, expects, independent=True)
+
     @rule(batches=st.lists(BATCHES, max_size=5), expects=st.lists(EXPECTATIONS, min_size=5, max_size=5))
     def append_side_by_side(self, batches: list[list[Entry]], expects: list[dict[str, int]]) -> None:
         """Several callers at once: the outcome is that of one after the other."""
         self.append_both(batches, expects)
 
-    def append_both(self, batches: list[list[Entry]], expects: list[dict[str, int]]) -> None:
+    def append_both(
+        self, batches: list[list[Entry]], expects: list[dict[str, int]], *, independent: bool = False
+    ) -> None:
         """The same to the log and the model, with the same outcome."""
 
         async def at_once() -> list[object]:
-            calls = [self.log.append(batch, expect) for batch, expect in zip(batches, expects, strict=False)]
+            calls = [
+                self.log.append(batch, expect, independent=independent)
+                for batch, expect in zip(batches, expects, strict=False)
+            ]
             return list(await asyncio.gather(*calls, return_exceptions=True))
 
         outcomes = self.run(at_once())
         for outcome, batch, expect in zip(outcomes, batches, expects, strict=False):
             try:
-                wanted: object = self.model.append(batch, expect)
+                wanted: object = self.model.append(batch, expect, independent=independent)
             except (Conflict, EventIdConflict) as error:
                 assert repr(outcome) == repr(error)  # noqa: PT017  the model's error is the expected outcome
             else:
@@ -166,6 +191,12 @@ class LogMachine(RuleBasedStateMachine):
         self.model.erase(positions)
         self.run(self.log.erase(positions))
 
+    @rule(positions=st.lists(st.integers(1, 40), max_size=5))
+    def remove_superseded(self, positions: list[int]) -> None:
+        """Remove what is superseded among some."""
+        self.model.remove_superseded(positions)
+        self.run(self.log.remove_superseded(positions))
+
     @rule()
     def reopen(self) -> None:
         """Close and open again."""
@@ -182,7 +213,7 @@ class LogMachine(RuleBasedStateMachine):
     def history(self, before: int, limit: int, prefix: str) -> None:
         """The audit trail from anywhere."""
         page = self.run(self.log.history(before, limit, prefix))
-        kept = [e for e in self.model.entries if e.key.startswith(prefix) and not e.key.startswith(EPHEMERAL_PREFIXES)]
+        kept = [e for e in self.model.entries if e.key.startswith(prefix) and not e.key.startswith(COMPACTED_PREFIXES)]
         expected = [e for e in reversed(kept) if e.kind is Kind.STATE and e.position < before][:limit]
         assert list(page.entries) == expected
         assert page.through == (expected[-1].position if len(expected) == limit else 0)
@@ -211,17 +242,16 @@ class LogMachine(RuleBasedStateMachine):
         shutil.rmtree(self.directory)
 
 
-def test_the_log_does_what_the_model_does() -> None:
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_log_does_what_the_model_does(name: str) -> None:
     """Random appends, expectations, trims, erasures and restarts give what a plain list gives."""
-    for name in BACKENDS:
-        machine = type(f"LogMachine_{name}", (LogMachine,), {"backend": name})
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=60,
-                stateful_step_count=25,
-                deadline=None,
-                # a store is opened for each example; how long that takes says nothing about the log
-                suppress_health_check=[HealthCheck.too_slow],
-            ),
-        )
+    run_state_machine_as_test(
+        type(f"LogMachine_{name}", (LogMachine,), {"backend": name}),
+        settings=settings(
+            max_examples=300 if os.environ.get("TORTURE") else 30,
+            stateful_step_count=25,
+            deadline=None,
+            # a store is opened for each example; how long that takes says nothing about the log
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

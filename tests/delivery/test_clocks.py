@@ -7,8 +7,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tickets.hub.v1 import admin_service_pb2
 
 from hub.model import Kind
-from tests.conftest import FakeClock, StartHub, reason_of
-from tests.delivery.kit import emit, ids, log_of, names_until, notice, retention
+from tests.support.calls import reason_of
+from tests.support.events import ids
+from tests.support.hubs import FakeClock, StartHub, emit, log_of, retention
+from tests.support.streams import names_until, notice
 
 HOUR = 3_600 * 1_000_000
 YEAR = 365 * 24 * HOUR
@@ -26,7 +28,7 @@ async def test_a_step_changes_no_order_and_loses_no_event(start_hub: StartHub, s
     names: list[str] = []
     for number, offset in enumerate((0, step, 0, step, 0)):
         clock.wall_offset = offset
-        await keeper.look()
+        await keeper.remove_old()
         batch = ids(f"{number}-", 10)
         results = await emit(hub, batch)
         names += batch

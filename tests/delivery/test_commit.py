@@ -1,4 +1,4 @@
-"""What is kept for a subscription: a committed place that only goes forwards, its listing, its end, and how many."""
+"""Subscriptions: committed cursors that only go forwards, listing, deletion, and the limit."""
 
 import asyncio
 
@@ -7,14 +7,21 @@ import msgspec
 import pytest
 from tickets.hub.v1 import event_service_pb2
 
+from hub.clock import Clock
+from hub.delivery.bounds import ClusterBounds
+from hub.delivery.confirmations import Confirmations
+from hub.delivery.cursor import CursorSeal
+from hub.delivery.cursor_commits import Commits
 from hub.delivery.subscriptions import Subscriptions
 from hub.model import Appended, CursorRecord, Entry, Expect, Kind
-from tests.conftest import FakeClock, RunningHub, StartHub, info_of, reason_of
-from tests.delivery.kit import commit, emit, ids, live, names_until, opened, refused, subscriptions, until
+from tests.support.calls import commit, fails, info_of, reason_of, subscriptions
+from tests.support.events import ids
+from tests.support.hubs import FakeClock, RunningHub, StartHub, emit, live, until
+from tests.support.streams import names_until, unseal
 
 
 async def test_a_commit_survives_a_restart(start_hub: StartHub) -> None:
-    """The committed place is in the log like everything else."""
+    """The committed cursor is an entry of the log."""
     hub = await start_hub()
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 5))
@@ -27,7 +34,7 @@ async def test_a_commit_survives_a_restart(start_hub: StartHub) -> None:
 
 
 async def test_a_commit_never_goes_backwards_unless_forced(hub: RunningHub) -> None:
-    """The reply says which place is kept, and whether it is the one that was sent."""
+    """The reply says which cursor is committed, and whether it is the one that was sent."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 6))
     stream = await reader.subscribe(earliest={}, max_batch_size=2)
@@ -35,7 +42,7 @@ async def test_a_commit_never_goes_backwards_unless_forced(hub: RunningHub) -> N
     assert (await commit(reader, late)).committed
     reply = await commit(reader, early)
     assert not reply.committed
-    assert (await opened(hub, reply.cursor)).position == (await opened(hub, late)).position
+    assert (await unseal(hub, reply.cursor)).position == (await unseal(hub, late)).position
     assert await names_until(await reader.subscribe(), "a00005") == ids("a", 6)[4:]
     assert (await commit(reader, early, force=True)).committed
     assert await names_until(await reader.subscribe(), "a00005") == ids("a", 6)[2:]
@@ -50,30 +57,49 @@ async def test_of_many_commits_at_once_the_furthest_is_kept(hub: RunningHub) -> 
     replies = await asyncio.gather(*(commit(reader, cursor) for cursor in cursors))
     assert replies[-1].committed
     kept = (await subscriptions(reader))["default"].cursor
-    assert (await opened(hub, kept)).position == (await opened(hub, cursors[-1])).position
+    assert (await unseal(hub, kept)).position == (await unseal(hub, cursors[-1])).position
 
 
 async def test_of_the_commits_that_wait_only_the_furthest_is_written(hub: RunningHub) -> None:
-    """In whichever order they came: one append is in flight, one waits, each caller is told what is kept."""
+    """In whichever order they came: one append is in flight, one waits, each caller gets the cursor that is kept."""
     integration, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 30))
     stream = await reader.subscribe(earliest={}, max_batch_size=1)
     cursors = [(await stream.frame()).cursor for _ in range(30)]
-    around, log = hub.hub._streams.around, hub.hub._log
-    places = Subscriptions(log, around.registry, around.feed, around.seal, hub.settings, around.clock)
+    log, seal, last_seen = hub.hub.log, CursorSeal((await hub.hub.log.secrets())[0]), hub.hub.streams.last_seen
+    registry, feed = hub.hub.registry, hub.hub.feed
+    bounds = ClusterBounds(log, registry, feed)
+    commits = Commits(log, registry, bounds, Clock())
+    told = Confirmations(log, registry, seal, Clock())
+    own = Subscriptions(log, registry, feed, commits, told, seal, last_seen, hub.settings, Clock())
     before = (await log.bounds()).last
     order = [n * 7 % 30 for n in range(30)]
     replies = await asyncio.gather(
-        *(places.commit(integration.integration_id, "default", cursors[n], force=False) for n in order)
+        *(own.commit(integration.integration_id, "default", cursors[n], force=False) for n in order)
     )
-    assert (await log.bounds()).last - before <= 2
-    furthest = (await opened(hub, cursors[-1])).position
-    assert {(await opened(hub, kept)).position for kept, _ in replies} == {furthest}
+    assert (await log.bounds()).last - before <= 4  # two of them for what readers were sent
+    furthest = (await unseal(hub, cursors[-1])).position
+    assert {(await unseal(hub, kept)).position for kept, _ in replies} == {furthest}
     assert [n for n, (_, committed) in zip(order, replies, strict=True) if committed] == [29]
 
 
+async def test_a_forced_commit_that_waits_is_not_lost(hub: RunningHub) -> None:
+    """One goes back while another is being written, and a third goes on from there: the third is what stays."""
+    integration, reader = await hub.register("TICKET_CREATED")
+    await emit(hub, ids("a", 4))
+    stream = await reader.subscribe(earliest={}, max_batch_size=1)
+    first, second, _, last = [await unseal(hub, (await stream.frame()).cursor) for _ in range(4)]
+    commits, name = hub.hub.subscriptions._commits, f"{integration.integration_id}/default"
+    writing = asyncio.create_task(commits.write(name, last, force=False))
+    while name not in commits._pending or commits._pending[name].next is not None:  # noqa: ASYNC110  it is being written
+        await asyncio.sleep(0)
+    await asyncio.gather(writing, commits.write(name, first, force=True), commits.write(name, second, force=False))
+    kept = (await subscriptions(reader))["default"].cursor
+    assert (await unseal(hub, kept)).position == second.position
+
+
 async def test_own_subscriptions_are_listed_and_deleted(hub: RunningHub) -> None:
-    """Name, place, connection and key are told; deleting ends the stream, forgets the place, and is not done twice."""
+    """It shows name, cursor, connection and key; deletion ends the stream, forgets the cursor, and works once."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(subscription_id="b")
     await commit(reader, stream.frames[0].cursor, subscription_id="a")
@@ -87,7 +113,7 @@ async def test_own_subscriptions_are_listed_and_deleted(hub: RunningHub) -> None
     for name in ("a", "b"):
         request = event_service_pb2.DeleteSubscriptionRequest(subscription_id=name)
         await reader.call("EventService/DeleteSubscription", request)
-        failure = await refused(reader.call("EventService/DeleteSubscription", request))
+        failure = await fails(reader.call("EventService/DeleteSubscription", request))
         assert (failure.code(), reason_of(failure)) == (grpc.StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND")
     ending = await stream.ending()
     assert (ending.code(), reason_of(ending)) == (grpc.StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND")
@@ -101,7 +127,7 @@ async def test_there_are_only_so_many_subscriptions(start_hub: StartHub) -> None
     hub = await start_hub(max_subscriptions=3)
     _, reader = await hub.register("TICKET_CREATED")
     cursor = (await reader.subscribe(subscription_id="s")).frames[0].cursor
-    attempts = [refused(commit(reader, cursor, subscription_id=f"c{n}")) for n in range(20)]
+    attempts = [fails(commit(reader, cursor, subscription_id=f"c{n}")) for n in range(20)]
     outcomes = await asyncio.gather(*attempts, return_exceptions=True)
     refusals = [one for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
     assert len(refusals) == 18
@@ -127,7 +153,7 @@ async def test_first_commits_at_two_replicas_do_not_go_backwards(
     await emit(hub, ids("a", 4))
     stream = await reader.subscribe(earliest={}, max_batch_size=2, subscription_id="other")
     early, late = (await stream.frame()).cursor, (await stream.frame()).cursor
-    place, log = await opened(hub, late), hub.hub._log
+    place, log = await unseal(hub, late), hub.hub.log
     if forgotten:
         await commit(reader, early)
         await reader.call("EventService/DeleteSubscription", event_service_pb2.DeleteSubscriptionRequest())
@@ -146,7 +172,7 @@ async def test_first_commits_at_two_replicas_do_not_go_backwards(
     monkeypatch.setattr(log, "append", slow)
     reply = await commit(reader, early)
     assert not reply.committed
-    assert (await opened(hub, reply.cursor)).position == place.position
+    assert (await unseal(hub, reply.cursor)).position == place.position
 
 
 async def test_a_subscription_that_was_deleted_and_trimmed_can_be_committed_again(hub: RunningHub) -> None:
@@ -156,7 +182,7 @@ async def test_a_subscription_that_was_deleted_and_trimmed_can_be_committed_agai
     await commit(reader, cursor)
     await reader.call("EventService/DeleteSubscription", event_service_pb2.DeleteSubscriptionRequest())
     await emit(hub, ["a"])
-    await hub.hub._log.trim((await hub.hub._log.bounds()).last + 1, 100)
+    await hub.hub.log.trim((await hub.hub.log.bounds()).last + 1, 100)
     assert (await commit(reader, cursor)).committed
 
 

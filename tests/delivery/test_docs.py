@@ -7,14 +7,17 @@ from pathlib import Path
 from tickets.hub.v1 import errors_pb2
 
 from hub import errors
-from hub.api.failures import code_of
+from hub.api.status import code_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "delivery.md"
 
 NOT_OF_STREAMS = {
     *("UNSPECIFIED", "NOT_OWNER", "INTEGRATION_NOT_FOUND", "KEY_NOT_FOUND", "EVENT_ID_CONFLICT", "ETAG_MISMATCH"),
+    "EMITTER_SEQUENCE_GAP",
     *("STATE_FORBIDS", "ROTATION_IN_PROGRESS", "RULES_NOT_MET", "EMIT_BACKLOG_FULL", "TOO_MANY_INSTALLATIONS"),
-    "TOO_MANY_CHANGES",
+    *("TOO_MANY_CHANGES", "TOO_MANY_SEARCHES", "TOO_MANY_ERASURES"),
+    *("NOT_SUBJECT", "ERASURE_NOT_FOUND", "DISCLOSURES_NOT_READY"),
+    *("ENDPOINT_NOT_FOUND", "ENDPOINT_EXISTS", "ENDPOINT_NOT_VERIFIED", "TOO_MANY_ENDPOINTS"),
 }
 """Reasons that no Subscribe ends with."""
 

@@ -1,4 +1,4 @@
-"""A hub that is told to stop: it says so to everyone, loses nothing that it acknowledged, and is gone in time."""
+"""A hub that is stopped says so to everyone, loses nothing that it acknowledged, and ends in time."""
 
 import asyncio
 import signal
@@ -10,9 +10,11 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tickets.hub.v1 import admin_service_pb2, event_service_pb2
 
-from tests.conftest import PATIENCE, REGISTRATION, Caller, RunningHub, Subscriber, asked, detail_of, reason_of
-from tests.delivery.kit import emit, ids, live, set_scopes, standing_still, ticket, until
-from tests.processes import Serving, serving
+from tests.support.calls import detail_of, reason_of, set_scopes
+from tests.support.events import ids, ticket
+from tests.support.hubs import PATIENCE, REGISTRATION, Caller, RunningHub, Subscriber, emit, live, scope_requests, until
+from tests.support.processes import Serving, serving
+from tests.support.streams import standing_still
 
 STREAMS = 1_000
 DRAIN = 5
@@ -21,7 +23,7 @@ ROOM = {"HUB_MAX_STREAMS_PER_INTEGRATION": str(STREAMS), "HUB_MAX_SUBSCRIPTIONS"
 
 async def register(hub: Serving, admin_key: str) -> Caller:
     """An integration with a scope."""
-    fields: dict[str, Any] = REGISTRATION | {"scopes": asked("TICKET_CREATED")}
+    fields: dict[str, Any] = REGISTRATION | {"scopes": scope_requests("TICKET_CREATED")}
     request = admin_service_pb2.RegisterIntegrationRequest(**fields)
     reply = await hub.caller(admin_key).call("AdminService/RegisterIntegration", request)
     return hub.caller(reply.key.secret)
@@ -40,10 +42,9 @@ async def emit_until_refused(bot: Caller) -> list[str]:
     raise AssertionError("it never stopped")
 
 
-async def health_until_it_ends(hub: Serving) -> list[int]:
+async def health_until_it_ends(hub: Serving, said: list[int]) -> list[int]:
     """What the health service says, for as long as it says anything."""
     watching = health_pb2_grpc.HealthStub(hub.channel).Watch(health_pb2.HealthCheckRequest())
-    said: list[int] = []
     try:
         async with asyncio.timeout(PATIENCE):
             async for answer in watching:
@@ -56,12 +57,16 @@ async def health_until_it_ends(hub: Serving) -> list[int]:
 async def test_a_thousand_streams_are_told_and_the_hub_is_gone_in_time(tmp_path: Path) -> None:
     """NOT_SERVING, Goodbye on each, UNAVAILABLE, exit 0; what was acknowledged is there afterwards."""
     variables = ROOM | {"HUB_DRAIN_TIME": str(DRAIN), "HUB_MAX_STREAMS": str(STREAMS)}
+    variables |= {"HUB_MAX_CALLS_PER_CONNECTION": str(STREAMS * 2), "HUB_MAX_HALF_OPEN_CALLS": str(STREAMS * 2)}
     async with serving(cwd=tmp_path, **variables) as hub:
         keys = await hub.first_keys()
         reader = await register(hub, keys["HUB_ADMIN_KEY"])
         streams = [reader.open(subscription_id=f"s{number}") for number in range(STREAMS)]
-        await asyncio.gather(*(stream.frame() for stream in streams))
-        watching = asyncio.create_task(health_until_it_ends(hub))
+        for stream in streams:  # one after the other: each has the patience of a test for itself
+            await stream.frame()
+        said: list[int] = []
+        watching = asyncio.create_task(health_until_it_ends(hub, said))
+        await until(lambda: len(said) == 1)
         emitting = asyncio.create_task(emit_until_refused(hub.caller(keys["HUB_BOT_KEY"])))
         await streams[0].frame()
         endings = asyncio.gather(*(stream.ending() for stream in streams))
@@ -97,9 +102,9 @@ async def test_goodbye_is_the_last_frame(hub: RunningHub) -> None:
     async with standing_still(hub, reader) as slow:
         stream = await slow.subscribe(earliest={})
         [one] = live(hub)
-        await until(lambda: one.write_began)
-        draining = asyncio.create_task(hub.hub._streams.drain(PATIENCE))
-        await until(lambda: one._ending)
+        await until(lambda: one.writes.began)
+        draining = asyncio.create_task(hub.hub.streams.drain(PATIENCE))
+        await until(lambda: one.ending)
         await set_scopes(hub, integration, "TICKET_STATS")
         ending = await stream.ending()
         await draining
@@ -115,7 +120,7 @@ async def test_a_reader_that_stands_still_does_not_hold_up_the_end(hub: RunningH
     async with standing_still(hub, reader) as slow:
         await slow.subscribe(earliest={})
         [one] = live(hub)
-        await until(lambda: one.write_began)
+        await until(lambda: one.writes.began)
         async with asyncio.timeout(PATIENCE):
             await hub.hub.stop()
         assert not live(hub)

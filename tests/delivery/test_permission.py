@@ -9,20 +9,10 @@ from google.protobuf.duration_pb2 import Duration
 from tickets.hub.v1 import admin_service_pb2, event_pb2, integration_pb2, permissions_pb2
 
 from hub.model import Kind
-from tests.conftest import Caller, RunningHub, StartHub, Subscriber, info_of, reason_of
-from tests.delivery.kit import (
-    closed,
-    emit,
-    ids,
-    live,
-    log_of,
-    names_until,
-    notice,
-    set_scopes,
-    standing_still,
-    steer,
-    until,
-)
+from tests.support.calls import info_of, reason_of, set_scopes, steer
+from tests.support.events import closed, ids
+from tests.support.hubs import Caller, RunningHub, StartHub, Subscriber, emit, live, log_of, only_in_the_log, until
+from tests.support.streams import names_until, notice, standing_still
 
 
 def verified(event_id: str) -> event_pb2.Event:
@@ -112,10 +102,10 @@ async def test_what_ends_a_stream_says_so_and_nothing_follows(start_hub: StartHu
         flow = asyncio.create_task(emit_for_ever(hub))
         for stream in streams:
             await names_until(stream, "flow00010")
-        [stuck] = [one for one in live(hub) if one.asked.subscription_id == "behind"]
-        await until(lambda: stuck.write_began)
+        [stuck] = [one for one in live(hub) if one.subscriber.options.subscription_id == "behind"]
+        await until(lambda: stuck.writes.began)
         await take_away(hub, how, integration, key_id)
-        handed_out = stuck.position
+        handed_out = stuck.progress.position
         await emit(hub, ["after"])
         flow.cancel()
         endings = [await stream.ending() for stream in (*streams, behind)]
@@ -152,7 +142,7 @@ async def test_a_scope_that_was_taken_away_stops_at_once(start_hub: StartHub) ->
     async with standing_still(hub, reader) as slow:
         stream = await slow.subscribe(earliest={})
         [one] = live(hub)
-        await until(lambda: one.write_began)
+        await until(lambda: one.writes.began)
         await set_scopes(hub, integration, "TICKET_STATS")
         await emit(hub, ["last"], closed)
         names = await names_until(stream, "last")
@@ -191,7 +181,7 @@ async def rotate(hub: RunningHub, integration: integration_pb2.Integration, seco
 
 
 async def test_the_old_keys_streams_live_until_the_overlap_ends(hub: RunningHub) -> None:
-    """They go on, are told when their key ends, then end with KEY_EXPIRED; the new key's go on."""
+    """They go on, learn when their key ends, then end with KEY_EXPIRED; those of the new key go on."""
     integration, old = await hub.register("TICKET_CREATED")
     stream = await old.subscribe(heartbeat_interval={"seconds": 1})
     assert not stream.frames[0].ready.HasField("key_expire_time")
@@ -222,9 +212,8 @@ async def test_who_waits_for_a_page_of_the_log_is_ended_at_once(
     """However long the store takes to read it: a suspension does not wait for that, and a heartbeat neither."""
     integration, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 20))
-    feed = hub.hub._streams.around.feed
-    feed._window_after = feed.through
-    feed._window.clear()
+    feed = hub.hub.feed
+    only_in_the_log(hub)
     load, answers = feed.load, asyncio.Event()
 
     async def slow(page: int) -> None:

@@ -7,22 +7,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tickets.hub.v1 import admin_service_pb2, event_service_pb2
 
 from hub.delivery.cursor import CursorSeal
-from hub.model import Kind
-from tests.conftest import RunningHub, info_of, reason_of
-from tests.delivery.kit import (
-    EARLIEST,
-    all_of,
-    closed,
-    commit,
-    emit,
-    ids,
-    log_of,
-    names_until,
-    notice,
-    opened,
-    refused,
-    ticket,
-)
+from hub.model import Cursor, Kind
+from tests.support.calls import commit, fails, info_of, reason_of
+from tests.support.events import all_of, closed, ids, ticket
+from tests.support.hubs import RunningHub, emit, log_of
+from tests.support.streams import EARLIEST, names_until, notice, unseal
 
 
 async def test_latest_brings_what_is_accepted_from_then_on(hub: RunningHub) -> None:
@@ -59,7 +48,7 @@ async def test_every_cursor_resumes_right_after_its_frame(hub: RunningHub) -> No
         assert seen + await names_until(resumed, wanted[-1]) == wanted
     cursors = [frame.cursor for frame in stream.frames]
     assert len(set(cursors)) == len(cursors)
-    positions = [(await opened(hub, cursor)).position for cursor in cursors]
+    positions = [(await unseal(hub, cursor)).position for cursor in cursors]
     assert positions == sorted(positions)
 
 
@@ -80,7 +69,7 @@ async def test_since_is_by_accept_time_to_the_microsecond(hub: RunningHub) -> No
 
 
 async def test_committed_and_the_default_start(hub: RunningHub) -> None:
-    """Without a committed place `committed` is refused and the default is latest; with one both go on there."""
+    """Without a committed cursor `committed` is refused and the default is latest; with one both resume there."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 5))
     ending = await reader.open(committed={}).ending()
@@ -93,7 +82,7 @@ async def test_committed_and_the_default_start(hub: RunningHub) -> None:
     first = await stream.frame()
     reply = await commit(reader, first.cursor)
     assert reply.committed
-    assert (await opened(hub, reply.cursor))[:2] == (await opened(hub, first.cursor))[:2]
+    assert (await unseal(hub, reply.cursor))[:2] == (await unseal(hub, first.cursor))[:2]
     rest = (ids("a", 5) + ids("b", 5))[4:]
     starts: list[dict[str, Any]] = [{"committed": {}}, {}]
     for start in starts:
@@ -122,9 +111,9 @@ async def test_a_cursor_that_cannot_be_opened_is_said_to_be_invalid(hub: Running
     """Cut off, altered, or of another hub: CURSOR_INVALID, for a stream and for a commit."""
     _, reader = await hub.register("TICKET_CREATED")
     good = (await reader.subscribe()).frames[0].cursor
-    foreign = CursorSeal(b"another hub's secret").seal(1, 1, 1).decode()
+    foreign = CursorSeal(b"another hub's secret").seal(Cursor(1, 1, 1)).decode()
     for bad in (good[:-1], ("B" if good[0] == "A" else "A") + good[1:], foreign, "x"):
-        for failure in (await reader.open(cursor=bad).ending(), await refused(commit(reader, bad))):
+        for failure in (await reader.open(cursor=bad).ending(), await fails(commit(reader, bad))):
             assert (failure.code(), reason_of(failure)) == (grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
 
 
@@ -132,11 +121,11 @@ async def test_a_cursor_of_before_a_restore_is_expired(hub: RunningHub) -> None:
     """It skips nothing silently: CURSOR_EXPIRED, or all that is kept after a Gap that says why."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 3))
-    log = hub.hub._log
+    log = hub.hub.log
     bounds = await log.bounds()
     [first, *_] = await log_of(hub, Kind.EVENT)
-    old = CursorSeal(await log.secret()).seal(bounds.epoch ^ 1, bounds.last, first.time - 5).decode()
-    for failure in (await reader.open(cursor=old).ending(), await refused(commit(reader, old))):
+    old = CursorSeal((await log.secrets())[0]).seal(Cursor(bounds.epoch ^ 1, bounds.last, first.time - 5)).decode()
+    for failure in (await reader.open(cursor=old).ending(), await fails(commit(reader, old))):
         assert (failure.code(), info_of(failure).reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
         assert info_of(failure).metadata["cause"] == "RESTORE"
     stream = await reader.subscribe(cursor=old, on_expired_cursor=EARLIEST)

@@ -10,25 +10,23 @@ from tickets.hub.v1 import event_service_pb2
 
 from hub.delivery.retention import STEP
 from hub.model import Entry, Kind
-from tests.api.wire import log_to_memory
-from tests.conftest import Caller, FakeClock, RunningHub, StartHub, Subscriber, info_of
-from tests.delivery.kit import (
-    EARLIEST,
-    closed,
-    commit,
+from tests.support.calls import commit, info_of, set_scopes
+from tests.support.events import closed, ids, ticket
+from tests.support.hubs import (
+    Caller,
+    FakeClock,
+    RunningHub,
+    StartHub,
+    Subscriber,
     emit,
-    ids,
     live,
     log_of,
-    names_until,
-    notice,
+    log_to_memory,
     pass_time,
     retention,
-    set_scopes,
-    standing_still,
-    ticket,
     until,
 )
+from tests.support.streams import EARLIEST, names_until, notice, standing_still
 
 KEPT = 60
 HOUR = 3_600
@@ -47,7 +45,7 @@ async def hub(start_hub: StartHub, clock: FakeClock) -> RunningHub:
 
 
 async def aged(hub: RunningHub, clock: FakeClock) -> tuple[Caller, dict[str, Any], int]:
-    """A reader, every start of before five events that are gone and five that are kept, and the time of the first."""
+    """A reader, every start before five events that are gone and five that are kept, and the time of the first."""
     _, reader = await hub.register("TICKET_CREATED")
     [first, *_] = await emit(hub, ids("gone", 5))
     stream = await reader.subscribe(earliest={}, max_batch_size=1)
@@ -96,7 +94,7 @@ async def test_every_start_before_what_is_kept_fails_or_tells_a_gap(hub: Running
 
 
 async def test_readys_cursor_stands_before_the_gap(hub: RunningHub, clock: FakeClock) -> None:
-    """Who is cut off between Ready and Gap, and comes back with Ready's cursor, is told of the gap again."""
+    """A reader that is cut off between Ready and Gap, and resumes with Ready's cursor, gets the Gap again."""
     reader, starts, _ = await aged(hub, clock)
     for start in starts.values():
         stream = await reader.subscribe(**start, on_expired_cursor=EARLIEST)
@@ -117,7 +115,7 @@ async def test_a_stream_that_falls_behind_while_open_is_told(
         stream = await slow.subscribe(earliest={}, on_expired_cursor=on_expired)
         await emit(hub, names)
         [one] = live(hub)
-        await until(lambda: one.write_began)
+        await until(lambda: one.writes.began)
         await pass_time(hub, clock, KEPT + 5)
         await emit(hub, ["kept"])
         if on_expired:
@@ -137,14 +135,14 @@ async def test_a_jump_of_the_clock_removes_nothing(hub: RunningHub, clock: FakeC
     keeper = retention(hub, clock)
     for jump in (2 * HOUR, -2 * HOUR, 365 * 24 * HOUR, -365 * 24 * HOUR):
         clock.wall_offset += jump * 1_000_000
-        await keeper.look()
+        await keeper.remove_old()
         clock.monotonic_offset += 10
         clock.wall_offset += 10 * 1_000_000
-        await keeper.look()
+        await keeper.remove_old()
         assert await names_until(await reader.subscribe(earliest={}), "a00002") == ids("a", 3)
     clock.monotonic_offset += HOUR
     clock.wall_offset += HOUR * 1_000_000
-    await keeper.look()
+    await keeper.remove_old()
     assert not await log_of(hub, Kind.EVENT)
 
 
@@ -160,11 +158,11 @@ async def test_a_wrong_date_at_the_start_removes_nothing(start_hub: StartHub, mo
     assert "nothing is removed for an hour" in written.getvalue()
     keeper = retention(hub, clock)
     await keeper.begin()
-    await keeper.look()
+    await keeper.remove_old()
     assert len(await log_of(hub, Kind.EVENT)) == 3
     clock.monotonic_offset += HOUR
     clock.wall_offset += HOUR * 1_000_000
-    await keeper.look()
+    await keeper.remove_old()
     assert not await log_of(hub, Kind.EVENT)
 
 
@@ -179,7 +177,7 @@ async def test_a_start_soon_after_the_end_removes_what_is_too_old(start_hub: Sta
     hub = await start_hub(clock, **kept)
     keeper = retention(hub, clock)
     await keeper.begin()
-    await keeper.look()
+    await keeper.remove_old()
     assert not await log_of(hub, Kind.EVENT)
 
 
@@ -230,11 +228,11 @@ async def test_retention_goes_in_steps_that_stop_nobody(hub: RunningHub, clock: 
     await emit(hub, ids("gone", 5 * STEP))
     clock.wall_offset += 2 * KEPT * 1_000_000
     clock.monotonic_offset += 2 * KEPT
-    feed = hub.hub._streams.around.feed
-    removing = asyncio.create_task(retention(hub, clock).look())
-    while feed.first == 1:  # noqa: ASYNC110  every pass of the loop counts here
+    feed = hub.hub.feed
+    removing = asyncio.create_task(retention(hub, clock).remove_old())
+    while not feed.earliest.position:  # noqa: ASYNC110  every pass of the loop counts here
         await asyncio.sleep(0)
-    await hub.hub._log.append([Entry(Kind.EVENT, clock.now(), ticket("new").SerializeToString(), id="new")])
+    await hub.hub.log.append([Entry(Kind.EVENT, clock.now(), ticket("new").SerializeToString(), id="new")])
     assert not removing.done()
     assert len(await log_of(hub, Kind.EVENT)) > STEP
     await removing
@@ -247,15 +245,15 @@ async def test_what_is_removed_is_said_to_be_gone_first(
     """At no moment does the store lack an event that the hub believes to be there."""
     await emit(hub, ids("t", STEP // 2))
     await emit(hub, ids("c", STEP), closed)
-    feed = hub.hub._streams.around.feed
-    trim = hub.hub._log.trim
+    feed = hub.hub.feed
+    trim = hub.hub.log.trim
     said: list[tuple[int, int]] = []
 
     async def watched(before: int, limit: int) -> int:
-        said.append((feed.first, before))
+        said.append((feed.earliest.position + 1, before))
         return await trim(before, limit)
 
-    monkeypatch.setattr(hub.hub._log, "trim", watched)
+    monkeypatch.setattr(hub.hub.log, "trim", watched)
     await pass_time(hub, clock, 2 * KEPT)
     assert len(said) > 1
     assert all(first == before for first, before in said)

@@ -6,9 +6,12 @@ import grpc
 import pytest
 
 from hub import logs
-from hub.delivery import interest
-from tests.conftest import FakeClock, StartHub, Subscriber, reason_of
-from tests.delivery.kit import emit, ids, live, names_until, standing_still, until
+from hub.clock import Clock
+from hub.delivery import fanout
+from tests.support.calls import reason_of
+from tests.support.events import ids
+from tests.support.hubs import FakeClock, StartHub, Subscriber, emit, live, until
+from tests.support.streams import names_until, standing_still
 
 
 async def rest_of(stream: Subscriber) -> tuple[list[str], str, grpc.aio.AioRpcError]:
@@ -37,17 +40,18 @@ async def test_a_reader_that_stands_still_holds_a_bounded_amount(start_hub: Star
     """What is kept in memory is the window, however much comes meanwhile."""
     hub = await start_hub(window_bytes=64 * 1024)
     _, reader = await hub.register("TICKET_CREATED")
-    feed = hub.hub._streams.around.feed
+    feed = hub.hub.feed
     async with standing_still(hub, reader) as still:
         stream = await still.subscribe()
         for number in range(10):
             await emit(hub, ids(f"{number}-", 1_000))
         [one] = live(hub)
-        await until(lambda: one.write_began)
-        held = one._interest.matches.items
-        assert sum(item.size for item in feed._window) <= hub.settings.window_bytes
-        assert {item.position for item in held} <= {item.position for item in feed._window}
-        assert len(one._interest.matches.bodies) <= interest._SHARED_BODIES
+        await until(lambda: one.writes.began)
+        held = one._membership.group.buffer.events
+        window = feed.window.between(0, feed.through)
+        assert sum(event.size for event in window) <= hub.settings.window_bytes
+        assert {event.position for event in held} <= {event.position for event in window}
+        assert len(one._membership.group.buffer.chunks) <= fanout._SHARED_CHUNKS
         assert await names_until(stream, "9-00999") == [name for n in range(10) for name in ids(f"{n}-", 1_000)]
 
 
@@ -63,9 +67,9 @@ async def test_one_of_a_hundred_stands_still_and_the_others_get_everything(start
         await emit(hub, names)
         for got in await asyncio.gather(*reading):
             assert got == names
-        [one] = [stream for stream in live(hub) if stream.asked.subscription_id == "stuck"]
-        await until(lambda: one.write_began)
-        assert one.position < one._around.feed.through
+        [one] = [stream for stream in live(hub) if stream.subscriber.options.subscription_id == "stuck"]
+        await until(lambda: one.writes.began)
+        assert one.progress.position < hub.hub.feed.through
         assert await names_until(stuck, names[-1]) == names
 
 
@@ -80,8 +84,8 @@ async def test_a_slow_reader_gets_smaller_frames_down_to_one_event(start_hub: St
         [one] = live(hub)
         slow_write = 0.0
         while not stream.frames[-1].events or len(stream.frames[-1].events) > 1:
-            if one.write_began != slow_write:
-                slow_write = one.write_began
+            if one.writes.began != slow_write:
+                slow_write = one.writes.began
                 clock.monotonic_offset += 2 if slow_write else 0  # it took that long already
             await stream.frame()
         await names_until(stream, "e19999")
@@ -113,7 +117,7 @@ async def test_a_reader_that_stands_still_cannot_hold_what_was_taken_over(start_
     async with standing_still(hub, reader) as still:
         older = await still.subscribe()
         await emit(hub, ids("e", 5_000))
-        await until(lambda: any(stream.write_began for stream in live(hub)))
+        await until(lambda: any(stream.writes.began for stream in live(hub)))
         newer = await reader.subscribe()
         await until(lambda: len(live(hub)) == 1)
         _, _, ending = await rest_of(older)
@@ -130,7 +134,7 @@ async def test_ended_streams_that_nobody_reads_are_limited_too(start_hub: StartH
     async with standing_still(hub, reader) as still:
         await still.subscribe()
         await emit(hub, ids("e", 5_000))
-        await until(lambda: any(stream.write_began for stream in live(hub)))
+        await until(lambda: any(stream.writes.began for stream in live(hub)))
         await still.subscribe()
         third = still.open()
         refused = await third.ending()
@@ -146,15 +150,15 @@ async def test_dropped_streams_that_nobody_reads_are_limited_too(start_hub: Star
     for reads_on in (True, False):
         async with standing_still(hub, reader) as still:
             stream = await still.subscribe(earliest={})
-            await until(lambda: any(one.write_began for one in live(hub)))
+            await until(lambda: any(one.writes.began for one in live(hub)))
             await until(lambda: not live(hub))
             ending = await reader.open().ending()
             assert (ending.code(), reason_of(ending)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS")
             (await other.subscribe()).call.cancel()
             if reads_on:
                 await rest_of(stream)
-                await until(lambda: not hub.hub._streams._dropping)
-        await until(lambda: not hub.hub._streams._dropping and not live(hub))
+                await until(lambda: not hub.hub.streams.slots.dropping)
+        await until(lambda: not hub.hub.streams.slots.dropping and not live(hub))
     await reader.subscribe()
 
 
@@ -168,8 +172,8 @@ async def test_a_reader_that_goes_in_the_middle_of_a_frame_is_no_fault_of_the_hu
     await emit(hub, ids("e", 5_000))
     async with standing_still(hub, reader) as still:
         await still.subscribe(earliest={})
-        now = hub.hub._streams.around.clock.monotonic
-        await until(lambda: any(0 < stream.write_began < now() - 0.3 for stream in live(hub)))  # it is held up
+        now = Clock().monotonic
+        await until(lambda: any(0 < stream.writes.began < now() - 0.3 for stream in live(hub)))  # it is held up
     await until(lambda: not live(hub))
     await hub.close()
     written = capsys.readouterr().err

@@ -7,29 +7,33 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from tickets.hub.v1 import event_service_pb2
 
+from hub.clock import Clock
 from hub.delivery.cursor import CursorSeal
-from tests.conftest import FakeClock, RunningHub, StartHub, info_of
-from tests.delivery.kit import EARLIEST, commit, emit, ids, names_until, notice, opened, refused
+from hub.model import Cursor
+from tests.support.calls import commit, fails, info_of
+from tests.support.events import ids
+from tests.support.hubs import FakeClock, RunningHub, StartHub, emit, only_in_the_log
+from tests.support.streams import EARLIEST, names_until, notice, unseal
 
 
 def while_claiming(hub: RunningHub, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Awaitable[object]]) -> None:
     """Let something happen, once, after a stream has looked where it starts and before its claim is in the log."""
-    streams = hub.hub._streams
-    claim = streams._claim
+    starts = hub.hub.streams.starts
+    claim = starts.claim
 
-    async def late(name: str, stream_id: str) -> int:
-        monkeypatch.setattr(streams, "_claim", claim)
+    async def late(name: str, stream_id: str, start: Cursor | None) -> int:
+        monkeypatch.setattr(starts, "claim", claim)
         await happens()
-        return await claim(name, stream_id)
+        return await claim(name, stream_id, start)
 
-    monkeypatch.setattr(streams, "_claim", late)
+    monkeypatch.setattr(starts, "claim", late)
 
 
 async def beyond(hub: RunningHub) -> str:
     """A cursor of this log from before it lost its end."""
-    log = hub.hub._log
+    log = hub.hub.log
     bounds = await log.bounds()
-    return CursorSeal(await log.secret()).seal(bounds.epoch, bounds.last + 50, 10**15).decode()
+    return CursorSeal((await log.secrets())[0]).seal(Cursor(bounds.epoch, bounds.last + 50, 10**15)).decode()
 
 
 async def test_a_commit_that_comes_while_a_stream_opens_counts(
@@ -49,11 +53,10 @@ async def test_earliest_does_not_expire_while_it_opens(hub: RunningHub, monkeypa
     """What is removed while the claim is stored is not kept any more, so it is not missed."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 50))
-    around = hub.hub._streams.around
 
     async def remove() -> None:
-        bounds = await hub.hub._log.bounds()
-        around.feed.trimmed(bounds.last - 9, around.clock.now())
+        bounds = await hub.hub.log.bounds()
+        hub.hub.feed.trimmed(bounds.last - 9, Clock().now())
 
     while_claiming(hub, monkeypatch, remove)
     stream = await reader.subscribe(earliest={})
@@ -67,13 +70,12 @@ async def test_earliest_goes_on_where_another_replica_has_removed_more(
     """Before its first event the beginning may move once more: neither CURSOR_EXPIRED nor a Gap."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 3_000))
-    feed = hub.hub._streams.around.feed
-    feed._window_after = feed.through
-    feed._window.clear()
+    feed = hub.hub.feed
+    only_in_the_log(hub)
     load = feed.load
 
     async def late(page: int) -> None:
-        await hub.hub._log.trim(1_000, 1_000)  # the feed here learns of it with the page
+        await hub.hub.log.trim(1_000, 1_000)  # the feed here learns of it with the page
         await load(page)
 
     monkeypatch.setattr(feed, "load", late)
@@ -85,12 +87,12 @@ async def test_earliest_goes_on_where_another_replica_has_removed_more(
 
 
 async def test_who_has_lost_history_takes_nothing_over(hub: RunningHub) -> None:
-    """A cursor of before a restore, and one past the log's end, are refused before the claim."""
+    """A cursor that predates a restore, and one past the log's end, are refused before the claim."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 3))
-    log = hub.hub._log
+    log = hub.hub.log
     bounds = await log.bounds()
-    restored = CursorSeal(await log.secret()).seal(bounds.epoch ^ 1, bounds.last, 10**15).decode()
+    restored = CursorSeal((await log.secrets())[0]).seal(Cursor(bounds.epoch ^ 1, bounds.last, 10**15)).decode()
     healthy = await reader.subscribe()
     for cursor in (restored, await beyond(hub)):
         ending = await reader.open(cursor=cursor).ending()
@@ -104,7 +106,7 @@ async def test_a_cursor_past_the_end_of_the_log_is_expired(hub: RunningHub) -> N
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 3))
     lost = await beyond(hub)
-    for failure in (await reader.open(cursor=lost).ending(), await refused(commit(reader, lost))):
+    for failure in (await reader.open(cursor=lost).ending(), await fails(commit(reader, lost))):
         assert (failure.code(), info_of(failure).reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
         assert info_of(failure).metadata["cause"] == "RESTORE"
     for _ in range(2):
@@ -123,6 +125,6 @@ async def test_a_time_to_come_does_not_get_into_a_cursor(start_hub: StartHub) ->
     await emit(hub, ["before"])
     tomorrow = Timestamp(seconds=clock.now() // 1_000_000 + 86_400)
     stream = await reader.subscribe(since=tomorrow)
-    assert (await opened(hub, stream.frames[0].cursor)).time <= clock.now()
+    assert (await unseal(hub, stream.frames[0].cursor)).time <= clock.now()
     await emit(hub, ["after"])
     assert await names_until(stream, "after") == ["after"]

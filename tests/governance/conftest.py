@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import FakeClock, RunningHub, StartHub
+from tests.support.hubs import FakeClock, RunningHub, StartHub
 
 
 @pytest.fixture

@@ -3,23 +3,21 @@
 import pytest
 from tickets.hub.v1 import event_pb2, integration_pb2
 
-from tests.api.wire import numbers
-from tests.conftest import REGISTRATION, FakeClock, RunningHub, StartHub, asked
-from tests.governance.steps import (
+from tests.support.calls import ask, read
+from tests.support.events import numbers, ticket
+from tests.support.governance import (
     NOBODYS_ID,
     OWNER,
     apply_for,
     approve,
-    call,
     granted,
     opened,
     own_key,
-    read,
     refused,
     requested,
     state,
-    ticket,
 )
+from tests.support.hubs import REGISTRATION, FakeClock, RunningHub, StartHub, scope_requests
 
 
 async def test_an_application_waits_with_all_that_it_said(hub: RunningHub) -> None:
@@ -32,8 +30,8 @@ async def test_an_application_waits_with_all_that_it_said(hub: RunningHub) -> No
     assert made.HasField("create_time")
     assert not made.HasField("active_time")
     own = {"integration_id": made.integration_id, "acting_user_id": OWNER}
-    assert (await call(hub.bot, "DeveloperService/GetOwnIntegration", **own)).integration == made
-    assert not (await call(hub.bot, "DeveloperService/ListOwnKeys", **own)).keys
+    assert (await ask(hub.bot, "DeveloperService/GetOwnIntegration", **own)).integration == made
+    assert not (await ask(hub.bot, "DeveloperService/ListOwnKeys", **own)).keys
     refusal = await refused(hub.bot, "DeveloperService/RotateOwnKey", **own)
     assert (refusal.status, refusal.reason) == ("FAILED_PRECONDITION", "STATE_FORBIDS")
     assert refusal.metadata == {"state": "PENDING", "allowed": "ACTIVE,SUSPENDED"}
@@ -41,11 +39,11 @@ async def test_an_application_waits_with_all_that_it_said(hub: RunningHub) -> No
 
 async def test_the_rules_have_to_be_accepted(hub: RunningHub) -> None:
     """Without rules_accepted nothing is taken, and the refusal names what is missing."""
-    application = {**REGISTRATION, "scopes": asked("TICKET_CREATED")}
+    application = {**REGISTRATION, "scopes": scope_requests("TICKET_CREATED")}
     refusal = await refused(hub.bot, "DirectoryService/SubmitApplication", **application)
     assert (refusal.status, refusal.reason) == ("FAILED_PRECONDITION", "RULES_NOT_MET")
     assert refusal.metadata == {"rules": "rules_accepted"}
-    assert not (await call(hub.admin, "AdminService/ListIntegrations")).integrations
+    assert not (await ask(hub.admin, "AdminService/ListIntegrations")).integrations
 
 
 async def test_the_version_of_the_rules_in_force_is_noted(start_hub: StartHub) -> None:
@@ -69,11 +67,10 @@ async def test_the_version_of_the_rules_in_force_is_noted(start_hub: StartHub) -
         {"scopes": [{"scope": 1, "justification": " "}]},
         {"scopes": [{"scope": 1, "justification": "x"}, {"scope": 1, "justification": "y"}]},
     ],
-    ids=str,
 )
 async def test_an_application_with_a_wrong_field_is_refused(hub: RunningHub, wrong: dict[str, object]) -> None:
     """Documentation, support, texts, an owner, and a justification for each scope, once: the rules of the contract."""
-    application = {**REGISTRATION, "scopes": asked("TICKET_CREATED"), "rules_accepted": True, **wrong}
+    application = {**REGISTRATION, "scopes": scope_requests("TICKET_CREATED"), "rules_accepted": True, **wrong}
     refusal = await refused(hub.bot, "DirectoryService/SubmitApplication", **application)
     assert (refusal.status, refusal.reason) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
     assert refusal.message.startswith(next(iter(wrong)))
@@ -84,14 +81,14 @@ async def test_an_approval_grants_a_subset_and_the_owner_takes_the_first_key(hub
     made = await apply_for(hub, "TICKET_CREATED", "TICKET_STATS", "MEMBER_VERIFIED")
     await approve(hub, made.integration_id, "TICKET_CREATED", reason="statistics need no more")
     own = {"integration_id": made.integration_id, "acting_user_id": OWNER}
-    seen = (await call(hub.bot, "DeveloperService/GetOwnIntegration", **own)).integration
+    seen = (await ask(hub.bot, "DeveloperService/GetOwnIntegration", **own)).integration
     assert (state(seen), granted(seen), requested(seen)) == ("ACTIVE", ["TICKET_CREATED"], [])
     assert (seen.state_reason, seen.grants[0].justification) == ("statistics need no more", "for the tests")
     [admin_key] = [
-        key for key in (await call(hub.admin, "AdminService/ListKeys")).keys if f"_{key.key_id}_" in hub.admin.key
+        key for key in (await ask(hub.admin, "AdminService/ListKeys")).keys if f"_{key.key_id}_" in hub.admin.key
     ]
     assert seen.grants[0].grantor == admin_key.key_id
-    assert not (await call(hub.bot, "DeveloperService/ListOwnKeys", **own)).keys
+    assert not (await ask(hub.bot, "DeveloperService/ListOwnKeys", **own)).keys
     reader = await own_key(hub, made.integration_id)
     stream = await reader.subscribe()
     await hub.emit(ticket("t1"))
@@ -130,9 +127,9 @@ async def test_a_rejection_needs_a_reason_and_the_owner_sees_it(hub: RunningHub)
     made = await apply_for(hub, "TICKET_CREATED")
     named = {"integration_id": made.integration_id}
     assert (await refused(hub.admin, "AdminService/RejectIntegration", **named)).reason == "INVALID_REQUEST"
-    await call(hub.admin, "AdminService/RejectIntegration", **named, reason="no documentation yet")
+    await ask(hub.admin, "AdminService/RejectIntegration", **named, reason="no documentation yet")
     own = named | {"acting_user_id": OWNER}
-    seen = (await call(hub.bot, "DeveloperService/GetOwnIntegration", **own)).integration
+    seen = (await ask(hub.bot, "DeveloperService/GetOwnIntegration", **own)).integration
     assert (state(seen), seen.state_reason) == ("REJECTED", "no documentation yet")
     assert (granted(seen), requested(seen)) == ([], [])
     assert (await refused(hub.bot, "DeveloperService/RotateOwnKey", **own)).reason == "STATE_FORBIDS"
@@ -141,10 +138,12 @@ async def test_a_rejection_needs_a_reason_and_the_owner_sees_it(hub: RunningHub)
 
 
 async def test_more_scopes_wait_beside_the_old_ones(hub: RunningHub) -> None:
-    """RequestScopes changes nothing that is granted; an open stream goes on, and is told once an admin has decided."""
+    """RequestScopes changes no grant; an open stream goes on, and gets a notice once an admin has decided."""
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
-    reply = await call(reader, "DeveloperService/RequestScopes", scopes=asked("TICKET_STATS", "MEMBER_VERIFIED"))
+    reply = await ask(
+        reader, "DeveloperService/RequestScopes", scopes=scope_requests("TICKET_STATS", "MEMBER_VERIFIED")
+    )
     assert granted(reply.integration) == ["TICKET_CREATED"]
     assert requested(reply.integration) == ["TICKET_STATS", "MEMBER_VERIFIED"]
     await hub.emit(event_pb2.Event(id="c1", guild_id="41", ticket_closed=event_pb2.TicketClosed(message_count=1)))
@@ -163,14 +162,14 @@ async def test_more_scopes_wait_beside_the_old_ones(hub: RunningHub) -> None:
 async def test_a_rejection_on_an_active_one_decides_its_requests_only(hub: RunningHub) -> None:
     """Some requests are refused, the others still wait; state, grants and open streams stay as they are."""
     integration, reader = await hub.register("TICKET_CREATED")
-    await call(reader, "DeveloperService/RequestScopes", scopes=asked("TICKET_STATS", "DROP_CLAIMED"))
+    await ask(reader, "DeveloperService/RequestScopes", scopes=scope_requests("TICKET_STATS", "DROP_CLAIMED"))
     named = {"integration_id": integration.integration_id}
-    reply = await call(
+    reply = await ask(
         hub.admin, "AdminService/RejectIntegration", **named, scopes=numbers("TICKET_STATS"), reason="not needed"
     )
     assert (state(reply.integration), granted(reply.integration)) == ("ACTIVE", ["TICKET_CREATED"])
     assert requested(reply.integration) == ["DROP_CLAIMED"]
-    reply = await call(hub.admin, "AdminService/RejectIntegration", **named, reason="nor that")
+    reply = await ask(hub.admin, "AdminService/RejectIntegration", **named, reason="nor that")
     assert (state(reply.integration), requested(reply.integration)) == ("ACTIVE", [])
     refusal = await refused(hub.admin, "AdminService/RejectIntegration", **named, reason="again")
     assert (refusal.reason, refusal.metadata["state"]) == ("STATE_FORBIDS", "ACTIVE")
@@ -180,10 +179,10 @@ async def test_a_rejection_on_an_active_one_decides_its_requests_only(hub: Runni
 async def test_a_request_replaces_the_one_before_and_names_what_is_missing(hub: RunningHub) -> None:
     """The newest request counts; what is granted already, or named twice, is refused by the field's name."""
     _, reader = await hub.register("TICKET_CREATED")
-    await call(reader, "DeveloperService/RequestScopes", scopes=asked("TICKET_STATS"))
-    reply = await call(reader, "DeveloperService/RequestScopes", scopes=asked("DROP_CLAIMED"))
+    await ask(reader, "DeveloperService/RequestScopes", scopes=scope_requests("TICKET_STATS"))
+    reply = await ask(reader, "DeveloperService/RequestScopes", scopes=scope_requests("DROP_CLAIMED"))
     assert requested(reply.integration) == ["DROP_CLAIMED"]
-    for wrong in (asked("TICKET_STATS", "TICKET_CREATED"), asked("TICKET_STATS", "TICKET_STATS")):
+    for wrong in (scope_requests("TICKET_STATS", "TICKET_CREATED"), scope_requests("TICKET_STATS", "TICKET_STATS")):
         refusal = await refused(reader, "DeveloperService/RequestScopes", scopes=wrong)
         assert (refusal.reason, refusal.message.split(":")[0]) == ("INVALID_REQUEST", "scopes[1].scope")
 
@@ -199,8 +198,8 @@ async def test_only_admins_decide_and_the_hub_tells_of_no_such_integration(hub: 
     assert refusal.reason == "ROLE_NOT_ALLOWED"
     refusal = await refused(hub.admin, "AdminService/ApproveIntegration", integration_id=NOBODYS_ID)
     assert (refusal.status, refusal.reason) == ("NOT_FOUND", "INTEGRATION_NOT_FOUND")
-    application = {**REGISTRATION, "scopes": asked("TICKET_CREATED"), "rules_accepted": True}
-    reply = await call(hub.admin, "DirectoryService/SubmitApplication", **application)
+    application = {**REGISTRATION, "scopes": scope_requests("TICKET_CREATED"), "rules_accepted": True}
+    reply = await ask(hub.admin, "DirectoryService/SubmitApplication", **application)
     assert reply.integration.state == integration_pb2.INTEGRATION_STATE_PENDING
 
 
@@ -209,12 +208,12 @@ async def test_why_scopes_were_refused_is_told_to_the_developer(timed_hub: Runni
     integration, reader = await timed_hub.register("TICKET_CREATED")
 
     async def decided(what: str, *scopes: str, reason: str) -> integration_pb2.Integration:
-        wanted = asked("DROP_CLAIMED", "TICKET_STATS")
+        wanted = scope_requests("DROP_CLAIMED", "TICKET_STATS")
         if not (await read(timed_hub, integration.integration_id)).requested_scopes:
-            await call(reader, "DeveloperService/RequestScopes", scopes=wanted)
+            await ask(reader, "DeveloperService/RequestScopes", scopes=wanted)
         which = {"integration_id": integration.integration_id, "scopes": numbers(*scopes)}
-        await call(timed_hub.admin, f"AdminService/{what}Integration", reason=reason, **which)
-        return (await call(reader, "DeveloperService/GetOwnIntegration")).integration  # type: ignore[no-any-return]
+        await ask(timed_hub.admin, f"AdminService/{what}Integration", reason=reason, **which)
+        return (await ask(reader, "DeveloperService/GetOwnIntegration")).integration  # type: ignore[no-any-return]
 
     refused_both = await decided("Reject", reason="too broad")
     assert refused_both.refusal_reason == "too broad"

@@ -1,23 +1,26 @@
 """The blocklist: what a developer owns is closed at once, and is as it was once the block ends."""
 
+import asyncio
+
 from tickets.hub.v1 import admin_service_pb2
 
-from tests.conftest import REGISTRATION, FakeClock, RunningHub, StartHub, asked
-from tests.governance.steps import (
+from hub.state import BLOCK
+from tests.support.calls import ask, read
+from tests.support.events import ticket
+from tests.support.governance import (
     OWNER,
     STRANGER,
     apply_for,
     arrived,
     block,
-    call,
+    changes_wait,
     opened,
-    read,
+    refusal_of,
     refused,
     state,
-    ticket,
-    told,
     unblock,
 )
+from tests.support.hubs import REGISTRATION, FakeClock, RunningHub, StartHub, scope_requests, until
 
 
 async def blocklist(hub: RunningHub) -> list[admin_service_pb2.BlockedDeveloper]:
@@ -25,7 +28,7 @@ async def blocklist(hub: RunningHub) -> list[admin_service_pb2.BlockedDeveloper]
     found: list[admin_service_pb2.BlockedDeveloper] = []
     token = ""
     while True:
-        reply = await call(hub.admin, "AdminService/ListBlockedDevelopers", page_size=2, page_token=token)
+        reply = await ask(hub.admin, "AdminService/ListBlockedDevelopers", page_size=2, page_token=token)
         found += reply.developers
         token = reply.next_page_token
         if not token:
@@ -43,9 +46,9 @@ async def test_a_block_ends_every_stream_of_the_developer_at_once(hub: RunningHu
     assert (entry.user_id, entry.source, entry.reason) == (OWNER, "CyberShield", "sold user data")
     assert sorted(entry.integration_ids) == sorted([one.integration_id, two.integration_id])
     for stream in streams:
-        refusal = told(await stream.ending())
+        refusal = refusal_of(await stream.ending())
         assert (refusal.status, refusal.reason) == ("PERMISSION_DENIED", "DEVELOPER_BLOCKED")
-    assert told(await first.open().ending()).reason == "DEVELOPER_BLOCKED"
+    assert refusal_of(await first.open().ending()).reason == "DEVELOPER_BLOCKED"
     await hub.emit(ticket("t1"))
     assert [event.id for event in await other.events(1)] == ["t1"]
 
@@ -58,37 +61,37 @@ async def test_on_whose_word_and_why_is_told_to_the_developer_alone(hub: Running
     await block(hub)
     owner = {"integration_id": integration.integration_id, "acting_user_id": OWNER}
     for refusal in (
-        told(await stream.ending()),
-        told(await reader.open().ending()),
+        refusal_of(await stream.ending()),
+        refusal_of(await reader.open().ending()),
         await refused(hub.bot, "DeveloperService/RotateOwnKey", **owner),
     ):
         assert "CyberShield: sold user data" in refusal.message
         assert refusal.metadata == {"source": "CyberShield", "reason": "sold user data"}
-    own = (await call(reader, "DeveloperService/GetOwnIntegration")).integration
+    own = (await ask(reader, "DeveloperService/GetOwnIntegration")).integration
     assert (own.block_source, own.block_reason) == ("CyberShield", "sold user data")
     install = {"integration_id": integration.integration_id, "guild_id": "41", "acting_user_id": STRANGER}
     refusal = await refused(hub.bot, "DirectoryService/InstallIntegration", **install)
     assert (refusal.reason, refusal.metadata) == ("DEVELOPER_BLOCKED", {})
     assert "sold" not in refusal.message
-    assert "sold" not in str(await call(another, "DirectoryService/FindIntegrations"))
-    await call(hub.admin, "AdminService/SuspendIntegration", integration_id=integration.integration_id, reason="sold")
-    assert told(await reader.open().ending()).message.endswith(": sold")
+    assert "sold" not in str(await ask(another, "DirectoryService/FindIntegrations"))
+    await ask(hub.admin, "AdminService/SuspendIntegration", integration_id=integration.integration_id, reason="sold")
+    assert refusal_of(await reader.open().ending()).message.endswith(": sold")
     assert "sold" not in (await refused(hub.bot, "DirectoryService/InstallIntegration", **install)).message
     await unblock(hub)
-    own = (await call(reader, "DeveloperService/GetOwnIntegration")).integration
+    own = (await ask(reader, "DeveloperService/GetOwnIntegration")).integration
     assert (own.developer_blocked, own.block_source, own.block_reason) == (False, "", "")
 
 
 async def test_nothing_new_is_taken_from_somebody_blocked(hub: RunningHub) -> None:
     """Neither an application nor a registration for them; the blocklist is by the owner, not by the bot."""
     await block(hub)
-    form = {**REGISTRATION, "scopes": asked("TICKET_CREATED")}
+    form = {**REGISTRATION, "scopes": scope_requests("TICKET_CREATED")}
     for who in (hub.bot, hub.admin):
         refusal = await refused(who, "DirectoryService/SubmitApplication", **form, rules_accepted=True)
         assert (refusal.status, refusal.reason) == ("PERMISSION_DENIED", "DEVELOPER_BLOCKED")
     refusal = await refused(hub.admin, "AdminService/RegisterIntegration", **form)
     assert (refusal.status, refusal.reason) == ("PERMISSION_DENIED", "DEVELOPER_BLOCKED")
-    assert not (await call(hub.admin, "AdminService/ListIntegrations")).integrations
+    assert not (await ask(hub.admin, "AdminService/ListIntegrations")).integrations
     assert state(await apply_for(hub, "TICKET_CREATED", owner_user_id=STRANGER)) == "PENDING"
     await unblock(hub)
     assert state(await apply_for(hub, "TICKET_CREATED")) == "PENDING"
@@ -99,7 +102,7 @@ async def test_the_end_of_a_block_restores_the_state_before(hub: RunningHub) -> 
     pending = await apply_for(hub, "TICKET_CREATED")
     suspended, _ = await hub.register("TICKET_CREATED")
     named = {"integration_id": suspended.integration_id, "reason": "complaints"}
-    await call(hub.admin, "AdminService/SuspendIntegration", **named)
+    await ask(hub.admin, "AdminService/SuspendIntegration", **named)
     active, reader = await hub.register("TICKET_CREATED")
     ids = [one.integration_id for one in (pending, suspended, active)]
     before = [await read(hub, one) for one in ids]
@@ -144,26 +147,26 @@ async def test_an_import_blocks_all_or_none(hub: RunningHub) -> None:
         assert await blocklist(hub) == []
     integration, reader = await hub.register("TICKET_CREATED", owner_user_id="903")
     stream = await reader.subscribe()
-    reply = await call(hub.admin, "AdminService/BatchBlockDevelopers", requests=entries)
+    reply = await ask(hub.admin, "AdminService/BatchBlockDevelopers", requests=entries)
     assert [(one.user_id, one.reason) for one in reply.developers] == [(e["user_id"], e["reason"]) for e in entries]
     assert list(reply.developers[3].integration_ids) == [integration.integration_id]
-    assert told(await stream.ending()).reason == "DEVELOPER_BLOCKED"
+    assert refusal_of(await stream.ending()).reason == "DEVELOPER_BLOCKED"
     assert await blocklist(hub) == list(reply.developers)
 
 
 async def test_blocking_again_keeps_since_when_and_takes_the_newer_words(
     timed_hub: RunningHub, clock: FakeClock
 ) -> None:
-    """A list imported once more does not make a block younger; after an unblock it counts anew."""
+    """Importing a list again does not make a block younger; after an unblock the block is new."""
     hub = timed_hub
     first = await block(hub)
     clock.wall_offset += 3_600_000_000
     again = {"user_id": OWNER, "source": "Tickets", "reason": "and once more"}
-    second = (await call(hub.admin, "AdminService/BlockDeveloper", **again)).developer
+    second = (await ask(hub.admin, "AdminService/BlockDeveloper", **again)).developer
     assert (second.source, second.reason, second.block_time) == ("Tickets", "and once more", first.block_time)
-    [reply] = (await call(hub.admin, "AdminService/BatchBlockDevelopers", requests=[again])).developers
+    [reply] = (await ask(hub.admin, "AdminService/BatchBlockDevelopers", requests=[again])).developers
     assert reply == second
-    assert not (await call(hub.admin, "AdminService/ListAuditEntries", method="BatchBlockDevelopers")).entries
+    assert not (await ask(hub.admin, "AdminService/ListAuditEntries", method="BatchBlockDevelopers")).entries
     await unblock(hub)
     third = await block(hub)
     assert third.block_time.ToMicroseconds() >= first.block_time.ToMicroseconds() + 3_600_000_000
@@ -184,7 +187,7 @@ async def test_a_block_asks_for_source_and_reason_and_for_an_admin(hub: RunningH
 async def test_ending_a_block_that_is_not_there_changes_nothing(hub: RunningHub) -> None:
     """No error, and no entry in the audit trail."""
     await unblock(hub)
-    assert not (await call(hub.admin, "AdminService/ListAuditEntries", method="UnblockDeveloper")).entries
+    assert not (await ask(hub.admin, "AdminService/ListAuditEntries", method="UnblockDeveloper")).entries
 
 
 async def test_what_comes_into_the_hands_of_somebody_blocked_closes(hub: RunningHub) -> None:
@@ -193,10 +196,10 @@ async def test_what_comes_into_the_hands_of_somebody_blocked_closes(hub: Running
     stream = await reader.subscribe()
     await block(hub, STRANGER)
     given = {"integration_id": integration.integration_id, "owner_user_id": STRANGER}
-    await call(hub.admin, "AdminService/UpdateIntegration", integration=given)
-    assert told(await stream.ending()).reason == "DEVELOPER_BLOCKED"
+    await ask(hub.admin, "AdminService/UpdateIntegration", integration=given)
+    assert refusal_of(await stream.ending()).reason == "DEVELOPER_BLOCKED"
     assert [list(one.integration_ids) for one in await blocklist(hub)] == [[integration.integration_id]]
-    await call(hub.admin, "AdminService/UpdateIntegration", integration=given | {"owner_user_id": OWNER})
+    await ask(hub.admin, "AdminService/UpdateIntegration", integration=given | {"owner_user_id": OWNER})
     await reader.subscribe()
     assert [list(one.integration_ids) for one in await blocklist(hub)] == [[]]
 
@@ -209,4 +212,17 @@ async def test_a_block_survives_a_restart(start_hub: StartHub) -> None:
     await hub.close()
     hub = await start_hub()
     assert await blocklist(hub) == [entry]
-    assert told(await hub.caller(reader.key).open().ending()).reason == "DEVELOPER_BLOCKED"
+    assert refusal_of(await hub.caller(reader.key).open().ending()).reason == "DEVELOPER_BLOCKED"
+
+
+async def test_blocks_and_their_ends_take_turns(hub: RunningHub) -> None:
+    """The end of a block that is still being stored ends it; of two blocks the first one's time stays."""
+    async with changes_wait(hub, BLOCK.name) as waiting:
+        begun = asyncio.create_task(block(hub))
+        await until(lambda: waiting() == 1)
+        ended = asyncio.create_task(unblock(hub))
+        await until(lambda: waiting() == 2)
+    await asyncio.gather(begun, ended)
+    assert await blocklist(hub) == []
+    both = await asyncio.gather(block(hub), block(hub))
+    assert both[0].block_time == both[1].block_time

@@ -3,20 +3,10 @@
 import pytest
 from tickets.hub.v1 import directory_service_pb2, integration_pb2, permissions_pb2
 
-from tests.api.wire import numbers
-from tests.conftest import RunningHub
-from tests.governance.steps import (
-    STRANGER,
-    apply_for,
-    block,
-    call,
-    install,
-    refused,
-    set_scopes,
-    short,
-    unblock,
-    uninstall,
-)
+from tests.support.calls import ask
+from tests.support.events import numbers
+from tests.support.governance import STRANGER, apply_for, block, install, refused, set_scopes, short, unblock, uninstall
+from tests.support.hubs import RunningHub
 
 Found = directory_service_pb2.FindIntegrationsResponse
 
@@ -26,7 +16,7 @@ async def find(hub: RunningHub, **fields: object) -> list[str]:
     names: list[str] = []
     token = ""
     while True:
-        reply = await call(hub.bot, "DirectoryService/FindIntegrations", page_token=token, **fields)
+        reply = await ask(hub.bot, "DirectoryService/FindIntegrations", page_token=token, **fields)
         names += [entry.display_name for entry in reply.integrations]
         assert len(reply.integrations) <= fields.get("page_size", 50)  # type: ignore[operator]  # a number
         token = reply.next_page_token
@@ -67,7 +57,7 @@ async def test_pages_are_whole_and_belong_to_their_search(hub: RunningHub) -> No
         await hub.register("TICKET_CREATED", display_name=name)
     assert await find(hub, page_size=2) == names
     assert await find(hub, page_size=2, query="number") == names
-    token = (await call(hub.bot, "DirectoryService/FindIntegrations", page_size=2)).next_page_token
+    token = (await ask(hub.bot, "DirectoryService/FindIntegrations", page_size=2)).next_page_token
     for other in ({"query": "number"}, {"scopes": numbers("TICKET_CREATED")}):
         refusal = await refused(hub.bot, "DirectoryService/FindIntegrations", page_token=token, **other)
         assert (refusal.reason, refusal.message.split(":")[0]) == ("INVALID_REQUEST", "page_token")
@@ -80,19 +70,19 @@ async def test_only_what_is_open_is_listed(hub: RunningHub) -> None:
     await apply_for(hub, "TICKET_CREATED", display_name="Pending")
     rejected = await apply_for(hub, "TICKET_CREATED", display_name="Rejected")
     named = {"integration_id": rejected.integration_id, "reason": "no"}
-    await call(hub.admin, "AdminService/RejectIntegration", **named)
+    await ask(hub.admin, "AdminService/RejectIntegration", **named)
     deleted, _ = await hub.register("TICKET_CREATED", display_name="Deleted")
-    await call(
+    await ask(
         hub.admin, "AdminService/DeleteIntegration", integration_id=deleted.integration_id, reason="its owner asked"
     )
     suspended, _ = await hub.register("TICKET_CREATED", display_name="Suspended")
     named = {"integration_id": suspended.integration_id, "reason": "complaints"}
     await hub.register("TICKET_CREATED", display_name="Blocked", owner_user_id=STRANGER)
     assert await find(hub) == ["Suspended", "Blocked"]
-    await call(hub.admin, "AdminService/SuspendIntegration", **named)
+    await ask(hub.admin, "AdminService/SuspendIntegration", **named)
     await block(hub, STRANGER)
     assert await find(hub) == []
-    await call(hub.admin, "AdminService/ResumeIntegration", **named)
+    await ask(hub.admin, "AdminService/ResumeIntegration", **named)
     await unblock(hub, STRANGER)
     assert await find(hub) == ["Suspended", "Blocked"]
 
@@ -100,7 +90,7 @@ async def test_only_what_is_open_is_listed(hub: RunningHub) -> None:
 async def test_an_entry_tells_exactly_what_an_integration_receives(hub: RunningHub) -> None:
     """Texts, links, scopes with the highest level, the fields they show, since when, and how many guilds."""
     integration, _ = await hub.register("MEMBER_VERIFIED", "TICKET_CREATED", guild_access=2)
-    [entry] = (await call(hub.bot, "DirectoryService/FindIntegrations")).integrations
+    [entry] = (await ask(hub.bot, "DirectoryService/FindIntegrations")).integrations
     assert [short(scope) for scope in entry.scopes] == ["TICKET_CREATED", "MEMBER_VERIFIED"]
     assert entry.highest_level == permissions_pb2.SENSITIVITY_LEVEL_1
     assert list(entry.fields) == ["ticket_created.creator_user_id", "member_verified"]
@@ -111,7 +101,7 @@ async def test_an_entry_tells_exactly_what_an_integration_receives(hub: RunningH
     for guild in ("51", "52", "53"):
         await install(hub, integration.integration_id, guild)
     await uninstall(hub, integration.integration_id, "52")
-    [changed] = (await call(hub.bot, "DirectoryService/FindIntegrations")).integrations
+    [changed] = (await ask(hub.bot, "DirectoryService/FindIntegrations")).integrations
     assert changed.highest_level == permissions_pb2.SENSITIVITY_LEVEL_2
     assert set(changed.fields) == {"member_verified", "member_verified.user_id"}
     assert (changed.guild_count, changed.active_time) == (2, entry.active_time)
@@ -122,10 +112,10 @@ async def test_an_application_counts_its_time_from_the_approval(hub: RunningHub)
     """`active_time` is when it may first subscribe, and neither a request nor a profile moves the scopes' time."""
     made = await apply_for(hub, "TICKET_CREATED")
     named = {"integration_id": made.integration_id}
-    active = (await call(hub.admin, "AdminService/ApproveIntegration", **named)).integration
+    active = (await ask(hub.admin, "AdminService/ApproveIntegration", **named)).integration
     assert active.active_time.ToMicroseconds() > made.create_time.ToMicroseconds()
-    await call(hub.admin, "AdminService/UpdateIntegration", integration={**named, "display_name": "Other"})
-    [entry] = (await call(hub.bot, "DirectoryService/FindIntegrations")).integrations
+    await ask(hub.admin, "AdminService/UpdateIntegration", integration={**named, "display_name": "Other"})
+    [entry] = (await ask(hub.bot, "DirectoryService/FindIntegrations")).integrations
     assert (entry.active_time, entry.scopes_change_time) == (active.active_time, active.active_time)
 
 
@@ -146,7 +136,7 @@ async def test_the_directory_tells_nobody_what_is_not_theirs(hub: RunningHub) ->
         "guild admin": "60351110224678999",
     }
     for who in (hub.bot, hub.admin, (await hub.register("TICKET_CREATED"))[1]):
-        reply = await call(who, "DirectoryService/FindIntegrations", query=integration.display_name)
+        reply = await ask(who, "DirectoryService/FindIntegrations", query=integration.display_name)
         [entry] = [one for one in reply.integrations if one.integration_id == integration.integration_id]
         data = entry.SerializeToString()
         assert integration.integration_id.encode() in data
@@ -162,7 +152,7 @@ async def test_the_directory_asks_for_a_key(hub: RunningHub, key: str) -> None:
 
 async def test_every_scope_is_described_once(hub: RunningHub) -> None:
     """ListScopes has each scope of the contract, with a level, words for people, and the fields it delivers."""
-    described = (await call(hub.bot, "DirectoryService/ListScopes")).scopes
+    described = (await ask(hub.bot, "DirectoryService/ListScopes")).scopes
     assert [row.scope for row in described] == [number for number in permissions_pb2.Scope.values() if number]
     assert all(row.name and row.title and row.description and row.fields for row in described)
     levels = {short(row.scope): row.level for row in described}

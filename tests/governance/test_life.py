@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from tickets.hub.v1 import integration_pb2
 
-from tests.api.wire import fails
-from tests.conftest import RunningHub, asked
-from tests.governance.steps import GUILD_ADMIN, OWNER, apply_for, approve, call, install, read, state, ticket, told
+from tests.support.calls import ask, fails, read
+from tests.support.events import ticket
+from tests.support.governance import GUILD_ADMIN, OWNER, apply_for, approve, install, refusal_of, state
+from tests.support.hubs import RunningHub, scope_requests
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "governance.md"
 SAMPLE = {"event": ticket("")}
@@ -19,8 +20,8 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "SuspendIntegration": ("AdminService", {"reason": "complaints"}),
     "ResumeIntegration": ("AdminService", {}),
     "DeleteIntegration": ("AdminService", {"reason": "its owner asked"}),
-    "SetScopes": ("AdminService", {"scopes": asked("TICKET_CREATED", "MEMBER_VERIFIED")}),
-    "RequestScopes": ("DeveloperService", {"scopes": asked("DROP_CLAIMED")}),
+    "SetScopes": ("AdminService", {"scopes": scope_requests("TICKET_CREATED", "MEMBER_VERIFIED")}),
+    "RequestScopes": ("DeveloperService", {"scopes": scope_requests("DROP_CLAIMED")}),
     "UpdateIntegration": ("AdminService", {"integration": {"display_name": "Other"}}),
     "UpdateProfile": ("DeveloperService", {"integration": {"display_name": "Other"}}),
     "RotateKey": ("AdminService", {}),
@@ -66,7 +67,7 @@ async def command(hub: RunningHub, integration_id: str, name: str) -> Any:  # no
         request = {"integration": {"integration_id": integration_id, **fields["integration"]}}
     if service == "DeveloperService":
         request["acting_user_id"] = OWNER
-    return await call(hub.admin if service == "AdminService" else hub.bot, f"{service}/{name}", **request)
+    return await ask(hub.admin if service == "AdminService" else hub.bot, f"{service}/{name}", **request)
 
 
 def shown(integration: integration_pb2.Integration) -> str:
@@ -98,7 +99,7 @@ async def test_every_transition_is_as_the_table_says(hub: RunningHub, before: st
             assert (after.etag == found.etag) == same
             outcomes[name] = shown(after)
         else:
-            refusal = told(await fails(command(hub, made.integration_id, name)))
+            refusal = refusal_of(await fails(command(hub, made.integration_id, name)))
             assert refusal.status == (
                 "FAILED_PRECONDITION" if refusal.reason == "STATE_FORBIDS" else "PERMISSION_DENIED"
             )
@@ -127,7 +128,7 @@ async def test_a_deleted_one_keeps_nothing(hub: RunningHub) -> None:
         await command(hub, made.integration_id, name)
     after = await read(hub, made.integration_id)
     assert (list(after.grants), list(after.requested_scopes)) == ([], [])
-    reply = await call(
+    reply = await ask(
         hub.bot,
         "DeveloperService/PreviewEvent",
         integration_id=made.integration_id,

@@ -4,21 +4,20 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from tickets.hub.v1 import admin_service_pb2
 
-from tests.conftest import PATIENCE, Caller, FakeClock, RunningHub, StartHub
-from tests.governance.steps import (
-    NOBODYS_ID,
-    apply_for,
-    call,
-    closed,
-    install,
-    refused,
-    set_scopes,
-    short,
-    ticket,
-    verified,
-)
+from tests.support.calls import ask
+from tests.support.events import closed, ticket, verified
+from tests.support.governance import NOBODYS_ID, apply_for, install, refused, set_scopes, short
+from tests.support.hubs import PATIENCE, Caller, FakeClock, RunningHub, StartHub
+
+
+@pytest.fixture
+async def hub(start_hub: StartHub) -> RunningHub:
+    """A hub whose report judges a grant from its first moment on."""
+    return await start_hub(report_grace=0)
+
 
 DAY = 24 * 3_600 * 1_000_000
 Finding = admin_service_pb2.PrivilegeFinding
@@ -30,7 +29,7 @@ async def report(hub: RunningHub, integration_id: str = "", **fields: Any) -> li
     token = fields.pop("page_token", "")
     while True:
         request = {"integration_id": integration_id, "page_token": token, **fields}
-        reply = await call(hub.admin, "AdminService/GetPrivilegeReport", **request)
+        reply = await ask(hub.admin, "AdminService/GetPrivilegeReport", **request)
         found += reply.findings
         token = reply.next_page_token
         if not token:
@@ -102,9 +101,9 @@ async def test_a_test_event_is_no_use(hub: RunningHub) -> None:
     """What a developer sends to themselves shows no need for a grant."""
     integration, reader = await hub.register("TICKET_CREATED", "TICKET_STATS")
     stream = await reader.subscribe()
-    await call(reader, "DeveloperService/SendTestEvent", event=ticket(""))
+    await ask(reader, "DeveloperService/SendTestEvent", event=ticket(""))
     await stream.events(1)
-    await call(reader, "DeveloperService/SendTestEvent", event=closed(""))
+    await ask(reader, "DeveloperService/SendTestEvent", event=closed(""))
     await stream.events(1)
     await hub.emit(ticket("t1"))
     await stream.events(1)
@@ -154,8 +153,8 @@ async def test_service_keys_are_looked_at_too(timed_hub: RunningHub, clock: Fake
     [unused] = [finding for finding in await report(hub) if not finding.integration_id]
     assert (kinds([unused]), unused.key_id) == (["KEY_UNUSED"], bot)
     clock.wall_offset += 335 * DAY
-    await call(hub.bot, "DirectoryService/ListScopes")
-    await call(reader, "DirectoryService/ListScopes")
+    await ask(hub.bot, "DirectoryService/ListScopes")
+    await ask(reader, "DirectoryService/ListScopes")
     old = [finding for finding in await report(hub) if finding.kind == Finding.KIND_KEY_OLD]
     assert {(finding.integration_id, finding.key_id) for finding in old} == {
         ("", bot),
@@ -170,7 +169,7 @@ async def test_keys_that_open_nothing_are_no_finding(timed_hub: RunningHub, cloc
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
     named = {"integration_id": integration.integration_id}
-    await call(hub.admin, "AdminService/RevokeKey", **named, key_id=reader.key.split("_")[2])
+    await ask(hub.admin, "AdminService/RevokeKey", **named, key_id=reader.key.split("_")[2])
     clock.wall_offset += 400 * DAY
     assert "KEY" not in " ".join(kinds(await report(hub, integration.integration_id)))
 
@@ -196,7 +195,7 @@ async def test_only_what_is_active_is_reported(timed_hub: RunningHub, clock: Fak
     hub = timed_hub
     await apply_for(hub, "TICKET_CREATED")
     suspended, _ = await hub.register("TICKET_CREATED")
-    await call(
+    await ask(
         hub.admin, "AdminService/SuspendIntegration", integration_id=suspended.integration_id, reason="complaints"
     )
     for _ in range(2):
@@ -213,22 +212,22 @@ async def test_only_what_is_active_is_reported(timed_hub: RunningHub, clock: Fak
 
 async def test_use_survives_a_restart(start_hub: StartHub) -> None:
     """What was delivered until the hub was stopped is known to the next start, however short before it was."""
-    hub = await start_hub()
+    hub = await start_hub(report_grace=0)
     integration, reader = await hub.register("TICKET_CREATED", "TICKET_STATS", "DROP_CLAIMED")
     one = integration.integration_id
     await deliver(hub, reader, ticket("t1"))
     assert len(await until(hub, one, lambda found: len(found) == 2)) == 2
-    await hub.hub._changes.save_usage()
+    await hub.hub.changes.save_usage()
     await deliver(hub, reader, closed("c1"))
     await hub.close()
-    hub = await start_hub()
+    hub = await start_hub(report_grace=0)
     assert kinds(await report(hub, one)) == ["GRANT_NEVER_USED DROP_CLAIMED"]
 
 
 async def test_pages_stand_still_while_findings_come_and_go(hub: RunningHub) -> None:
     """What is mended or found between two pages neither hides a later finding nor shows an earlier one again."""
     ids = sorted([(await hub.register("TICKET_CREATED", "TICKET_STATS"))[0].integration_id for _ in range(3)])
-    first = await call(hub.admin, "AdminService/GetPrivilegeReport", page_size=3)
+    first = await ask(hub.admin, "AdminService/GetPrivilegeReport", page_size=3)
     assert [one.integration_id for one in first.findings] == [ids[0], ids[0], ids[1]]
     await set_scopes(hub, ids[0])
     rest = await report(hub, page_token=first.next_page_token)
@@ -239,3 +238,39 @@ async def test_pages_stand_still_while_findings_come_and_go(hub: RunningHub) -> 
     ]
     await set_scopes(hub, ids[0], "TICKET_CREATED", "TICKET_STATS", "DROP_CLAIMED")
     assert await report(hub, page_token=first.next_page_token) == rest
+
+
+async def test_what_is_young_is_not_judged(timed_hub: RunningHub, clock: FakeClock) -> None:
+    """A grant is no finding for a week after it was given, at first or later, and one that is a week old is."""
+    hub = timed_hub
+    integration, _ = await hub.register("TICKET_CREATED")
+    one = integration.integration_id
+    clock.wall_offset += 6 * DAY
+    assert await report(hub, one) == []
+    await set_scopes(hub, one, "TICKET_CREATED", "TICKET_STATS")
+    clock.wall_offset += 2 * DAY
+    assert kinds(await report(hub, one)) == ["GRANT_NEVER_USED TICKET_CREATED"]
+    clock.wall_offset += 6 * DAY
+    assert kinds(await report(hub, one)) == ["GRANT_NEVER_USED TICKET_CREATED", "GRANT_NEVER_USED TICKET_STATS"]
+
+
+@pytest.mark.parametrize("how", ["suspension", "block"])
+async def test_what_was_closed_has_time_to_begin_again(timed_hub: RunningHub, clock: FakeClock, how: str) -> None:
+    """After a suspension or a block of 40 days nothing is said to be unused until a week of being open has passed."""
+    hub = timed_hub
+    integration, reader = await hub.register("TICKET_CREATED")
+    one, owner = integration.integration_id, integration.owner_user_id
+    await deliver(hub, reader, ticket("t1"))
+    await until(hub, one, lambda found: not found)
+    ways = {
+        "suspension": ("SuspendIntegration", "ResumeIntegration", {"integration_id": one, "reason": "x"}),
+        "block": ("BlockDeveloper", "UnblockDeveloper", {"user_id": owner, "reason": "x"}),
+    }
+    close, reopen, fields = ways[how]
+    source = {"source": "x"} if how == "block" else {}
+    await ask(hub.admin, f"AdminService/{close}", **fields, **source)
+    clock.wall_offset += 40 * DAY
+    await ask(hub.admin, f"AdminService/{reopen}", **fields)
+    assert await report(hub, one) == []
+    clock.wall_offset += 8 * DAY
+    assert kinds(await report(hub, one)) == ["GRANT_UNUSED TICKET_CREATED", "KEY_UNUSED", "NO_STREAM"]

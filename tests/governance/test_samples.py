@@ -5,28 +5,18 @@ import asyncio
 from tickets.hub.v1 import developer_service_pb2, event_pb2
 
 from hub.model import Kind
-from tests.api.wire import RawStream, event, numbers
-from tests.conftest import Caller, FakeClock, RunningHub
-from tests.governance.steps import (
-    OWNER,
-    apply_for,
-    arrived,
-    call,
-    closed,
-    install,
-    opened,
-    set_scopes,
-    short,
-    ticket,
-    verified,
-)
+from tests.support.calls import ask
+from tests.support.events import closed, event, numbers, ticket, verified
+from tests.support.governance import OWNER, apply_for, arrived, install, opened, set_scopes, short
+from tests.support.hubs import Caller, FakeClock, RunningHub
+from tests.support.streams import RawStream
 
 Preview = developer_service_pb2.PreviewEventResponse
 
 
 async def preview(hub: RunningHub, integration_id: str, sample: event_pb2.Event) -> Preview:
     """What the owner is shown through the bot."""
-    reply = await call(
+    reply = await ask(
         hub.bot, "DeveloperService/PreviewEvent", integration_id=integration_id, acting_user_id=OWNER, event=sample
     )
     assert isinstance(reply, Preview)
@@ -95,7 +85,7 @@ async def test_a_preview_knows_which_guilds_have_agreed(hub: RunningHub) -> None
 
 async def send(reader: Caller, sample: event_pb2.Event) -> developer_service_pb2.SendTestEventResponse:
     """A test event with the integration's own key."""
-    reply = await call(reader, "DeveloperService/SendTestEvent", event=sample)
+    reply = await ask(reader, "DeveloperService/SendTestEvent", event=sample)
     assert isinstance(reply, developer_service_pb2.SendTestEventResponse)
     return reply
 
@@ -156,7 +146,7 @@ async def test_a_test_event_is_not_in_the_log(timed_hub: RunningHub, clock: Fake
     stream = await opened(reader, integration.integration_id, latest={})
     before = stream.frames[-1].cursor
     sent = await send(reader, ticket(""))
-    assert (await hub.hub._log.read(0, 10, frozenset({Kind.EVENT}))).entries == ()
+    assert (await hub.hub.log.read(0, 10, frozenset({Kind.EVENT}))).entries == ()
     assert await arrived(hub, clock, stream) == [sent.event_id]
     starts: list[dict[str, object]] = [{"earliest": {}}, {"cursor": before}]
     for start in starts:

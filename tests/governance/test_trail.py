@@ -11,8 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tickets.hub.v1 import admin_service_pb2, permissions_pb2
 
 from hub import logs
-from tests.conftest import FakeClock, RunningHub, asked
-from tests.governance.steps import (
+from tests.support.calls import ask
+from tests.support.governance import (
     GUILD_ADMIN,
     NOBODYS_ID,
     OWNER,
@@ -20,13 +20,13 @@ from tests.governance.steps import (
     apply_for,
     approve,
     block,
-    call,
     install,
     own_key,
     refused,
     unblock,
     uninstall,
 )
+from tests.support.hubs import FakeClock, RunningHub, scope_requests
 
 Trail = list[admin_service_pb2.AuditEntry]
 
@@ -36,7 +36,7 @@ async def trail(hub: RunningHub, **fields: Any) -> Trail:  # noqa: ANN401  of th
     found: Trail = []
     token = ""
     while True:
-        reply = await call(hub.admin, "AdminService/ListAuditEntries", page_token=token, **fields)
+        reply = await ask(hub.admin, "AdminService/ListAuditEntries", page_token=token, **fields)
         found += reply.entries
         token = reply.next_page_token
         if not token:
@@ -59,9 +59,9 @@ async def test_the_life_of_an_integration_can_be_read_back(hub: RunningHub) -> N
     one = made.integration_id
     await approve(hub, one, "TICKET_CREATED", reason="fits")
     reader = await own_key(hub, one)
-    await call(reader, "DeveloperService/UpdateProfile", integration={"display_name": "Other"})
+    await ask(reader, "DeveloperService/UpdateProfile", integration={"display_name": "Other"})
     own = {"integration_id": one, "acting_user_id": OWNER}
-    await call(hub.bot, "DeveloperService/RequestScopes", **own, scopes=asked("DROP_CLAIMED"))
+    await ask(hub.bot, "DeveloperService/RequestScopes", **own, scopes=scope_requests("DROP_CLAIMED"))
     await install(hub, one, "51")
     await uninstall(hub, one, "51")
     entries = await trail(hub, integration_id=one)
@@ -132,7 +132,7 @@ async def test_the_trail_between_two_times(timed_hub: RunningHub, clock: FakeClo
 async def test_the_blocklist_is_in_the_trail(hub: RunningHub) -> None:
     """Block, import and its end: on whose word, and why, before and after."""
     await block(hub)
-    await call(
+    await ask(
         hub.admin,
         "AdminService/BatchBlockDevelopers",
         requests=[{"user_id": user, "source": "CyberShield", "reason": "list"} for user in (OWNER, STRANGER)],
@@ -162,7 +162,7 @@ async def test_a_rare_entry_is_found_through_a_long_trail(hub: RunningHub) -> No
     integration, _ = await hub.register("TICKET_CREATED")
     for start in range(0, 3_000, 1_000):
         users = [{"user_id": str(start + n + 1), "source": "s", "reason": "r"} for n in range(1_000)]
-        await call(hub.admin, "AdminService/BatchBlockDevelopers", requests=users)
+        await ask(hub.admin, "AdminService/BatchBlockDevelopers", requests=users)
     found = await trail(hub, integration_id=integration.integration_id, page_size=1)
     assert names(found) == ["RegisterIntegration"]
     assert len(await trail(hub, method="AdminService/BatchBlockDevelopers", page_size=200)) == 3_000
@@ -184,7 +184,7 @@ def heard() -> Iterator[list[dict[str, Any]]]:
 
 
 async def test_what_an_admin_was_denied_is_in_the_log(hub: RunningHub) -> None:
-    """By role, by state, by a wrong field or an unknown id: a line with method, key, reason and what was told."""
+    """By role, by state, by a wrong field or an unknown id: a line with method, key, reason and the message."""
     made = await apply_for(hub, "TICKET_CREATED")
     named = {"integration_id": made.integration_id}
     denied = [

@@ -6,6 +6,7 @@ for what they say themselves: a machine that is busy with something else makes t
 
 import asyncio
 import os
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 import pytest
 
 from hub import config
-from hub.api.server import Hub
-from hub.storage import _jetstream_setup, _jetstream_wire, jetstream
-from hub.storage.jetstream import JetStreamLog
-from tests.conftest import RunningHub
-from tests.jetstream.proxy import Network
-from tests.jetstream.servers import PATIENCE, Cluster
+from hub.app import Hub
+from hub.storage.jetstream import connection as _jetstream_wire
+from hub.storage.jetstream import replica as _replica
+from hub.storage.jetstream import setup as _jetstream_setup
+from hub.storage.jetstream.log import JetStreamLog
+from tests.support.faults import Network
+from tests.support.hubs import RunningHub
+from tests.support.nats_servers import PATIENCE, Cluster, shared
+from tests.support.stores import remove_streams
 
 TORTURE = bool(os.environ.get("TORTURE"))
 
@@ -58,7 +62,7 @@ async def network(tmp_path: Path) -> AsyncIterator[Network]:
 def patient_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long an election takes is not what is tested."""
     monkeypatch.setattr(_jetstream_wire, "CONNECT_TIME", PATIENCE)
-    for module in (_jetstream_setup, jetstream):
+    for module in (_jetstream_setup, _replica):
         monkeypatch.setattr(module, "START_TIME", PATIENCE)
 
 
@@ -93,3 +97,23 @@ async def hubs(tmp_path: Path, patient_start: None) -> AsyncIterator[Hubs]:  # n
     yield start
     for one in running:
         await one.close()
+
+
+@pytest.fixture
+async def name() -> AsyncIterator[str]:
+    """The name of a store; it is removed once its hubs have stopped."""
+    one = f"T{secrets.token_hex(8)}"
+    yield one
+    await remove_streams(shared().url, one)
+
+
+@pytest.fixture
+def flags() -> dict[str, str]:
+    """Settings of the hubs of `two`; a module that needs some overrides it."""
+    return {}
+
+
+@pytest.fixture
+async def two(name: str, hubs: Hubs, flags: dict[str, str]) -> list[RunningHub]:
+    """Two replicas on a store of their own."""
+    return await hubs(*[shared().url] * 2, nats_stream=name, **flags)

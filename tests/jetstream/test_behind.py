@@ -1,48 +1,39 @@
 """A replica that hears of everything a moment late: what readers did at another one counts here as well."""
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator
 
 import pytest
 
-from hub.storage._jetstream_api import Stored
-from hub.storage.jetstream import JetStreamLog
-from tests.conftest import RunningHub
-from tests.contract.stores import remove_streams
-from tests.delivery.kit import commit, emit, names_until, until
+from hub.storage.jetstream.log import JetStreamLog
+from hub.storage.jetstream.replica import Replica
+from hub.storage.jetstream.stream import StoredMessage
 from tests.jetstream.conftest import Hubs
-from tests.jetstream.servers import shared
+from tests.support.calls import commit
+from tests.support.hubs import RunningHub, emit, until
+from tests.support.nats_servers import shared
+from tests.support.streams import names_until
 
 LATE = 0.05
 """Seconds by which the second replica is behind."""
 
 
 @pytest.fixture
-async def name() -> AsyncIterator[str]:
-    """Of a store that is removed once its hubs have stopped."""
-    one = f"T{secrets.token_hex(8)}"
-    yield one
-    await remove_streams(shared().url, one)
-
-
-@pytest.fixture
 async def two(name: str, hubs: Hubs, monkeypatch: pytest.MonkeyPatch) -> list[RunningHub]:
     """Two replicas of a hub, of which the second is always a moment behind."""
-    slow: list[JetStreamLog] = []
-    take = JetStreamLog._take
+    slow: list[Replica] = []
+    take = Replica._take
 
-    def late(log: JetStreamLog, batch: list[Stored]) -> None:
-        if log in slow:
-            asyncio.get_running_loop().call_later(LATE, take, log, batch)
+    def late(replica: Replica, batch: list[StoredMessage]) -> None:
+        if replica in slow:
+            asyncio.get_running_loop().call_later(LATE, take, replica, batch)
         else:
-            take(log, batch)
+            take(replica, batch)
 
-    monkeypatch.setattr(JetStreamLog, "_take", late)
+    monkeypatch.setattr(Replica, "_take", late)
     running = await hubs(*[shared().url] * 2, nats_stream=name)
-    behind = running[1].hub._log
+    behind = running[1].hub.log
     assert isinstance(behind, JetStreamLog)
-    slow.append(behind)
+    slow.append(behind._replica)
     return running
 
 
@@ -51,7 +42,7 @@ async def test_a_commit_at_another_replica_counts_here(two: list[RunningHub], st
     """Who commits at one and comes back at the other goes on from there."""
     here, behind = two
     integration, reader = await here.register("TICKET_CREATED")
-    await until(lambda: integration.integration_id in behind.hub._streams.around.registry.integrations)
+    await until(lambda: integration.integration_id in behind.hub.registry.integrations)
     before = (await reader.subscribe()).frames[0].cursor
     await emit(here, ["between"])
     await commit(reader, before)
@@ -64,7 +55,7 @@ async def test_a_cursor_of_another_replica_is_not_taken_for_lost(two: list[Runni
     """It may be ahead of what this replica knows: a stream starts there, and it can be committed."""
     here, behind = two
     integration, reader = await here.register("TICKET_CREATED")
-    await until(lambda: integration.integration_id in behind.hub._streams.around.registry.integrations)
+    await until(lambda: integration.integration_id in behind.hub.registry.integrations)
     stream = await reader.subscribe(subscription_id="here")
     late = behind.caller(reader.key)
     for n in range(5):

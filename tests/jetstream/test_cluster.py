@@ -10,19 +10,22 @@ from typing import Any
 import grpc
 import pytest
 from tickets.hub.v1 import admin_service_pb2, event_service_pb2
+from tickets_hub import Start
+from tickets_hub.aio_client import AsyncClient
 
-from hub.client import Start
-from hub.client.aio import AsyncClient
 from hub.errors import StorageUnavailable
-from tests.conftest import REGISTRATION, asked, reason_of
-from tests.contract.stores import event, read_all
-from tests.delivery.kit import refused, ticket
+from hub.model import Entry
+from hub.state import COMPACTED_PREFIXES
 from tests.jetstream.conftest import Hubs, Replica, rounds
-from tests.jetstream.load import Load, Traffic
-from tests.jetstream.looks import leader, log_of, until_current, until_serving
-from tests.jetstream.proxy import Network, Proxy
-from tests.jetstream.servers import PATIENCE, Cluster, Server
-from tests.processes import Serving, serving
+from tests.support.calls import fails, reason_of
+from tests.support.cluster_load import Load, Traffic
+from tests.support.cluster_state import leader, log_of, until_current, until_serving
+from tests.support.events import ticket
+from tests.support.faults import Network, Proxy
+from tests.support.hubs import REGISTRATION, RunningHub, scope_requests
+from tests.support.nats_servers import PATIENCE, Cluster, Server
+from tests.support.processes import Serving, serving
+from tests.support.stores import event, read_all
 
 FAR = 0.05
 """Seconds that each message between a slow server and the others takes."""
@@ -129,7 +132,7 @@ async def test_a_replica_that_is_cut_off_knows_it_and_comes_back(cluster: Cluste
 async def test_a_server_that_is_cut_off_from_the_others_splits_nothing(network: Network, hubs: Hubs) -> None:
     """The leader, then another: the hub there refuses and stops to serve; healed, each reader has all, in one order."""
     servers = network.cluster.servers
-    running = await hubs(*(server.url for server in servers), nats_replicas=3)
+    running = await hubs(*(server.url for server in servers), nats_replicas=3, max_store_silence=5)
     _, reader = await running[0].register("TICKET_CREATED")
     traffic = Traffic(running, running[0].bot.key, reader.key)
     async with traffic.running():
@@ -140,14 +143,20 @@ async def test_a_server_that_is_cut_off_from_the_others_splits_nothing(network: 
             there = running[servers.index(cut)]
             await network.cut_off(cut, hang_up=n % 4 > 1)
             await until_serving(there, wanted=False)
-            refusal = await refused(there.emit(ticket(f"refused{n}")))
+            refusal = await fails(there.emit(ticket(f"refused{n}")))
             assert (refusal.code(), reason_of(refusal)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
             await traffic.more(50)
             network.heal()
             await until_serving(there, wanted=True)
     traffic.check()
-    copies = [await read_all(hub.hub._log) for hub in running]
+    copies = [await lasting(hub) for hub in running]
     assert all(copy == copies[0] for copy in copies)
+
+
+async def lasting(hub: RunningHub) -> list[Entry]:
+    """What a replica has of all that stays: what is compacted is written again each second, also while it is read."""
+    await log_of(hub)._replica.state.wait_applied(await hub.hub.log.newest())
+    return [entry for entry in await read_all(hub.hub.log) if not entry.key.startswith(COMPACTED_PREFIXES)]
 
 
 async def test_a_hub_that_is_killed_loses_nothing(cluster: Cluster, replica: Replica, tmp_path: Path) -> None:
@@ -156,7 +165,7 @@ async def test_a_hub_that_is_killed_loses_nothing(cluster: Cluster, replica: Rep
     variables = {"HUB_STORAGE": cluster.url, "HUB_NATS_REPLICAS": "3"}
     async with serving(cwd=tmp_path, **variables) as there:
         keys = await there.first_keys()
-        fields: dict[str, Any] = {**REGISTRATION, "scopes": asked("TICKET_CREATED")}
+        fields: dict[str, Any] = {**REGISTRATION, "scopes": scope_requests("TICKET_CREATED")}
         request = admin_service_pb2.RegisterIntegrationRequest(**fields)
         registered = await there.caller(keys["HUB_ADMIN_KEY"]).call("AdminService/RegisterIntegration", request)
         async with AsyncClient(f"127.0.0.1:{there.port}", registered.key.secret) as client:
@@ -193,7 +202,7 @@ async def test_a_page_read_just_behind_the_leader_misses_nothing(cluster: Cluste
     for n in range(rounds(150, 5_000)):
         [appended] = await writer.append([event(f"{n}")])
         for number, reader in enumerate(readers):
-            await reader._view.reached(appended.position)
+            await reader._replica.state.wait_applied(appended.position)
             while at[number] < appended.position:
                 page = await reader.read(at[number], 100)
                 assert [entry.position for entry in page.entries] == list(range(at[number] + 1, page.through + 1))

@@ -8,17 +8,18 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from hub.errors import StorageUnavailable
-from hub.model import Appended, Entry
-from hub.storage import _jetstream_follow as follow
-from hub.storage import _jetstream_reads as reads
-from hub.storage import _jetstream_removal as removal
-from hub.storage._jetstream_api import Listing, Stream
-from hub.storage._jetstream_wire import Message, NoAnswer
-from hub.storage.jetstream import JetStreamLog
-from tests.conftest import RunningHub, reason_of
-from tests.contract.stores import JetStreamStore, event, read_all, state
-from tests.delivery.kit import emit
+from hub.errors import StorageFull, StorageUnavailable
+from hub.model import Appended, Bounds, Entry
+from hub.storage import STALE_AFTER
+from hub.storage.jetstream import consumer as follow
+from hub.storage.jetstream import reads
+from hub.storage.jetstream import trim as removal
+from hub.storage.jetstream.connection import Message, NoReply
+from hub.storage.jetstream.log import JetStreamLog
+from hub.storage.jetstream.stream import ApiError, Listing, NatsStream
+from tests.support.calls import reason_of
+from tests.support.hubs import RunningHub, emit
+from tests.support.stores import JetStreamStore, event, read_all, state
 
 Open = Callable[..., Awaitable[JetStreamLog]]
 
@@ -38,18 +39,18 @@ async def test_an_answer_that_is_lost_stores_nothing_twice(
     """The group is in, its acknowledgement is not: the store is asked, and the caller told what was stored."""
     log = await store.open()
     name = "publish" if count == 1 else "publish_together"
-    really = getattr(Stream, name)
+    really = getattr(NatsStream, name)
     lost = 0
 
-    async def lose(stream: Stream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed
+    async def lose(stream: NatsStream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed
         nonlocal lost
         position = int(await really(stream, *words, **options))
-        if stream.name == log._stream.name and not lost:
+        if stream.name == log._replica.stream.name and not lost:
             lost = position
-            raise NoAnswer("lost")
+            raise NoReply("lost")
         return position
 
-    monkeypatch.setattr(Stream, name, lose)
+    monkeypatch.setattr(NatsStream, name, lose)
     entries = [state(f"k{n}") for n in range(count)]
     assert await log.append(entries) == [Appended(n + 1, 1_000) for n in range(count)]
     assert lost == count
@@ -59,17 +60,37 @@ async def test_an_answer_that_is_lost_stores_nothing_twice(
 async def test_a_question_that_is_lost_is_asked_again(store: JetStreamStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The group never came to the server: it is sent again, and stored once."""
     log = await store.open()
-    really, lost = Stream.publish_together, list[int]()
+    really, lost = NatsStream.publish_together, list[int]()
 
-    async def lose(stream: Stream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed
+    async def lose(stream: NatsStream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed
         if not lost:
             lost.append(1)
-            raise NoAnswer("lost")
+            raise NoReply("lost")
         return await really(stream, *words, **options)
 
-    monkeypatch.setattr(Stream, "publish_together", lose)
+    monkeypatch.setattr(NatsStream, "publish_together", lose)
     assert [one.position for one in await log.append([event("a"), event("b")])] == [1, 2]
     assert lost
+
+
+async def test_what_is_stored_is_said_to_be_stored(store: JetStreamStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three that are written in one go the second finds no room: the first is stored, the others are not."""
+    log = await store.open()
+    really, count = NatsStream.publish, 0
+
+    async def publish(stream: NatsStream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed
+        nonlocal count
+        if stream.name == log._replica.stream.name:
+            count += 1
+            if count == 2:
+                raise ApiError(10047, "no room")
+        return await really(stream, *words, **options)
+
+    monkeypatch.setattr(NatsStream, "publish", publish)
+    first, *others = await asyncio.gather(*(log.append([event(name)]) for name in "abc"), return_exceptions=True)
+    assert first == [Appended(1, 1_000)]
+    assert [type(other) for other in others] == [StorageFull, StorageFull]
+    assert [entry.id for entry in await read_all(log)] == ["a"]
 
 
 async def test_a_server_that_led_once_is_not_taken_for_the_leader(
@@ -78,16 +99,16 @@ async def test_a_server_that_led_once_is_not_taken_for_the_leader(
     """It says that the log ends where it ended for itself: who asks it has not heard from the cluster."""
     writer, reader = await store.open(), await store.open()
     await writer.append([event("a")])
-    await writer._hear()
+    await writer._replica.quorum.check_quorum()
 
-    async def once(_: Stream) -> int:
-        return 0
+    async def once(_: NatsStream) -> dict[str, Any]:
+        return {"state": {"last_seq": 0}}
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stream, "last", once)
-        with pytest.raises(NoAnswer, match="no longer leads"):
-            await reader._hear()
-    await reader._hear()
+        patch.setattr(NatsStream, "info", once)
+        with pytest.raises(NoReply, match="no longer leads"):
+            await reader._replica.quorum.check_quorum()
+    await reader._replica.quorum.check_quorum()
 
 
 async def test_what_a_replica_told_is_still_there_for_one_that_was_behind(
@@ -98,26 +119,32 @@ async def test_what_a_replica_told_is_still_there_for_one_that_was_behind(
     really, lost = follow.Delivery._on_message, asyncio.Event()
 
     def on_message(delivery: follow.Delivery, message: Message) -> None:
-        if message.data == b"77" and delivery._stream.wire is not writer._wire and not lost.is_set():
+        if (
+            message.data == b"77"
+            and delivery._stream.connection is not writer._replica.stream.connection
+            and not lost.is_set()
+        ):
             lost.set()
         else:
             really(delivery, message)
 
     monkeypatch.setattr(follow.Delivery, "_on_message", on_message)
     reader = await store.open()
-    await writer._marks.beat(77)
+    writer._replica.metadata._slot, reader._replica.metadata._slot = 1, 2  # by chance they may be the same
+    await writer._replica.metadata.publish_heartbeat(77)
+    await writer.close()  # it would say something else a second later, and again
     await lost.wait()
-    with pytest.raises(NoAnswer, match="no longer leads"):
-        await reader._hear()
+    with pytest.raises(NoReply, match="no longer leads"):
+        await reader._replica.quorum.check_quorum()
 
 
 async def test_what_was_told_before_a_start_does_not_count(store: JetStreamStore) -> None:
     """A cluster that has lost the end of the log: hubs that start afterwards go on where it ends now."""
     log = await store.open()
-    await log._marks.beat(99)
+    await log._replica.metadata.publish_heartbeat(99)
     await log.close()
     log = await store.open()
-    await log._hear()
+    await log._replica.quorum.check_quorum()
     assert [one.position for one in await log.append([event("a")])] == [1]
 
 
@@ -127,22 +154,22 @@ async def test_a_page_of_a_server_that_led_once_is_not_taken_for_all(
     """It has four of six entries and says that nothing follows: rather no page than one without the others."""
     log = await store.open()
     await log.append([event(f"{n}") for n in range(6)])
-    really = Stream.page
+    really = NatsStream.page
 
-    async def page(stream: Stream, start: int, limit: int, subject: str = "") -> Listing:
+    async def page(stream: NatsStream, start: int, limit: int, subject: str = "") -> Listing:
         listing = await really(stream, start, limit, subject)
         return Listing([stored for stored in listing.messages if stored.position <= 4], ended=True)
 
-    async def once(_: Stream) -> int:
+    async def once(_: NatsStream) -> int:
         return 4
 
-    async def nothing(_: Stream, **which: str | int) -> None:
+    async def nothing(_: NatsStream, **which: str | int) -> None:
         assert which
 
     with monkeypatch.context() as patch:
         patch.setattr(reads, "_LATE_TRIES", 3)
         for name, instead in (("page", page), ("last", once), ("get", nothing)):
-            patch.setattr(Stream, name, instead)
+            patch.setattr(NatsStream, name, instead)
         with pytest.raises(StorageUnavailable):
             await log.read(0, 100)
     assert [entry.position for entry in await read_all(log)] == list(range(1, 7))
@@ -153,9 +180,9 @@ async def test_what_no_server_has_is_not_taken_for_removed(store: JetStreamStore
     log, other = await store.open(), await store.open()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
-            await log._catch_up(1)
+            await log._replica.catch_up(1)
     [appended] = await other.append([event("a")])
-    await log._catch_up(appended.position)
+    await log._replica.catch_up(appended.position)
     assert (await read_all(log))[0].id == "a"
     assert (await log.append([event("a")]))[0].duplicate
 
@@ -165,15 +192,15 @@ async def test_a_start_waits_for_streams_that_do_not_answer_yet(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:
     """Another replica made them a moment ago: the one that starts asks again."""
-    really, unanswered = getattr(Stream, question), [1, 2]
+    really, unanswered = getattr(NatsStream, question), [1, 2]
 
-    async def ask(stream: Stream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed
+    async def ask(stream: NatsStream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed
         if unanswered:
             unanswered.pop()
-            raise NoAnswer("no responders available for request")
+            raise NoReply("no responders available for request")
         return int(await really(stream, *words, **options))
 
-    monkeypatch.setattr(Stream, question, ask)
+    monkeypatch.setattr(NatsStream, question, ask)
     log = await store.open()
     assert not unanswered
     assert [one.position for one in await log.append([event("a")])] == [1]
@@ -188,8 +215,8 @@ async def test_a_delivery_that_is_lost_is_noticed_and_fetched(
     lose = {3, 9}
 
     def on_message(delivery: follow.Delivery, message: Message) -> None:
-        is_entry = message.subject.startswith(f"{writer._stream.name}.event")
-        is_readers = delivery._stream.wire is not writer._wire
+        is_entry = message.subject.startswith(f"{writer._replica.stream.name}.event")
+        is_readers = delivery._stream.connection is not writer._replica.stream.connection
         position = follow._numbers(message.reply)[0] if is_entry and is_readers else 0
         if position not in lose:
             really(delivery, message)
@@ -214,16 +241,16 @@ async def test_a_page_of_a_server_that_is_behind_is_not_taken_for_all(
     """A page that ends too early, or is empty, is asked for again; where it has something, `through` says how far."""
     log = await store.open()
     await log.append([event(f"{n}") for n in range(6)])
-    really, behind = Stream.page, [4, 0]
+    really, behind = NatsStream.page, [4, 0]
 
-    async def page(stream: Stream, start: int, limit: int, subject: str = "") -> Listing:
+    async def page(stream: NatsStream, start: int, limit: int, subject: str = "") -> Listing:
         listing = await really(stream, start, limit, subject)
         if not behind:
             return listing
         reached = behind.pop(0)
         return Listing([stored for stored in listing.messages if stored.position <= reached], ended=True)
 
-    monkeypatch.setattr(Stream, "page", page)
+    monkeypatch.setattr(NatsStream, "page", page)
     first = await log.read(0, 100)
     assert [entry.position for entry in first.entries] == list(range(1, first.through + 1))
     assert [entry.position for entry in await read_all(log)] == list(range(1, 7))
@@ -238,9 +265,9 @@ async def test_what_was_trimmed_is_removed_later_and_its_ids_stay_known(
     log = await store.open()
     await log.append([event("a"), event("b"), state("claim/x", b"", 1_000), event("c")])
     assert await log.trim(4, 10) == 3
-    messages = [(await log._stream.info())["state"]["messages"]]
+    messages = [(await log._replica.stream.info())["state"]["messages"]]
     while messages[-1] > 1:
-        messages.append((await log._stream.info())["state"]["messages"])
+        messages.append((await log._replica.stream.info())["state"]["messages"])
     await log.close()
     log = await store.open()
     assert [entry.position for entry in await read_all(log)] == [4]
@@ -249,21 +276,60 @@ async def test_what_was_trimmed_is_removed_later_and_its_ids_stay_known(
 
 async def test_a_replica_in_the_dark_hands_out_nothing(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the moment on that the store was not heard from no event leaves, though it is here already."""
-    log = hub.hub._log
+    log = hub.hub.log
     if not isinstance(log, JetStreamLog):
         pytest.skip("the embedded store is never in the dark: nobody else writes")
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
-    feed = hub.hub._streams.around.feed
+    feed = hub.hub.feed
     [known] = [entry for entry in await sample(hub) if entry.id == "known"]
     assert [one.id for one in await stream.events(1)] == ["known"]
-    monkeypatch.setattr(log, "_heard", -1e9)
-    feed._take_in([msgspec.structs.replace(known, id="dark", position=feed.through + 1)])
+    monkeypatch.setattr(log._replica.quorum, "_proved", -1e9)
+    feed._take_in([msgspec.structs.replace(known, id="dark", position=feed.through + 1)], lambda _: None)
     assert reason_of(await stream.ending()) == "STORAGE_UNAVAILABLE"
     assert sum(len(frame.events) for frame in stream.frames) == 1
+
+
+async def test_an_event_that_is_here_waits_until_the_store_is_heard(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 5 s of silence the stream says so and keeps it back; it comes once all before it was applied here."""
+    log = hub.hub.log
+    if not isinstance(log, JetStreamLog):
+        pytest.skip("the embedded store is never silent: nobody else writes")
+
+    async def unheard() -> None:
+        raise NoReply("silent")
+
+    async def ahead() -> Bounds:
+        asked.set()
+        return later
+
+    async def nothing() -> None:
+        """Nothing else comes into the log meanwhile."""
+
+    asked = asyncio.Event()
+    monkeypatch.setattr(hub.hub.changes, "save_usage", nothing)
+    _, reader = await hub.register("TICKET_CREATED")
+    stream = await reader.subscribe()
+    streams, feed = hub.hub.streams, hub.hub.feed
+    [known] = [entry for entry in await sample(hub) if entry.id == "known"]
+    assert [one.id for one in await stream.events(1)] == ["known"]
+    later = msgspec.structs.replace(await log.bounds(), last=feed.through + 2)
+    monkeypatch.setattr(log, "bounds", ahead)
+    with monkeypatch.context() as patch:
+        patch.setattr(log._replica.quorum, "check_quorum", unheard)
+        patch.setattr(log._replica.quorum, "_proved", asyncio.get_running_loop().time() - STALE_AFTER)
+        feed._take_in([msgspec.structs.replace(known, id="dark", position=feed.through + 1)], lambda _: None)
+        assert (await stream.frame()).heartbeat.store_silent
+    await asked.wait()
+    await asyncio.sleep(0)
+    assert not streams.freshness.is_fresh()
+    feed._take_in([msgspec.structs.replace(known, id="applied", position=feed.through + 1)], lambda _: None)
+    assert len(await stream.events(2)) == 2
 
 
 async def sample(hub: RunningHub) -> list[Entry]:
     """The log with an event in it."""
     await emit(hub, ["known"])
-    return await read_all(hub.hub._log)
+    return await read_all(hub.hub.log)

@@ -10,11 +10,11 @@ import pytest
 
 from hub import config
 from hub.errors import StartError, StorageFull
-from hub.storage import _jetstream_wire as wire
-from hub.storage.jetstream import JetStreamLog
-from tests.api.test_tls import certify
-from tests.contract.stores import event, read_all
-from tests.jetstream.servers import Server
+from hub.storage.jetstream import connection as wire
+from hub.storage.jetstream.log import JetStreamLog
+from tests.support.certificates import certify
+from tests.support.nats_servers import Server
+from tests.support.stores import event, read_all
 
 Start = Callable[..., Server]
 
@@ -118,6 +118,7 @@ async def test_over_tls(start: Start, tmp_path: Path) -> None:
         for kind, content in (("pem", certified.pem), ("key", certified.key_pem)):
             files[f"{name}.{kind}"] = tmp_path / f"{name}.{kind}"
             files[f"{name}.{kind}"].write_bytes(content)
+            files[f"{name}.{kind}"].chmod(0o600)
     ca = tmp_path / "ca.pem"
     ca.write_bytes(authority.pem)
     lines = f'cert_file: "{files["server.pem"]}", key_file: "{files["server.key"]}", ca_file: "{ca}", verify: true'
@@ -134,9 +135,9 @@ async def test_a_full_store_says_so_and_goes_on_serving(start: Start) -> None:
         stored = await fill(log)
         with pytest.raises(StorageFull):
             await log.append([event(f"{stored}", bytes(20_000)), event("beside")])
-        heard = log._heard
-        await log._hear()
-        assert log._heard > heard
+        heard = log._replica.quorum._proved
+        await log._replica.quorum.check_quorum()
+        assert log._replica.quorum._proved > heard
         assert len(await read_all(log)) == stored
     finally:
         await log.close()

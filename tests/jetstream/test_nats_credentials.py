@@ -7,11 +7,11 @@ import pytest
 
 from hub import config
 from hub.errors import StartError
-from hub.storage import _jetstream_wire as wire
-from hub.storage._nats_credentials import Credentials
-from tests.jetstream.decentralised import Realm
-from tests.jetstream.servers import Server
+from hub.storage.jetstream import connection as wire
+from hub.storage.jetstream.credentials import Credentials
 from tests.jetstream.test_nats_access import reaches
+from tests.support.nats_jwt import Realm
+from tests.support.nats_servers import Server
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ async def test_a_file_that_is_none_ends_the_start(tmp_path: Path, realm: Realm, 
         file.unlink()
     else:
         file.write_text(broken.get(content, content))
-    with pytest.raises(StartError, match=r"^nats_credentials: .*hub.creds(: No such file| does not hold)") as refused:
-        await wire.Wire.connect(config.load({"storage": "nats://127.0.0.1:1", "nats_credentials": file}))
+        file.chmod(0o600)
+    with pytest.raises(StartError, match=r"^nats_credentials: .*hub.creds(: No such file| contains no)") as refused:
+        await wire.NatsConnection.connect(config.load({"storage": "nats://127.0.0.1:1", "nats_credentials": file}))
     assert seed not in str(refused.value)

@@ -1,4 +1,4 @@
-"""A hub that moves to another store, by its command line: what its callers find there, and what they are told."""
+"""A hub that moves to another store, by its command line: what its callers find there, and which errors they get."""
 
 import re
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tickets.hub.v1 import admin_service_pb2, directory_service_pb2, event_pb2, event_service_pb2
 
-from tests.conftest import REGISTRATION, Caller, Subscriber, asked
-from tests.moving.moves import WAYS, Stores
-from tests.processes import Serving, run_hub, serving
+from tests.support.hubs import REGISTRATION, Caller, Subscriber, scope_requests
+from tests.support.migrations import WAYS, Stores
+from tests.support.processes import Serving, run_hub, serving
 from tests.test_backup_hub import EARLIEST, closed, emit, expired, read_ids, register, state_of
 
 
@@ -27,14 +27,14 @@ def created(id_: str, guild: str = "5") -> event_pb2.Event:
 
 async def installed_only(hub: Serving, admin: Caller) -> tuple[str, Caller]:
     """An integration for guilds that install it."""
-    fields: dict[str, Any] = REGISTRATION | {"scopes": asked("TICKET_CREATED"), "display_name": "Installed"}
+    fields: dict[str, Any] = REGISTRATION | {"scopes": scope_requests("TICKET_CREATED"), "display_name": "Installed"}
     fields["guild_access"] = "GUILD_ACCESS_INSTALLED"
     reply = await admin.call("AdminService/RegisterIntegration", admin_service_pb2.RegisterIntegrationRequest(**fields))
     return reply.integration.integration_id, hub.caller(reply.key.secret)
 
 
 async def batch(bot: Caller, *events: event_pb2.Event) -> list[event_service_pb2.EmitEventResponse]:
-    """Emit; returns what is told of each."""
+    """Emit; returns the result of each event."""
     request = event_service_pb2.BatchEmitEventsRequest(events=events)
     return list((await bot.call("EventService/BatchEmitEvents", request)).results)
 
@@ -65,7 +65,7 @@ class Old:
         reply = await register(hub, self.admin.key, "Reader")
         self.reader, id_ = hub.caller(reply.key.secret), reply.integration.integration_id
         await batch(self.bot, *(closed(f"closed-{n}") for n in range(900)), created("too-early"))
-        wanted = asked("TICKET_STATS", "TICKET_CREATED")
+        wanted = scope_requests("TICKET_STATS", "TICKET_CREATED")
         request = admin_service_pb2.SetScopesRequest(integration_id=id_, scopes=wanted, reason="for the tests")
         await self.admin.call("AdminService/SetScopes", request)
         name, self.installed = await installed_only(hub, self.admin)
@@ -94,7 +94,7 @@ class Old:
 async def test_a_hub_moves(tmp_path: Path, source: str, target: str) -> None:
     """Stopped, exported and imported elsewhere: keys, state, audit, grants, installations and events are as before.
 
-    A committed place goes on where it was, with no gap; a cursor that was kept outside ends as CURSOR_EXPIRED or a Gap,
+    A committed cursor stays where it was, with no gap; a cursor that was kept outside ends as CURSOR_EXPIRED or a Gap,
     after which everything comes again; what is emitted again is a duplicate with its first time.
     """
     stores = Stores(tmp_path)
@@ -116,7 +116,7 @@ async def test_a_hub_moves(tmp_path: Path, source: str, target: str) -> None:
 
 
 async def finds_all(hub: Serving, old: Old) -> None:
-    """Check what the callers of before find at a hub."""
+    """Check what earlier callers find at a hub."""
     admin, bot, reader, installed = (hub.caller(one.key) for one in (old.admin, old.bot, old.reader, old.installed))
     assert await whole(admin) == old.state
     rest = await read_ids(await reader.subscribe(), "end")
@@ -139,14 +139,14 @@ async def test_wrong_words_end_with_a_line(tmp_path: Path) -> None:
     """A store in use, a file that is there, a file that was cut off, a store that is not empty: one line each."""
     async with serving(cwd=tmp_path) as hub:
         await hub.first_keys()
-        assert "is held by another hub" in (await run_hub("export", "x.export", cwd=tmp_path)).complaint
+        assert "is in use by another hub" in (await run_hub("export", "x.export", cwd=tmp_path)).complaint
         await hub.stop()
     assert (await run_hub("export", "x.export", cwd=tmp_path)).code == 0
-    assert "overwrites nothing" in (await run_hub("export", "x.export", cwd=tmp_path)).complaint
+    assert "never overwrites a file: name another one" in (await run_hub("export", "x.export", cwd=tmp_path)).complaint
     assert "is not empty" in (await run_hub("import", "x.export", cwd=tmp_path)).complaint
     whole_file = (tmp_path / "x.export").read_bytes()
     (tmp_path / "x.export").write_bytes(whole_file[:-10])
-    assert "was cut off" in (await run_hub("import", "x.export", cwd=tmp_path, HUB_DATA_DIR="new")).complaint
+    assert "is truncated" in (await run_hub("import", "x.export", cwd=tmp_path, HUB_DATA_DIR="new")).complaint
     assert not (tmp_path / "new").exists()
 
 

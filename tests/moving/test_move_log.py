@@ -12,23 +12,26 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from hub.api.server import Hub
+from hub.app import Hub
+from hub.archive import migration as moving
+from hub.archive.empty import open_empty
+from hub.archive.export import Export, new_export
+from hub.archive.migration import export_log, import_log
 from hub.clock import Clock
 from hub.config import Settings
-from hub.control import moving
-from hub.control.changes import initialise
-from hub.control.moving import export_log, import_log
-from hub.control.registry import IMPORT_KEY, Registry
+from hub.control.hub_secret import HubSecret
+from hub.control.registry import Registry
+from hub.control.transactions import initialise
 from hub.errors import EventIdConflict, StartError
 from hub.model import Appended, CursorRecord, Entry, GrantRecord, Kind
+from hub.state import IMPORT_KEY
 from hub.storage import Log, open_storage
-from hub.storage.empty import open_empty
-from hub.storage.export import Export, new_export
-from tests.contract.stores import append_all, event, read_all, state
-from tests.moving.moves import WAYS, Stores, begin, change, integration, meaning, placeless
+from tests.support.migrations import WAYS, Stores, begin, change, integration, meaning, placeless
+from tests.support.stores import append_all, event, read_all, state
 
 TARGETS = pytest.mark.parametrize("target", ["sqlite", "jetstream"])
 HERE = Path(__file__).parent
+SUPPORT = HERE.parent / "support"
 EVENTS = frozenset({Kind.EVENT})
 HOUR = 3_600_000_000
 DONE = b'{"epoch":1,"done":true}'
@@ -72,7 +75,7 @@ async def test_all_of_the_log_is_there(stores: Stores, source: str, target: str)
     await make(old, events=1_200)
     log = await open_storage(old)
     entries, history = await read_all(log), (await log.history(9_999, 9_999)).entries
-    was, secret, bounds = await meaning(log), await log.secret(), await log.bounds()
+    was, secret, bounds = await meaning(log), (await log.secrets())[0], await log.bounds()
     await log.close()
     log = await moved(stores, old, target)
     try:
@@ -82,7 +85,7 @@ async def test_all_of_the_log_is_there(stores: Stores, source: str, target: str)
         ]
         assert placeless((await log.history(9_999, 9_999)).entries) == placeless(history)
         assert await meaning(log) == was
-        assert await log.secret() == secret
+        assert (await log.secrets())[0] == secret
         assert (await log.bounds()).epoch != bounds.epoch
         [appended] = await log.append([event("later", time=5)])
         assert (appended.duplicate, appended.time > entries[-1].time) == (False, True)
@@ -92,7 +95,7 @@ async def test_all_of_the_log_is_there(stores: Stores, source: str, target: str)
 
 @pytest.mark.parametrize(("source", "target"), WAYS)
 async def test_known_ids_stay_known(stores: Stores, source: str, target: str) -> None:
-    """Within the dedupe window an id of before is a duplicate, with its first time; other content is a conflict.
+    """Within the dedupe window an earlier id is a duplicate, with its first time; other content is a conflict.
 
     What is past the window is new again.
     """
@@ -135,7 +138,7 @@ async def test_an_id_may_stand_twice(stores: Stores, target: str) -> None:
 
 @pytest.mark.parametrize(("source", "target"), WAYS)
 async def test_what_was_removed_is_told(stores: Stores, source: str, target: str) -> None:
-    """Where retention has removed events, who begins before that is told so in the new log; who begins after is not."""
+    """Where retention has removed events, a start before that gets a Gap in the new log; a later start does not."""
     old = stores.named(source, "old")
     await make(old)
     log = await open_storage(old)
@@ -154,7 +157,7 @@ async def test_what_was_removed_is_told(stores: Stores, source: str, target: str
 
 @TARGETS
 async def test_all_was_removed(stores: Stores, target: str) -> None:
-    """Where nothing is left but state, who begins with the newest that was removed, or before, is told of the gap."""
+    """If only state is left, a start at the newest removed event, or before it, gets the Gap."""
     old = stores.named("sqlite", "old")
     await make(old)
     log = await open_storage(old)
@@ -213,9 +216,9 @@ async def test_a_store_with_another_secret_is_refused(stores: Stores, tmp_path: 
     await make(old)
     await export_log(old, tmp_path / "x.export")
     log = await open_storage(new)
-    await log.secret()
+    await log.secrets()
     await log.close()
-    with pytest.raises(StartError, match=r"has a secret of its own already: set HUB_NATS_STREAM"):
+    with pytest.raises(StartError, match=r"already has a secret: set HUB_NATS_STREAM"):
         await import_log(new, tmp_path / "x.export")
 
 
@@ -230,7 +233,9 @@ async def test_a_hub_that_is_faster_keeps_its_store(
 
     async def late(settings: Settings, secret: bytes) -> Log:
         log = await open_empty(settings, secret)
-        await initialise(log, Registry(await log.secret(), Clock()), Clock(), await log.secret())
+        await initialise(
+            log, Registry(HubSecret((await log.secrets())[0]), Clock()), Clock(), HubSecret((await log.secrets())[0])
+        )
         return log
 
     monkeypatch.setattr(moving, "open_empty", late)
@@ -245,9 +250,9 @@ async def test_a_hub_that_is_slower_makes_no_keys(stores: Stores, target: str) -
     """One that found the store empty, and begins after the import has: it makes nothing."""
     log = await open_storage(stores.named(target, "new"))
     try:
-        found_empty = Registry(await log.secret(), Clock())
+        found_empty = Registry(HubSecret((await log.secrets())[0]), Clock())
         await log.append([state(IMPORT_KEY, DONE.replace(b"true", b"false"), time=0)])
-        assert await initialise(log, found_empty, Clock(), await log.secret()) is None
+        assert await initialise(log, found_empty, Clock(), HubSecret((await log.secrets())[0])) is None
         assert [entry.key for entry in await read_all(log)] == [IMPORT_KEY]
     finally:
         await log.close()
@@ -258,18 +263,18 @@ async def test_a_store_that_is_in_use_is_not_exported(
 ) -> None:
     """An embedded one is held by its hub; of a cluster's it shows where something is stored meanwhile."""
     log = await begin(stores.named("sqlite", "old"))
-    with pytest.raises(StartError, match="is held by another hub"):
+    with pytest.raises(StartError, match="is in use by another hub"):
         await export_log(stores.named("sqlite", "old"), tmp_path / "x.export")
     await log.close()
     log = await begin(stores.named("jetstream", "old"))
-    said = moving._said
+    said = moving._entries_to_move
 
     async def meanwhile(store: Log, after: int, through: int) -> AsyncIterator[Entry]:
         async for entry in said(store, after, through):
             yield entry
         await log.append([event()])
 
-    monkeypatch.setattr(moving, "_said", meanwhile)
+    monkeypatch.setattr(moving, "_entries_to_move", meanwhile)
     try:
         with pytest.raises(StartError, match="stop every hub of this store"):
             await export_log(stores.named("jetstream", "old"), tmp_path / "x.export")
@@ -297,9 +302,9 @@ async def test_the_secret_must_fit(stores: Stores, target: str, tmp_path: Path) 
     await make(old)
     header, _ = await export_log(old, tmp_path / "x.export")
     assert header.secret == b""
-    with pytest.raises(StartError, match="set HUB_SECRET as it was"):
+    with pytest.raises(StartError, match="set HUB_SECRET to its value at that time"):
         await import_log(stores.named(target, "new"), tmp_path / "x.export")
-    with pytest.raises(StartError, match="HUB_SECRET does not fit this export"):
+    with pytest.raises(StartError, match="HUB_SECRET does not match this export"):
         await import_log(stores.named(target, "new", secret=SECRET[::-1]), tmp_path / "x.export")
     new = stores.named(target, "new", secret=SECRET)
     await import_log(new, tmp_path / "x.export")
@@ -315,7 +320,8 @@ async def killed(appends: int, file: Path, settings: Settings) -> bool:
     """Import in a process that is killed before one of its appends; returns whether it came to its end."""
     names = {name: str(getattr(settings, name)) for name in ("data_dir", "storage", "nats_stream", "listen")}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, HERE / "killed.py", str(appends), file, json.dumps(names)), cwd=HERE.parents[1]
+        *(sys.executable, SUPPORT / "killed_import.py", str(appends), file, json.dumps(names)),
+        cwd=HERE.parents[1],
     )
     code = await process.wait()
     assert code in (0, -signal.SIGKILL)
@@ -336,7 +342,7 @@ async def test_nobody_starts_on_half_of_it(stores: Stores, target: str, tmp_path
         if await killed(appends, file, new):
             break
         for refused in (Hub.start(new), export_log(new, tmp_path / "y.export")):
-            with pytest.raises(StartError, match=r"was cut off.*run 'hub import' again"):
+            with pytest.raises(StartError, match=r"did not finish.*run 'hub import' again"):
                 await refused
         with pytest.raises(StartError, match="not empty"):
             await import_log(new, file)
@@ -366,9 +372,9 @@ async def test_a_store_that_takes_entries_otherwise_is_left_marked(stores: Store
     with new_export(tmp_path / "y.export", export.header) as other:
         for entry in export.entries():
             other.add(replace(entry, time=100 - entry.position))
-    with pytest.raises(StartError, match="did not take the entries as they were"):
+    with pytest.raises(StartError, match="changed the entries"):
         await import_log(new, tmp_path / "y.export")
-    with pytest.raises(StartError, match="was cut off"):
+    with pytest.raises(StartError, match="did not finish"):
         await Hub.start(new)
 
 

@@ -1,4 +1,4 @@
-"""Whatever a log holds, it means the same after it was moved: to grants, guilds, committed places and times."""
+"""Whatever a log holds, it means the same after it was moved: to grants, guilds, committed cursors and times."""
 
 import asyncio
 import tempfile
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from msgspec import json
 from msgspec.structs import replace
 
-from hub import scopes as table
-from hub.control.moving import export_log, import_log
-from hub.control.places import Mover, Places
+from hub import permissions as table
+from hub.archive.migration import export_log, import_log
+from hub.archive.position_map import PositionMap, PositionRemapper
 from hub.control.registry import Registry
 from hub.model import AgreedScope, Change, CursorRecord, Entry, GrantRecord, InstallationRecord, IntegrationRecord, Kind
 from hub.storage import Log, open_storage
-from tests.contract.stores import read_all
-from tests.moving.moves import ALL, INSTALLED, Stores, begin, change, integration, meaning, registry_of
+from tests.support.migrations import ALL, INSTALLED, Stores, begin, change, integration, meaning, registry_of
+from tests.support.stores import read_all
 
 NAMES = ("a", "b")
 GUILDS = (1, 2)
@@ -94,7 +94,7 @@ class History:
 
 
 async def gaps_and_rests(log: Log, until: int) -> list[tuple[bool, list[bytes]]]:
-    """For each time: whether who begins there is told of a gap, and what follows."""
+    """For each time: whether a start there gets a Gap, and what follows."""
     first = (await log.bounds()).first
     events = await read_all(log, kinds=frozenset({Kind.EVENT}))
     places = [await log.position_at(time) for time in range(0, until, SECOND // 2)]
@@ -130,7 +130,7 @@ async def moves_without_a_difference(seed: int, steps: int, directory: Path) -> 
 def test_whatever_happened_means_the_same(seed: int, steps: int) -> None:
     """Grants, guild access, agreements, commits and trims in any order: all see what they saw, and nothing besides.
 
-    Each integration the same events and fields; each committed place, and each time, the same rest or the same gap.
+    Each integration the same events and fields; each committed cursor, and each time, the same rest or the same gap.
     """
     with tempfile.TemporaryDirectory() as directory:
         asyncio.run(moves_without_a_difference(seed, steps, Path(directory)))
@@ -142,7 +142,7 @@ STEPS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), max_size=30)
 @given(base=st.integers(1, 5), steps=STEPS)
 def test_places_keep_their_order(base: int, steps: list[tuple[int, int]]) -> None:
     """Of any place, also one where nothing is, exactly those entries come after it that came after it before."""
-    places, pairs = Places(base), list[tuple[int, int]]()
+    places, pairs = PositionMap(base), list[tuple[int, int]]()
     old, new = 0, base
     for more_old, more_new in steps:
         old, new = old + more_old, new + more_new
@@ -155,11 +155,11 @@ def test_places_keep_their_order(base: int, steps: list[tuple[int, int]]) -> Non
 
 
 def test_each_record_names_the_new_places() -> None:
-    """Grants, the opening to all guilds, agreements and committed places, each by its own; what names none stays."""
-    mover = Mover(1, old_epoch=7, new_epoch=8)
+    """Grants, the opening to all guilds, agreements and committed cursors; a record without positions stays."""
+    mover = PositionRemapper(1, old_epoch=7, new_epoch=8)
     old = [change("x", integration("x"), 1), *(Entry(Kind.EVENT, 1, b"") for _ in range(3))]
     for position, entry in zip((10, 20, 21, 40), old, strict=True):
-        mover.moved(replace(entry, position=position))
+        mover.remapped(replace(entry, position=position))
     grants = tuple(GrantRecord(scope, "", 1, "", position) for scope, position in enumerate((0, 10, 20, 39, 40)))
     agreed = tuple(AgreedScope(scope, position) for scope, position in enumerate((0, 21, 40)))
     record = integration("x", grants=grants, all_guilds_from=20)
@@ -168,7 +168,7 @@ def test_each_record_names_the_new_places() -> None:
         change("installation/x/1", InstallationRecord("x", 1, "1", 1, 1, agreed), 1),
         *(Entry(Kind.STATE, 1, json.encode(CursorRecord(epoch, 39, 1, 1)), key="cursor/x/y") for epoch in (7, 6)),
     ]
-    bodies = [mover.moved(replace(entry, position=50 + n)).body for n, entry in enumerate(entries)]
+    bodies = [mover.remapped(replace(entry, position=50 + n)).body for n, entry in enumerate(entries)]
     changes = [json.decode(json.decode(body, type=Change).record) for body in bodies[:2]]
     assert [grant.get("position", 0) for grant in changes[0]["grants"]] == [0, 2, 3, 4, 5]
     assert changes[0]["all_guilds_from"] == 3

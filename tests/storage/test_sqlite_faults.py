@@ -14,11 +14,13 @@ import pytest
 
 from hub.errors import StorageFull, StorageUnavailable
 from hub.model import Entry, Kind
-from hub.storage import _tails, _writer, sqlite
-from hub.storage.sqlite import SqliteLog
-from tests.contract.stores import event, read_all, settings_for, state
+from hub.storage import followers as _tails
+from hub.storage import group_commit as _writer
+from hub.storage.sqlite import store as sqlite
+from hub.storage.sqlite.log import SqliteLog
+from tests.support.stores import event, read_all, settings_for, state
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.fixture
@@ -36,8 +38,8 @@ async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
 
 async def set_page_limit(log: SqliteLog, pages: int) -> None:
     """Let the database grow by so many pages, then be as full as a disk is."""
-    ((now,),) = await log._writer.execute_fetchall("PRAGMA page_count")
-    await log._writer.execute_fetchall(f"PRAGMA max_page_count = {now + pages if pages else 2**30}")
+    ((now,),) = await log._store.write_connection.execute_fetchall("PRAGMA page_count")
+    await log._store.write_connection.execute_fetchall(f"PRAGMA max_page_count = {now + pages if pages else 2**30}")
 
 
 async def test_a_full_disk_refuses_the_whole_group_and_mends_by_itself(log: SqliteLog) -> None:
@@ -83,7 +85,7 @@ def run_faults(shim: Path, directory: Path, file: str) -> list[str]:
     """What a process tells in which syncing `file` begins to fail between two appends."""
     flag = directory.with_name("flag")
     done = subprocess.run(  # noqa: S603  our own program
-        [sys.executable, HERE / "child.py", "faults", directory, flag, file],
+        [sys.executable, SUPPORT / "storage_child.py", "faults", directory, flag, file],
         env={**os.environ, "LD_PRELOAD": str(shim), "FAIL_FLAG": str(flag)},
         capture_output=True,
         text=True,
@@ -100,7 +102,7 @@ async def test_after_a_failed_fsync_nothing_is_acknowledged_any_more(shim: Path,
     assert said == ["stored failed=False", unavailable, unavailable, unavailable, "read before"]
     log = await SqliteLog.open(settings_for(tmp_path / "data"))
     ids = [e.id for e in await read_all(log)]
-    assert ids in (["before"], ["before", "while"])  # the one that was not acknowledged may be there: nobody was told
+    assert ids in (["before"], ["before", "while"])  # the one that was not acknowledged may be there
     await log.append([event("later")])
     await log.close()
 
@@ -125,7 +127,9 @@ async def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> Non
     acknowledged: set[str] = set()
     for round_ in range(6):
         child = subprocess.Popen(  # noqa: ASYNC220, S603  our own program; the test waits for its lines anyway
-            [sys.executable, HERE / "child.py", "append", tmp_path, f"{round_}"], stdout=subprocess.PIPE, text=True
+            [sys.executable, SUPPORT / "storage_child.py", "append", tmp_path, f"{round_}"],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert child.stdout is not None
         lines = [child.stdout.readline() for _ in range(30 + 97 * round_)]
@@ -157,7 +161,7 @@ async def test_erased_bytes_are_in_no_file(tmp_path: Path, log: SqliteLog) -> No
 async def test_erase_says_when_somebody_holds_the_old_bytes(tmp_path: Path, log: SqliteLog) -> None:
     """A reader from outside keeps the WAL from being cut: erase does not claim to be done; once it is gone, it is."""
     await log.append([event("a", b"needle")])
-    await log._writer.execute_fetchall("PRAGMA busy_timeout = 1")
+    await log._store.write_connection.execute_fetchall("PRAGMA busy_timeout = 1")
     outside = sqlite3.connect(tmp_path / "data" / "hub.db", isolation_level=None)
     try:
         outside.execute("BEGIN")
@@ -188,7 +192,7 @@ async def test_a_request_that_cannot_be_stored_fails_alone(log: SqliteLog) -> No
 
 
 async def batches_of(log: SqliteLog, calls: list[list[Entry]]) -> list[Sequence[Entry]]:
-    """What a tail is handed, a batch for each group, when these calls are made side by side on an empty log."""
+    """What a tail gets, a batch for each group, when these calls are made side by side on an empty log."""
     tail = cast("AsyncGenerator[Sequence[Entry], None]", log.tail(0))
     first = asyncio.create_task(anext(tail))
     await log.append([event("first")])
@@ -223,7 +227,7 @@ async def test_a_tail_nobody_reads_holds_a_bounded_amount(log: SqliteLog) -> Non
     waiting = asyncio.create_task(anext(tail))
     await log.append([event("first")])
     await waiting
-    (follower,) = log._tails._followers
+    (follower,) = log._followers._followers
     largest = 0
     for n in range(30):
         await log.append([event(f"{n}", bytes(1_000_000))])
@@ -231,7 +235,7 @@ async def test_a_tail_nobody_reads_holds_a_bounded_amount(log: SqliteLog) -> Non
     assert 0 < largest <= _tails.MAX_WAITING_BYTES
     assert follower.behind
     await tail.aclose()
-    assert not log._tails._followers
+    assert not log._followers._followers
 
 
 async def test_the_store_of_ids_is_kept_to_its_windows(tmp_path: Path) -> None:
@@ -239,7 +243,7 @@ async def test_the_store_of_ids_is_kept_to_its_windows(tmp_path: Path) -> None:
     log = await SqliteLog.open(settings_for(tmp_path, dedupe_window=1))
     for second in range(100):
         await log.append([event(f"{second}-{n}", time=second * 500_000) for n in range(100)])
-    ((kept,),) = await log._writer.execute_fetchall(
+    ((kept,),) = await log._store.write_connection.execute_fetchall(
         "SELECT (SELECT count(*) FROM seen_0) + (SELECT count(*) FROM seen_1)"
     )
     await log.close()
@@ -250,7 +254,7 @@ async def test_the_wal_is_brought_into_the_main_file(
     log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not grow with what was ever written."""
-    monkeypatch.setattr(sqlite, "_WAL_PAGES", 100)
+    monkeypatch.setattr(sqlite, "WAL_PAGES", 100)
     for n in range(100):
         await log.append([event(f"{n}-{m}", bytes(1_000)) for m in range(100)])
     assert (tmp_path / "data" / "hub.db-wal").stat().st_size < 4_000_000

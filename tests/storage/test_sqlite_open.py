@@ -17,10 +17,14 @@ import pytest
 from hub.errors import StartError
 from hub.model import Entry, Kind
 from hub.storage import open_storage
-from hub.storage.sqlite import SqliteLog, configure_writer
-from tests.contract.stores import settings_for
+from hub.storage.levels import FORMAT
+from hub.storage.sqlite.connection import configure_writer
+from hub.storage.sqlite.log import SqliteLog
+from hub.storage.sqlite.opening import require_sqlite
+from hub.storage.sqlite.schema import APPLICATION_ID
+from tests.support.stores import settings_for
 
-CHILD = Path(__file__).with_name("child.py")
+CHILD = Path(__file__).parents[1] / "support" / "storage_child.py"
 
 
 def mode(path: Path) -> int:
@@ -78,9 +82,9 @@ async def test_wal_and_full_hold_on_the_writer(tmp_path: Path) -> None:
     log = await SqliteLog.open(settings_for(tmp_path))
     try:
         for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("secure_delete", 1)):
-            assert [tuple(r) for r in await log._writer.execute_fetchall(f"PRAGMA {pragma}")] == [(value,)]
+            assert await log._store.write_connection.rows(f"PRAGMA {pragma}") == [(value,)]
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            await log._reader.execute("DELETE FROM entries")
+            await log._reads._connection.execute("DELETE FROM entries")
     finally:
         await log.close()
 
@@ -161,6 +165,7 @@ async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Pa
     """Nothing is made of it, and nothing is written to it."""
     (tmp_path / "hub.db").write_bytes(b"these are my memoirs" * 100)
     (tmp_path / "secret").write_text("0" * 64)
+    (tmp_path / "secret").chmod(0o600)
     assert "not a database" in await refusal(tmp_path)
     assert (tmp_path / "hub.db").read_bytes() == b"these are my memoirs" * 100
 
@@ -191,6 +196,7 @@ def change(directory: Path, *statements: str) -> None:
 async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     """By its application id, or because it has tables and none."""
     (tmp_path / "secret").write_text("0" * 64)
+    (tmp_path / "secret").chmod(0o600)
     change(tmp_path, "CREATE TABLE bookmarks (url)")
     assert "another program" in await refusal(tmp_path)
     change(tmp_path, "PRAGMA application_id = 77")
@@ -203,55 +209,73 @@ async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Pat
 
 async def test_another_schema_version_is_refused(made: Path) -> None:
     """A store of a newer hub is not touched; the versions are named."""
-    change(made, "PRAGMA user_version = 99")
+    change(made, "PRAGMA user_version = 99", "UPDATE meta SET value = 99 WHERE name = 'min_writer'")
     text = await refusal(made)
-    assert "99" in text
-    assert "1" in text
+    assert "format 99" in text
+    assert f"format {FORMAT}:" in text
 
 
 async def test_a_start_that_was_cut_off_is_begun_again(tmp_path: Path) -> None:
     """An empty database file beside a secret is a store that was never made: it is made now, with that secret."""
     (tmp_path / "hub.db").touch()
     (tmp_path / "secret").write_text("ab" * 32 + "\n")
+    (tmp_path / "secret").chmod(0o600)
     log = await SqliteLog.open(settings_for(tmp_path))
-    assert await log.secret() == bytes.fromhex("ab" * 32)
+    assert (await log.secrets())[0] == bytes.fromhex("ab" * 32)
     await log.close()
 
 
 async def test_a_secret_that_does_not_fit_is_refused(made: Path) -> None:
     """Another secret in the settings or in the file, none, or one that is no secret: the store's keys would be lost."""
-    assert "does not fit" in await refusal(made, "y" * 32)
+    assert "does not match" in await refusal(made, "y" * 32)
     original = (made / "secret").read_text()
     (made / "secret").write_text("0" * 64)
-    assert "does not fit" in await refusal(made)
+    assert "does not match" in await refusal(made)
     (made / "secret").write_text("short")
     assert "64 hexadecimal digits" in await refusal(made)
     (made / "secret").unlink()
     assert "is missing" in await refusal(made)
     assert not (made / "secret").exists()
     (made / "secret").write_text(original)
+    (made / "secret").chmod(0o600)
     await (await SqliteLog.open(settings_for(made))).close()
 
 
 async def test_after_a_refusal_nothing_is_held(made: Path) -> None:
     """The lock and the files are let go of: what was wrong can be put right and opened."""
-    change(made, "PRAGMA user_version = 99")
+    change(made, "PRAGMA application_id = 99")
     await refusal(made)
-    change(made, "PRAGMA user_version = 1")
+    change(made, f"PRAGMA application_id = {APPLICATION_ID}")
     log = await SqliteLog.open(settings_for(made))
     assert [e.id for e in (await log.read(0, 10)).entries] == ["kept"]
     await log.close()
 
 
 async def test_an_open_that_is_cancelled_holds_nothing(made: Path) -> None:
-    """Wherever opening is cancelled, the directory can be opened afterwards."""
-    for steps in (*range(12), 20, 40, 80, 160, 320):
+    """Wherever opening is cancelled, until it is through: the directory can be opened afterwards."""
+    half_open = []
+    steps = 0
+    while True:
         task = asyncio.create_task(SqliteLog.open(settings_for(made)))
         for _ in range(steps):
             await asyncio.sleep(0)
+        half_open.append(steps > 0 and not task.done())
         task.cancel()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         if isinstance(outcome, SqliteLog):
             await outcome.close()
+            break
+        assert isinstance(outcome, asyncio.CancelledError)
+        steps = steps + 1 if steps < 12 else steps * 2
+    assert any(half_open)
     log = await SqliteLog.open(settings_for(made))
     await log.close()
+
+
+@pytest.mark.parametrize("version", [(3, 34, 1), (3, 7, 0)])
+def test_an_sqlite_that_is_too_old_is_refused(version: tuple[int, int, int]) -> None:
+    """The line names both versions. Versions with the WAL fault, up to 3.51.2, are not refused: see ADR 0013."""
+    with pytest.raises(StartError, match=rf"SQLite {'[.]'.join(map(str, version))}, the hub needs 3[.]35[.]0 or newer"):
+        require_sqlite(version)
+    require_sqlite((3, 51, 2))
+    require_sqlite(sqlite3.sqlite_version_info)

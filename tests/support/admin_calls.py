@@ -8,8 +8,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from tickets.hub.v1 import admin_service_pb2, directory_service_pb2
 
-from tests.api.wire import fails
-from tests.conftest import REGISTRATION, Caller, asked, detail_of, reason_of
+from tests.support.calls import detail_of, fails, reason_of
+from tests.support.hubs import REGISTRATION, Caller, scope_requests
 
 Code = grpc.StatusCode
 INVALID = (Code.INVALID_ARGUMENT, "INVALID_REQUEST")
@@ -29,7 +29,7 @@ async def change(caller: Caller, method: str, /, **fields: Any) -> Any:  # noqa:
 
 def registration(*scopes: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401  fields of the request
     """What RegisterIntegration wants."""
-    return {**REGISTRATION, "scopes": asked(*(scopes or ("TICKET_CREATED",))), **fields}
+    return {**REGISTRATION, "scopes": scope_requests(*(scopes or ("TICKET_CREATED",))), **fields}
 
 
 async def refusal(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:

@@ -1,20 +1,23 @@
 """Writers that never give up, readers that resume, and what must be true of the log in the end."""
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from hub.client import Policy, Start
-from hub.client.aio import AsyncClient
+from tickets_hub import Policy, Start
+from tickets_hub.aio_client import AsyncClient
+from tickets_hub.session import Notice, Reconnecting
+
 from hub.errors import StorageUnavailable
 from hub.model import Appended, Entry
 from hub.storage import Log
-from hub.storage.jetstream import JetStreamLog
-from tests.conftest import RunningHub
-from tests.contract.stores import event, read_all
-from tests.delivery.kit import ticket
-from tests.jetstream.servers import PATIENCE
+from hub.storage.jetstream.log import JetStreamLog
+from tests.support.events import ticket
+from tests.support.hubs import RunningHub
+from tests.support.nats_servers import PATIENCE
+from tests.support.stores import event, read_all
 
 _AGAIN = 0.05
 _POLICY = Policy(first_delay=0.05, max_delay=0.5, call_timeout=PATIENCE)
@@ -102,12 +105,16 @@ class Traffic(Writers):
 
     Attributes:
         received: of each hub's reader the ids and accept times, in order.
+        broken: why a reader's stream ended, whenever one did.
+        seconds: how long each emit took until it was acknowledged.
     """
 
     def __init__(self, hubs: Sequence[RunningHub], bot: str, reader: str) -> None:
         """`bot`, `reader`: keys."""
         super().__init__(len(hubs) * 2)
         self.received: list[list[tuple[str, int]]] = [[] for _ in hubs]
+        self.broken: list[Reconnecting] = []
+        self.seconds: list[float] = []
         self._bots = [AsyncClient(hub.address, bot, policy=_POLICY) for hub in hubs]
         self._readers = [AsyncClient(hub.address, reader, policy=_POLICY) for hub in hubs]
 
@@ -130,13 +137,21 @@ class Traffic(Writers):
 
     async def write(self, writer: int, number: int) -> dict[str, int]:
         """Emit one event; the client repeats what fails."""
+        began = time.monotonic()
         reply = await self._bots[writer % len(self._bots)].emit(ticket(f"w{writer}-{number}"))
+        self.seconds.append(time.monotonic() - began)
         return {reply.event_id: reply.accept_time.ToMicroseconds()}
 
     async def _read(self, number: int) -> None:
-        events = self._readers[number].subscribe(subscription_id=f"reader{number}", start=Start.earliest())
+        events = self._readers[number].subscribe(
+            subscription_id=f"reader{number}", start=Start.earliest(), on_notice=self._note
+        )
         async for one in events:
             self.received[number].append((one.id, one.accept_time.ToMicroseconds()))
+
+    def _note(self, notice: Notice) -> None:
+        if isinstance(notice, Reconnecting):
+            self.broken.append(notice)
 
     def check(self) -> None:
         """Every reader got every acknowledged event, and no other, once, in one order."""

@@ -5,11 +5,12 @@ from contextlib import suppress
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from hub.storage._jetstream_api import ApiError
-from hub.storage._jetstream_wire import NoAnswer
-from hub.storage.jetstream import JetStreamLog
-from tests.conftest import RunningHub
-from tests.jetstream.servers import PATIENCE, Cluster, Server
+from hub.storage import STALE_AFTER
+from hub.storage.jetstream.connection import NoReply
+from hub.storage.jetstream.log import JetStreamLog
+from hub.storage.jetstream.stream import ApiError
+from tests.support.hubs import RunningHub
+from tests.support.nats_servers import PATIENCE, Cluster, Server
 
 _LOOK = 0.05
 
@@ -18,8 +19,8 @@ async def leader(log: JetStreamLog, cluster: Cluster) -> Server:
     """The server that leads the log's stream, once there is one."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            with suppress(NoAnswer, ApiError):
-                if name := (await log._stream.info())["cluster"].get("leader"):
+            with suppress(NoReply, ApiError):
+                if name := (await log._replica.stream.info())["cluster"].get("leader"):
                     return cluster.named(name)
             await asyncio.sleep(_LOOK)
 
@@ -27,20 +28,20 @@ async def leader(log: JetStreamLog, cluster: Cluster) -> Server:
 async def until_current(log: JetStreamLog, *, wanted: bool) -> None:
     """Wait until a replica hears from the store, or hears no more."""
     async with asyncio.timeout(PATIENCE):
-        while log.is_current() is not wanted:  # noqa: ASYNC110  it is a matter of time, and nobody tells of it
+        while (log.silence() < STALE_AFTER) is not wanted:  # noqa: ASYNC110  it is a matter of time, and nobody tells of it
             await asyncio.sleep(_LOOK)
 
 
-async def until_serving(hub: RunningHub, *, wanted: bool) -> None:
-    """Wait until health says so."""
+async def until_serving(hub: RunningHub, *, wanted: bool, service: str = "") -> None:
+    """Wait until health says so, of the hub or of a service."""
     stub = health_pb2_grpc.HealthStub(hub.channel)
     async with asyncio.timeout(PATIENCE):
-        async for reply in stub.Watch(health_pb2.HealthCheckRequest()):
+        async for reply in stub.Watch(health_pb2.HealthCheckRequest(service=service)):
             if (reply.status == health_pb2.HealthCheckResponse.SERVING) is wanted:
                 return
 
 
 def log_of(hub: RunningHub) -> JetStreamLog:
     """The log of a hub on a cluster."""
-    assert isinstance(hub.hub._log, JetStreamLog)
-    return hub.hub._log
+    assert isinstance(hub.hub.log, JetStreamLog)
+    return hub.hub.log

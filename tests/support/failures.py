@@ -8,10 +8,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from msgspec.structs import replace
 
-from hub.control.changes import COMMAND_LINE
+from hub.control.transactions import COMMAND_LINE, Intent
 from hub.model import State
-from tests.api.wire import EVERY_SCOPE, ask, event, fails, numbers
-from tests.conftest import REGISTRATION, RunningHub, StartHub, asked, detail_of, info_of, reason_of
+from tests.support.calls import ask, detail_of, fails, info_of, reason_of
+from tests.support.events import EVERY_SCOPE, event, numbers, ticket
+from tests.support.hubs import REGISTRATION, RunningHub, StartHub, scope_requests
 
 TICKET: dict[str, Any] = {"ticket_created": {"creator_user_id": "7"}}
 OWNER = str(REGISTRATION["owner_user_id"])
@@ -123,7 +124,9 @@ async def scope_not_granted(start_hub: StartHub) -> Failure:
 
 async def put_into(hub: RunningHub, integration_id: str, state: State) -> None:
     """Put an integration that has a key into a state in which none has one: only an insider can."""
-    await hub.hub._changes.integration(COMMAND_LINE, integration_id, lambda record: replace(record, state=state))
+    await hub.hub.changes.update_integration(
+        Intent(COMMAND_LINE), integration_id, lambda record: replace(record, state=state)
+    )
 
 
 @row(grpc.StatusCode.PERMISSION_DENIED)
@@ -146,7 +149,7 @@ async def integration_rejected(start_hub: StartHub) -> Failure:
 
 @row(grpc.StatusCode.PERMISSION_DENIED)
 async def integration_suspended(start_hub: StartHub) -> Failure:
-    """A stream whose integration is suspended: the reason is told."""
+    """A stream whose integration is suspended: the error has the reason."""
     hub = await start_hub()
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(latest={})
@@ -189,6 +192,22 @@ async def not_owner(start_hub: StartHub) -> Failure:
     return await fails(ask(hub.bot, "DeveloperService/GetOwnIntegration", **who))
 
 
+@row(grpc.StatusCode.PERMISSION_DENIED)
+async def not_subject(start_hub: StartHub) -> Failure:
+    """The bot, speaking for a user who asks about another one."""
+    hub = await start_hub()
+    return await fails(ask(hub.bot, "PrivacyService/EraseUser", user_id="7", acting_user_id="8"))
+
+
+@row(grpc.StatusCode.NOT_FOUND)
+async def erasure_not_found(start_hub: StartHub) -> Failure:
+    """An erasure that there is not."""
+    hub = await start_hub()
+    error = await fails(ask(hub.bot, "PrivacyService/GetErasure", erasure_id="x1"))
+    assert metadata(error) == {"erasure_id": "x1"}
+    return error
+
+
 @row(grpc.StatusCode.NOT_FOUND)
 async def integration_not_found(start_hub: StartHub) -> Failure:
     """An integration that there is not; with an integration's key another's reads alike."""
@@ -225,7 +244,7 @@ async def subscription_not_found(start_hub: StartHub) -> Failure:
 
 @row(grpc.StatusCode.ALREADY_EXISTS)
 async def event_id_conflict(start_hub: StartHub) -> Failure:
-    """An id used again for another event, in a list: its index is told."""
+    """An id used again for another event, in a list: the error has its index."""
     hub = await start_hub()
     await hub.emit(event("a", **TICKET))
     events = [event("b", **TICKET), event("a", "42", **TICKET)]
@@ -239,10 +258,26 @@ async def etag_mismatch(start_hub: StartHub) -> Failure:
     """A change on the strength of an etag that is outdated."""
     hub = await start_hub()
     integration, _ = await hub.register("TICKET_CREATED")
-    which = {"integration_id": integration.integration_id, "scopes": asked("DROP_CLAIMED"), "etag": integration.etag}
+    which = {
+        "integration_id": integration.integration_id,
+        "scopes": scope_requests("DROP_CLAIMED"),
+        "etag": integration.etag,
+    }
     await ask(hub.admin, "AdminService/SetScopes", **which)
     error = await fails(ask(hub.admin, "AdminService/SetScopes", **which))
     assert metadata(error) == {"integration_id": integration.integration_id}
+    return error
+
+
+@row(grpc.StatusCode.ABORTED)
+async def emitter_sequence_gap(start_hub: StartHub) -> Failure:
+    """A batch of an emitter whose earlier numbers the hub does not have."""
+    hub = await start_hub()
+    emitter = {"emitter_id": "bot", "first_sequence": 7}
+    error = await fails(
+        ask(hub.bot, "EventService/BatchEmitEvents", events=[ticket("a")], independent=True, emitter=emitter)
+    )
+    assert metadata(error) == {"emitter_id": "bot", "expected_sequence": "1"}
     return error
 
 
@@ -289,3 +324,30 @@ async def rules_not_met(start_hub: StartHub) -> Failure:
     error = await fails(ask(hub.admin, "AdminService/RevokeKey", key_id=admin_key))
     assert metadata(error) == {"rules": "last_admin_key"}
     return error
+
+
+ENDPOINT = {"url": "https://hooks.example.com/in"}
+
+
+@row(grpc.StatusCode.NOT_FOUND)
+async def endpoint_not_found(start_hub: StartHub) -> Failure:
+    """An integration that has no endpoint asks for one."""
+    _, reader = await (await start_hub()).register("TICKET_CREATED")
+    return await fails(ask(reader, "WebhookService/GetEndpoint"))
+
+
+@row(grpc.StatusCode.ALREADY_EXISTS)
+async def endpoint_exists(start_hub: StartHub) -> Failure:
+    """The same endpoint twice."""
+    _, reader = await (await start_hub()).register("TICKET_CREATED")
+    await ask(reader, "WebhookService/CreateEndpoint", endpoint=ENDPOINT)
+    return await fails(ask(reader, "WebhookService/CreateEndpoint", endpoint=ENDPOINT))
+
+
+@row(grpc.StatusCode.FAILED_PRECONDITION)
+async def endpoint_not_verified(start_hub: StartHub) -> Failure:
+    """A receiver that nobody can reach: port 1 of this machine."""
+    hub = await start_hub(webhook_allow="127.0.0.0/8")
+    _, reader = await hub.register("TICKET_CREATED")
+    await ask(reader, "WebhookService/CreateEndpoint", endpoint={"url": "http://127.0.0.1:1/in"})
+    return await fails(ask(reader, "WebhookService/VerifyEndpoint"))

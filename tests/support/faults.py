@@ -1,13 +1,14 @@
 """Ways to servers that can be cut or made long: connections stay open, and nothing passes, or late."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Self
 
-from tests.jetstream.servers import Cluster, Server, free_port
+from tests.support.nats_servers import Cluster, Server, free_port
 
 
 class Proxy:
@@ -68,7 +69,7 @@ class Proxy:
             ways = [self._pass_on(reader, far_writer), self._pass_on(far_reader, writer)]
             await asyncio.gather(*ways, return_exceptions=True)
         except OSError:
-            return  # nobody listens there: whoever came is told so
+            return  # nobody listens there: the caller's connection is closed
         finally:
             writer.close()
 
@@ -133,3 +134,108 @@ class Network:
     def _around(self, server: Server) -> list[Proxy]:
         route = self._routes[self.cluster.servers.index(server)]
         return [proxy for pair, proxy in self._pairs.items() if route in pair]
+
+
+class SilentLink:
+    """A connection to a hub through a middleman who can let it go dead: both ends stand, and nothing passes."""
+
+    def __init__(self, port: int) -> None:
+        self.port = 0
+        self._to = port
+        self._passing = asyncio.Event()
+        self._passing.set()
+        self._ends: list[asyncio.StreamWriter] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def go_dead(self) -> None:
+        """From now on nothing passes, neither way, and no connection is closed."""
+        self._passing.clear()
+
+    async def __aenter__(self) -> Self:
+        """Listen."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let go of both ends."""
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for end in self._ends:
+            end.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        self._ends += [writer, back]
+        self._tasks += [asyncio.create_task(self._pass(*pair)) for pair in ((reader, back), (there, writer))]
+
+    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while some := await source.read(65_536):
+            await self._passing.wait()
+            target.write(some)
+
+
+class HubProxy:
+    """Passes bytes on, until it is cut."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._cut = False
+        self._writers = set[asyncio.StreamWriter]()
+        self._callers = set[asyncio.StreamWriter]()
+        self._frozen = set[asyncio.StreamWriter]()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cut()
+        self._server.close()
+
+    def cut(self) -> None:
+        """Drop every connection and take no other."""
+        self._cut = True
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def freeze(self, *, hub_hears: bool = False) -> None:
+        """Let every connection stand, and pass nothing more on, not even its end; new connections work.
+
+        Args:
+            hub_hears: what callers send still arrives, and what the hub sends does not.
+        """
+        self._frozen |= self._writers & self._callers if hub_hears else self._writers
+
+    def mend(self) -> None:
+        """Take connections again."""
+        self._cut = False
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._cut:
+            writer.transport.abort()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        pair = {writer, back}
+        self._writers |= pair
+        self._callers.add(writer)
+        try:
+            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        finally:
+            self._writers -= pair
+            self._callers.discard(writer)
+            for each in pair:
+                each.close()
+
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        """Pass on what comes, for as long as both ends stand."""
+        with contextlib.suppress(OSError):
+            while some := await source.read(65_536):
+                if target not in self._frozen:
+                    target.write(some)
+                    await target.drain()
+        if target not in self._frozen:
+            target.transport.abort()

@@ -1,33 +1,26 @@
 """What the tests of governance share: calls by name, the steps of an integration's life, and how a call is refused."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import grpc
-from google.protobuf.message import Message
 from tickets.hub.v1 import (
     admin_service_pb2,
-    developer_service_pb2,
     directory_service_pb2,
-    event_pb2,
-    event_service_pb2,
     integration_pb2,
     permissions_pb2,
 )
 
-from tests.api.wire import RawStream, event, fails, numbers, settle
-from tests.conftest import REGISTRATION, Caller, FakeClock, RunningHub, asked, info_of
+from tests.support.calls import ask, fails, info_of
+from tests.support.events import numbers
+from tests.support.hubs import REGISTRATION, Caller, FakeClock, RunningHub, scope_requests
+from tests.support.streams import RawStream, settle
 
 OWNER = REGISTRATION["owner_user_id"]
 STRANGER = "90351110224678913"
 GUILD_ADMIN = "70351110224678914"
 NOBODYS_ID = "zzzzzzzzzzzz"
-
-_MODULES: dict[str, Any] = {
-    "AdminService": admin_service_pb2,
-    "DeveloperService": developer_service_pb2,
-    "DirectoryService": directory_service_pb2,
-    "EventService": event_service_pb2,
-}
 
 
 class Refusal(NamedTuple):
@@ -39,26 +32,12 @@ class Refusal(NamedTuple):
     metadata: dict[str, str]
 
 
-async def call(who: Caller, method: str, /, **fields: Any) -> Any:  # noqa: ANN401  any reply
-    """Call "DirectoryService/InstallIntegration" with these fields of its request."""
-    service, name = method.split("/")
-    request: Message = getattr(_MODULES[service], f"{name}Request")(**fields)
-    return await who.call(method, request)
-
-
 async def refused(who: Caller, method: str, /, **fields: Any) -> Refusal:  # noqa: ANN401  fields of the request
     """How a call is refused; the test fails where it is not."""
-    return told(await fails(call(who, method, **fields)))
+    return refusal_of(await fails(ask(who, method, **fields)))
 
 
-async def read(hub: RunningHub, integration_id: str) -> integration_pb2.Integration:
-    """An integration as an admin sees it now."""
-    reply = await call(hub.admin, "AdminService/GetIntegration", integration_id=integration_id)
-    assert isinstance(reply.integration, integration_pb2.Integration)
-    return reply.integration
-
-
-def told(error: grpc.aio.AioRpcError) -> Refusal:
+def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
     """A failure, as a caller's program reads it."""
     info = info_of(error)
     return Refusal(error.code().name, info.reason, error.details() or "", dict(info.metadata))
@@ -70,15 +49,15 @@ async def apply_for(
     **fields: Any,  # noqa: ANN401  fields of the request
 ) -> integration_pb2.Integration:
     """An application by the bot, for its owner, who accepts the rules."""
-    application = {**REGISTRATION, "rules_accepted": True, "scopes": asked(*scopes), **fields}
-    reply = await call(hub.bot, "DirectoryService/SubmitApplication", **application)
+    application = {**REGISTRATION, "rules_accepted": True, "scopes": scope_requests(*scopes), **fields}
+    reply = await ask(hub.bot, "DirectoryService/SubmitApplication", **application)
     assert isinstance(reply.integration, integration_pb2.Integration)
     return reply.integration
 
 
 async def approve(hub: RunningHub, integration_id: str, *scopes: str, reason: str = "") -> integration_pb2.Integration:
     """An admin's yes to these scopes; none named: to all that are asked for."""
-    reply = await call(
+    reply = await ask(
         hub.admin,
         "AdminService/ApproveIntegration",
         integration_id=integration_id,
@@ -91,7 +70,7 @@ async def approve(hub: RunningHub, integration_id: str, *scopes: str, reason: st
 
 async def own_key(hub: RunningHub, integration_id: str, owner: str = OWNER) -> Caller:
     """A key that the owner takes through the bot, and its caller."""
-    reply = await call(
+    reply = await ask(
         hub.bot, "DeveloperService/RotateOwnKey", integration_id=integration_id, acting_user_id=owner, overlap={}
     )
     return hub.caller(reply.key.secret)
@@ -99,14 +78,14 @@ async def own_key(hub: RunningHub, integration_id: str, owner: str = OWNER) -> C
 
 async def set_scopes(hub: RunningHub, integration_id: str, *scopes: str) -> None:
     """An admin makes exactly these its scopes."""
-    await call(hub.admin, "AdminService/SetScopes", integration_id=integration_id, scopes=asked(*scopes))
+    await ask(hub.admin, "AdminService/SetScopes", integration_id=integration_id, scopes=scope_requests(*scopes))
 
 
 async def install(
     hub: RunningHub, integration_id: str, guild_id: str, *agreed: str, by: str = GUILD_ADMIN
 ) -> directory_service_pb2.Installation:
     """A guild's admin switches it on, or agrees again; no scopes named: to all that are granted."""
-    reply = await call(
+    reply = await ask(
         hub.bot,
         "DirectoryService/InstallIntegration",
         integration_id=integration_id,
@@ -120,7 +99,7 @@ async def install(
 
 async def uninstall(hub: RunningHub, integration_id: str, guild_id: str) -> None:
     """A guild's admin switches it off."""
-    await call(
+    await ask(
         hub.bot,
         "DirectoryService/UninstallIntegration",
         integration_id=integration_id,
@@ -129,9 +108,17 @@ async def uninstall(hub: RunningHub, integration_id: str, guild_id: str) -> None
     )
 
 
+@asynccontextmanager
+async def changes_wait(hub: RunningHub, key: str) -> AsyncIterator[Callable[[], int]]:
+    """Changes under a key of state wait inside, in their order; gives how many do."""
+    lock = hub.hub.changes._lock(key)
+    async with lock:
+        yield lambda: len(getattr(lock, "_waiters", None) or ())
+
+
 async def block(hub: RunningHub, user_id: str = OWNER) -> admin_service_pb2.BlockedDeveloper:
     """An entry of the blocklist."""
-    reply = await call(
+    reply = await ask(
         hub.admin, "AdminService/BlockDeveloper", user_id=user_id, source="CyberShield", reason="sold user data"
     )
     assert isinstance(reply.developer, admin_service_pb2.BlockedDeveloper)
@@ -140,7 +127,7 @@ async def block(hub: RunningHub, user_id: str = OWNER) -> admin_service_pb2.Bloc
 
 async def unblock(hub: RunningHub, user_id: str = OWNER) -> None:
     """The end of a block."""
-    await call(hub.admin, "AdminService/UnblockDeveloper", user_id=user_id, reason="it was somebody else")
+    await ask(hub.admin, "AdminService/UnblockDeveloper", user_id=user_id, reason="it was somebody else")
 
 
 async def arrived(hub: RunningHub, clock: FakeClock, stream: RawStream) -> list[str]:
@@ -154,21 +141,6 @@ async def opened(who: Caller, integration_id: str, **request: Any) -> RawStream:
     stream = RawStream(who, integration_id, **request)
     await stream.ready()
     return stream
-
-
-def ticket(event_id: str, guild_id: str = "41") -> event_pb2.Event:
-    """A ticket was created."""
-    return event(event_id, guild_id, ticket_created={"creator_user_id": "7001"})
-
-
-def closed(event_id: str, guild_id: str = "41") -> event_pb2.Event:
-    """A ticket was closed."""
-    return event(event_id, guild_id, ticket_closed={"message_count": 3})
-
-
-def verified(event_id: str, guild_id: str = "41") -> event_pb2.Event:
-    """A member was verified."""
-    return event(event_id, guild_id, member_verified={"user_id": "7001"})
 
 
 def granted(integration: integration_pb2.Integration) -> list[str]:

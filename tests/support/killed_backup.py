@@ -1,7 +1,7 @@
-"""Backs up, or restores, and is killed on the way: before each line of it, or at random moments. Prints what was left.
+"""Backs up, or restores, and is killed on the way: before its lines, and at random moments. Prints what was left.
 
-cut_off.py backup DATA_DIR   many times, into a directory beside it
-cut_off.py restore FILE      many times, into new directories beside it
+killed_backup.py backup DATA_DIR   many times, into a directory beside it
+killed_backup.py restore FILE      many times, into new directories beside it
 """
 
 import asyncio
@@ -17,14 +17,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hub.archive import backup, files
 from hub.config import Settings
 from hub.errors import StartError
 from hub.model import Bounds
-from hub.storage import _carried, backup
-from hub.storage.sqlite import SqliteLog
+from hub.storage.sqlite import backup_file
+from hub.storage.sqlite.log import SqliteLog
 
-RANDOM_KILLS = 40
-FILES = (backup.__file__, _carried.__file__)
+TORTURE = bool(os.environ.get("TORTURE"))
+RANDOM_KILLS = 200 if TORTURE else 10
+STRIDE = 1 if TORTURE else 3
+"""It is killed before every so-manieth line, each run beginning at another one."""
+
+FILES = (backup.__file__, backup_file.__file__, files.__file__)
 
 
 def say(*words: object) -> None:
@@ -137,7 +142,7 @@ def main() -> None:
     began = time.monotonic()
     run_in_child(lambda: (backup.back_up if what == "backup" else backup.restore)(*first_run(what, source)))
     took = time.monotonic() - began
-    for line in itertools.count(1):
+    for line in itertools.count(random.randrange(1, STRIDE + 1), STRIDE):  # noqa: S311  lines, not secrets
         if once(source, target, kill_at_line=line):
             say("lines", line)
             break

@@ -1,8 +1,10 @@
 """A process that starts hubs as fast as a fork, and hubs that kill themselves at a chosen step of their store.
 
-nursery.py DIRECTORY    reads a line of JSON for each hub: null, or {"call", "when", "nth"}: SIGKILL before or after the
-                        nth call of that method of the writing connection, or before its nth statement that begins so.
-                        Prints pid, port and keys; after another line ends the hub if it still runs, and prints "ended".
+killed_hubs.py DIRECTORY    reads a line of JSON for each hub: null, or {"call", "when", "nth"}: SIGKILL before or after
+                            the nth call of that method of the writing connection, or before its nth statement that
+                            begins so. Prints pid, port and keys; after another line ends the hub if it still runs,
+                            and prints "ended". With "audit" in the object the hub removes what is old of the audit
+                            trail, as if ten years had passed, and then makes the file DIRECTORY.done.
 """
 
 import asyncio
@@ -11,13 +13,25 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from hub import config, logs
-from hub.api.server import Hub
-from hub.storage import sqlite
+from hub.app import Hub
+from hub.clock import Clock
+from hub.privacy import erasing
+from hub.privacy.audit_retention import AuditRetention
+from hub.storage.sqlite import store as sqlite
 
 Step = dict[str, Any]
+
+
+class LateClock(Clock):
+    """The machine's clock in ten years."""
+
+    def now(self) -> int:
+        """See `Clock.now`."""
+        return super().now() + 10 * 365 * 24 * 3_600 * 1_000_000
 
 
 def say(text: str) -> None:
@@ -57,22 +71,27 @@ def fatal(step: Step) -> Callable[[str], None]:
 
 async def serve(directory: str, step: Step | None) -> None:
     """A hub, until it is killed."""
-    hub = await Hub.start(config.load({"data_dir": directory, "listen": "127.0.0.1:0"}))
-    if step is not None:
-        writer: Any = hub._log._writer  # type: ignore[attr-defined]  # it is the embedded log
+    settings = config.load({"data_dir": directory, "listen": os.environ.get("HUB_LISTEN", "127.0.0.1:0")})
+    hub = await Hub.start(settings)
+    if step is not None and "call" in step:
+        writer: Any = hub.log._store.write_connection  # type: ignore[attr-defined]  # it is the embedded log
         if hasattr(writer, step["call"]):
             setattr(writer, step["call"], dying(getattr(writer, step["call"]), step))
         else:
             await writer.set_trace_callback(fatal(step))
     keys = {role.name: key for role, key in (hub.first_keys or {}).items()}
     say(json.dumps({"pid": os.getpid(), "port": hub.port, "keys": keys}))
+    if step is not None and step.get("audit"):
+        await AuditRetention(hub.log, hub.registry, settings, LateClock()).remove_old()
+        Path(f"{directory}.done").touch()
     await asyncio.Event().wait()
 
 
 def main() -> None:
     """Start one hub after the other; nothing of gRPC has run in this process, so that it can be forked."""
     logs.configure("error", "json")
-    sqlite._WAL_PAGES = 200  # so that the WAL is brought into the main file in every round
+    sqlite.WAL_PAGES = 200  # so that the WAL is brought into the main file in every round
+    erasing.ABANDONED = 0.5  # the hub that worked on an erasure has ended, there is no other one
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -1,4 +1,4 @@
-"""Imports, and is killed on the way: killed.py APPENDS FILE SETTINGS, before the append after so many."""
+"""Imports, and is killed on the way: killed_import.py APPENDS FILE SETTINGS, before the append after so many."""
 
 import asyncio
 import json
@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hub.archive import migration as moving
+from hub.archive.empty import open_empty
 from hub.config import Settings
-from hub.control import moving
 from hub.storage import Log
-from hub.storage.empty import open_empty
 
 left = int(sys.argv[1])
 

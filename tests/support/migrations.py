@@ -10,13 +10,15 @@ from msgspec.structs import replace
 
 from hub.clock import Clock
 from hub.config import Settings
-from hub.control.changes import COMMAND_LINE, encode_change, initialise
+from hub.control.audit import encode_change
+from hub.control.hub_secret import HubSecret
 from hub.control.registry import Registry
-from hub.delivery.views import Narrowing, View
+from hub.control.transactions import COMMAND_LINE, initialise
+from hub.delivery.view import Narrowing, View
 from hub.model import CursorRecord, Entry, GuildAccess, IntegrationRecord, Kind, State
 from hub.storage import Log, open_storage
-from tests.contract.stores import read_all, remove_streams, settings_for
-from tests.jetstream.servers import shared
+from tests.support.nats_servers import shared
+from tests.support.stores import read_all, remove_streams, settings_for
 
 WAYS = [("sqlite", "jetstream"), ("jetstream", "sqlite"), ("sqlite", "sqlite")]
 """From one backend to another."""
@@ -47,7 +49,7 @@ class Stores:
 async def begin(settings: Settings) -> Log:
     """The log of a new hub, with its first keys."""
     log = await open_storage(settings)
-    secret = await log.secret()
+    secret = HubSecret((await log.secrets())[0])
     await initialise(log, Registry(secret, _Past()), _Past(), secret)
     return log
 
@@ -80,7 +82,7 @@ class Meaning(NamedTuple):
 
     Attributes:
         shown: to each integration: the ids of the events that it may see, and the fields that it does not get.
-        rest: of each committed subscription: the ids of all events that follow; None: it is told of a gap.
+        rest: of each committed subscription: the ids of all events that follow; None: it gets a Gap.
         audit: the audit trail, without the places in it.
     """
 
@@ -91,7 +93,7 @@ class Meaning(NamedTuple):
 
 async def registry_of(log: Log) -> Registry:
     """The state as of the end of a log."""
-    registry = Registry(await log.secret(), Clock())
+    registry = Registry(HubSecret((await log.secrets())[0]), Clock())
     entries, through = await log.snapshot()
     registry.apply(entries)
     registry.advance(through)
@@ -105,7 +107,10 @@ async def meaning(log: Log) -> Meaning:
     history = (await log.history(bounds.last + 1, 10_000)).entries
     return Meaning(
         {name: shown_to(registry, name, events) for name in registry.integrations},
-        {name: rest_after(held.record, bounds.epoch, bounds.first, events) for name, held in registry.cursors.items()},
+        {
+            name: rest_after(held.record, bounds.epoch, bounds.first, events)
+            for name, held in registry.readers.cursors.items()
+        },
         [(entry.key, entry.time, msgspec.json.decode(entry.body).get("reason", "")) for entry in history],
     )
 
@@ -114,12 +119,12 @@ def shown_to(registry: Registry, name: str, events: Sequence[Entry]) -> list[tup
     """What an integration may see of these events."""
     record = registry.integration(name).record
     view = View(record, registry.installations.agreed(name))
-    shapes = [(event, view.look(event.position - 1, Narrowing()).lens.shape(event)) for event in events]
-    return [(event.body.decode(), shape.withheld) for event, shape in shapes if shape is not None]
+    masks = [(event, view.at(event.position - 1, Narrowing()).projection.mask(event)) for event in events]
+    return [(event.body.decode(), mask.withheld) for event, mask in masks if mask is not None]
 
 
 def rest_after(record: CursorRecord, epoch: int, first: int, events: Sequence[Entry]) -> list[str] | None:
-    """What follows a committed place."""
+    """What follows a committed cursor."""
     if record.epoch != epoch or record.position + 1 < first:
         return None
     return [event.body.decode() for event in events if event.position > record.position]

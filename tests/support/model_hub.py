@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 from tickets.hub.v1 import event_pb2
 
 from hub import config
-from hub.api.server import Hub
-from tests.api.wire import RawStream, event
-from tests.conftest import PATIENCE, Caller, FakeClock, RunningHub
-from tests.governance.model import FULL, WITHOUT, Integration, Reader
+from hub.app import Hub
+from tests.support.events import event
+from tests.support.hubs import PATIENCE, Caller, FakeClock, RunningHub
+from tests.support.permission_model import FULL, WITHOUT, Integration, Reader
+from tests.support.streams import RawStream
 
 PAYLOADS: dict[str, dict[str, Any]] = {
     "ticket_created": {"creator_user_id": "7001"},
@@ -21,6 +22,9 @@ PAYLOADS: dict[str, dict[str, Any]] = {
 }
 NARROWINGS: dict[str, tuple[str, ...]] = {"wide": (), "narrow": ("51",)}
 """The subscriptions, and the guilds that each asks for."""
+
+LINGERS = {"wide": 0, "narrow": 5}
+"""For how many seconds each lingers."""
 
 T = TypeVar("T")
 
@@ -39,8 +43,9 @@ class World:
         return self.loop.run_until_complete(asyncio.wait_for(work, 3 * PATIENCE))
 
     async def _start(self, directory: Path) -> RunningHub:
-        # a jump of the clock in the middle of a write is no slow reader
+        # a jump of the clock in the middle of a write is no slow reader; all runs share their users' hour of changes
         flags = {"data_dir": directory, "listen": "127.0.0.1:0", "drain_time": 1, "write_deadline": 1e9}
+        flags |= {"max_changes": 1_000_000}
         found = config.load(flags)
         hub = await Hub.start(found, self.clock)
         return RunningHub(hub, found, hub.first_keys or {})

@@ -1,6 +1,6 @@
-"""A NATS server that knows nobody but an operator: accounts and users are told by JWTs that one signs for the other.
+"""A NATS server that knows only an operator: accounts and users come as JWTs that one signs for the other.
 
-What `nsc` makes, in a few lines: keys in base32 with what they are of before and a checksum behind (nkeys), and JWTs of
+What `nsc` makes, in a few lines: keys in base32 with their kind in front and a checksum behind (nkeys), and JWTs of
 the type "ed25519-nkey" (NATS ADR-14).
 """
 
@@ -70,6 +70,7 @@ class Realm:
             "************************* IMPORTANT *************************\n"
             f"-----BEGIN USER NKEY SEED-----\n{user.seed}\n------END USER NKEY SEED------\n"
         )
+        file.chmod(0o600)
 
 
 def _coded(raw: bytes) -> str:

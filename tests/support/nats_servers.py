@@ -135,6 +135,13 @@ class Server:
             self._process.wait()
             self._process = None
 
+    def stop(self) -> None:
+        """End it in order: it stores a snapshot of each stream that it does not lead. Idempotent."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
     def freeze(self) -> None:
         """Let it do nothing, with its connections open."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -143,6 +150,13 @@ class Server:
         """Let it go on."""
         os.kill(self.pid, signal.SIGCONT)
 
+    def revive(self) -> None:
+        """Have it back, whether it was killed or frozen."""
+        if self._process is None:
+            self.start()
+        else:
+            self.thaw()
+
 
 class Cluster:
     """Three servers that know each other."""
@@ -150,7 +164,7 @@ class Cluster:
     def __init__(self, directory: Path, ways: Mapping[int, Sequence[int]] | None = None) -> None:
         """`ways`: by the port at which a server takes routes, those at which it reaches the others; None: their own.
 
-        A server is told where it reaches the others. What they tell each other of that leads nowhere: round no proxy.
+        Each server is configured with the others' addresses. Those that they gossip lead nowhere: none avoids a proxy.
         """
         self.servers = []
         for number, (route, others) in enumerate((ways or _direct()).items(), 1):

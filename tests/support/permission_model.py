@@ -1,12 +1,13 @@
 """Who may see what, as the rules say it and not as the hub does it: the model that the hub is held against.
 
 Written from the contract and docs/governance.md alone, in the plainest way: it keeps everything that ever happened and
-looks at it anew for each question. Imports nothing of the hub.
+evaluates it again for each question. Imports nothing of the hub.
 """
 
 from dataclasses import dataclass, field
 
 ALL, INSTALLED = 1, 2
+FOREVER = float("inf")
 NOT, WITHOUT, FULL = "not at all", "without the user", "in full"
 
 DELIVERS = {
@@ -29,7 +30,12 @@ class Happened:
 
 @dataclass
 class Integration:
-    """An integration. Moments count what was done: a thing counts for what happens after its own."""
+    """An integration. Moments count what was done: a thing counts for what happens after its own.
+
+    Attributes:
+        excluded: by guild, the moment up to which it excludes the integration; infinite while it does.
+        unshared: the same of guilds that share with nobody; one table for all integrations.
+    """
 
     owner: str
     state: str
@@ -38,10 +44,14 @@ class Integration:
     granted: dict[str, int] = field(default_factory=dict)
     requested: set[str] = field(default_factory=set)
     agreed: dict[str, dict[str, int]] = field(default_factory=dict)
+    excluded: dict[str, float] = field(default_factory=dict)
+    unshared: dict[str, float] = field(default_factory=dict)
 
     def shows(self, event: Happened, guilds: tuple[str, ...] = ()) -> str:
         """How an event looks to it now, on a stream that asked for some guilds only (none named: all)."""
         if guilds and event.guild not in guilds:
+            return NOT
+        if event.moment <= max(hidden.get(event.guild, 0) for hidden in (self.excluded, self.unshared)):
             return NOT
         counting = {scope for scope, since in self.granted.items() if since < event.moment}
         if self.access == INSTALLED or event.moment <= self.everywhere_since:
@@ -58,8 +68,15 @@ class Integration:
 
     def agree(self, guild: str, scopes: set[str], moment: int) -> None:
         """A guild agrees to these scopes, none named: to all; what stays keeps its moment."""
+        if self.excluded.get(guild) == FOREVER:
+            self.excluded[guild] = moment
         before = self.agreed.get(guild, {})
         self.agreed[guild] = {scope: before.get(scope, moment) for scope in scopes or self.granted}
+
+    def exclude(self, guild: str) -> None:
+        """A guild takes its consent back."""
+        self.agreed.pop(guild, None)
+        self.excluded[guild] = FOREVER
 
     def open_to(self, access: int, moment: int) -> None:
         """Other guild access; every guild counts from now on, not before."""

@@ -11,9 +11,9 @@ import sys
 
 from hub.config import Settings
 from hub.model import Entry, Kind
-from hub.storage import sqlite
-from hub.storage.sqlite import SqliteLog
-from tests.torture.disk import note
+from hub.storage.sqlite import store as sqlite
+from hub.storage.sqlite.log import SqliteLog
+from tests.support.power_loss import note
 
 RECORD = os.open(os.environ["RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 APPENDS = 25
@@ -52,9 +52,9 @@ async def remove(log: SqliteLog, rng: random.Random) -> None:
 async def main(directory: str, seed: int, synchronous: str) -> None:
     """Do it."""
     rng = random.Random(seed)  # noqa: S311  load
-    sqlite._WAL_PAGES = 60  # so that the WAL is brought into the main file, and begun anew, many times
+    sqlite.WAL_PAGES = 60  # so that the WAL is brought into the main file, and started again, many times
     log = await SqliteLog.open(Settings.model_validate({"data_dir": directory}))
-    await log._writer.execute_fetchall(f"PRAGMA synchronous = {synchronous}")
+    await log._store.write_connection.execute_fetchall(f"PRAGMA synchronous = {synchronous}")
     await asyncio.gather(*(append(log, f"{seed}-{n}", rng) for n in range(4)), remove(log, rng))
     await log.close()
 

@@ -96,7 +96,9 @@ class Disk:
             for op in file.since:
                 if rng.random() < keep:
                     _apply(content, op, rng if keep < 1 else None)
-            directory.joinpath(Path(name).name).write_bytes(content)
+            written = directory.joinpath(Path(name).name)
+            written.write_bytes(content)
+            written.chmod(0o600)  # as the hub makes its files
 
 
 def _apply(content: bytearray, op: Op, rng: random.Random | None = None) -> None:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from tests.conftest import Caller
+from tests.support.forks import ForkedProcess, fork
+from tests.support.hubs import Caller
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that a test waits for a process before it fails."""
 
 COMMAND = (sys.executable, "-m", "hub")
@@ -44,7 +45,7 @@ class Ended(NamedTuple):
 class Serving:
     """A hub that serves: its port, what it printed and logged until then, and its callers."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process | ForkedProcess) -> None:
         self.process = process
         self.port = 0
         self.log: list[dict[str, Any]] = []
@@ -91,9 +92,11 @@ async def run(command: Sequence[str], cwd: Path, variables: Mapping[str, str] | 
 
 
 @asynccontextmanager
-async def starting(*words: str, cwd: Path, **variables: str) -> AsyncIterator[Process]:
-    """A command of the hub that may not come to its end by itself."""
-    process = await _begin([*COMMAND, *words], cwd, variables)
+async def starting(
+    *words: str, cwd: Path, before: Sequence[str] = (), **variables: str
+) -> AsyncIterator[Process | ForkedProcess]:
+    """A command of the hub that may not come to its end by itself; `before`: the words of what starts it."""
+    process = await _begin([*before, *COMMAND, *words], cwd, variables)
     try:
         yield process
     finally:
@@ -103,24 +106,33 @@ async def starting(*words: str, cwd: Path, **variables: str) -> AsyncIterator[Pr
 
 
 @asynccontextmanager
-async def serving(*words: str, cwd: Path, **variables: str) -> AsyncIterator[Serving]:
+async def serving(*words: str, cwd: Path, before: Sequence[str] = (), **variables: str) -> AsyncIterator[Serving]:
     """A hub that serves on a free port of loopback, its data in `cwd`/data unless said otherwise."""
     variables.setdefault("HUB_LISTEN", "127.0.0.1:0")
-    async with starting("serve", *words, cwd=cwd, **variables) as process:
+    async with starting("serve", *words, cwd=cwd, before=before, **variables) as process:
         hub = Serving(process)
         hub.port = (await hub.heard("serving"))["port"]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{hub.port}") as hub.channel:
             yield hub
 
 
-async def _begin(command: Sequence[str], cwd: Path, variables: Mapping[str, str]) -> Process:
+async def _begin(command: Sequence[str], cwd: Path, variables: Mapping[str, str]) -> Process | ForkedProcess:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HUB_")}
+    env = inherited | {"HUB_HTTP_LISTEN": "off"} | dict(variables)
+    at_start = any(name.startswith(("LD_", "PYTHON")) for name in variables)  # read before a process runs any code
+    if tuple(command[: len(COMMAND)]) == COMMAND and not at_start:
+        return await fork(command[len(COMMAND) :], cwd, env)
     return await asyncio.create_subprocess_exec(
-        *command, cwd=cwd, env=inherited | dict(variables), stdin=PIPE, stdout=PIPE, stderr=PIPE
+        *command,
+        cwd=cwd,
+        env=env,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
     )
 
 
-async def ended_of(process: Process) -> Ended:
+async def ended_of(process: Process | ForkedProcess) -> Ended:
     """What came of a process, once it has ended; fails where it does not."""
     try:
         async with asyncio.timeout(PATIENCE):

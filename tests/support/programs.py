@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -16,7 +17,7 @@ def needs(program: str) -> str:
     return str(found)
 
 
-def without(reason: str) -> None:
+def without(reason: str) -> NoReturn:
     """Skip the test for want of something outside the project; fail it where `CI` is set."""
     if os.environ.get("CI"):
         pytest.fail(f"{reason}, and in CI a skip is a failure")

@@ -1,6 +1,5 @@
 """A real hub as a process of its own, a thread that reads, and a proxy that can be cut."""
 
-import asyncio
 import contextlib
 import os
 import queue
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Unpack
 
 from tickets.hub.v1.admin_service_pb2 import RegisterIntegrationRequest
 from tickets.hub.v1.admin_service_pb2_grpc import AdminServiceStub
@@ -19,9 +18,8 @@ from tickets.hub.v1.event_pb2 import Event
 from tickets.hub.v1.event_service_pb2 import Ready
 from tickets.hub.v1.integration_pb2 import ScopeRequest
 from tickets.hub.v1.permissions_pb2 import SCOPE_TICKET_STATS
-
-from hub.client import Client, HubCallError, Notice, Policy, Subscription
-from hub.client.requests import Wanted
+from tickets_hub import Client, HubCallError, Notice, Policy, Subscription
+from tickets_hub.requests import SubscribeOptions
 
 PATIENCE = 20
 POLICY = Policy(first_delay=0.05, max_delay=0.5, slack=0.5)
@@ -36,7 +34,7 @@ class RealHub:
             self.port = free.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self._directory = directory
-        self._keys: dict[str, str] = {}
+        self.keys: dict[str, str] = {}
         self._clients = contextlib.ExitStack()
         self.start()
 
@@ -46,6 +44,7 @@ class RealHub:
         environment |= {
             "HUB_DATA_DIR": str(self._directory / "data"),
             "HUB_LISTEN": self.address,
+            "HUB_HTTP_LISTEN": "off",
             "HUB_DRAIN_TIME": "2",
         }
         with (self._directory / "hub.log").open("a") as log:
@@ -53,11 +52,11 @@ class RealHub:
                 [sys.executable, "-m", "hub", "serve"], stdout=subprocess.PIPE, stderr=log, text=True, env=environment
             )
         assert self.process.stdout
-        while len(self._keys) < 2:
+        while len(self.keys) < 2:
             line = self.process.stdout.readline()
             assert line, (self._directory / "hub.log").read_text()
             if found := re.fullmatch(r"HUB_(ADMIN|BOT)_KEY=(\S+)\s*", line):
-                self._keys[found[1]] = found[2]
+                self.keys[found[1]] = found[2]
 
     def end(self, how: signal.Signals) -> int:
         """Send it a signal that ends it; returns its exit code."""
@@ -74,7 +73,7 @@ class RealHub:
     @property
     def bot(self) -> Client:
         """Who emits."""
-        return self.client(self._keys["BOT"])
+        return self.client(self.keys["BOT"])
 
     def register(self) -> tuple[str, str]:
         """A new integration that may see closed tickets: its id and its key."""
@@ -86,13 +85,13 @@ class RealHub:
             support_url="https://example.com/support",
             scopes=GRANTED,
         )
-        admin = self.client(self._keys["ADMIN"])
+        admin = self.client(self.keys["ADMIN"])
         reply = AdminServiceStub(admin.channel).RegisterIntegration(request, metadata=admin.metadata, timeout=PATIENCE)
         return reply.integration.integration_id, reply.key.secret
 
     def admin(self) -> tuple[AdminServiceStub, Client]:
         """What an admin steers with."""
-        client = self.client(self._keys["ADMIN"])
+        client = self.client(self.keys["ADMIN"])
         return AdminServiceStub(client.channel), client
 
     def close(self) -> None:
@@ -106,11 +105,11 @@ class RealHub:
 class Reading:
     """A thread that reads a subscription for the test."""
 
-    def __init__(self, client: Client, *, auto_commit: bool = False, **wanted: Unpack[Wanted]) -> None:
+    def __init__(self, client: Client, *, auto_commit: bool = False, **options: Unpack[SubscribeOptions]) -> None:
         self.got = queue.Queue[str | Event | HubCallError]()
         self.notices = queue.Queue[Notice]()
         self.subscription: Subscription = client.subscribe(
-            on_notice=self.notices.put, auto_commit=auto_commit, **wanted
+            on_notice=self.notices.put, auto_commit=auto_commit, **options
         )
         threading.Thread(target=self._run, daemon=True).start()
         self.notice(Ready)
@@ -132,59 +131,3 @@ class Reading:
         while not isinstance(notice := self.notices.get(timeout=PATIENCE), kind):
             pass
         return notice
-
-
-class Proxy:
-    """Passes bytes on, until it is cut."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._cut = False
-        self._writers = set[asyncio.StreamWriter]()
-        self._frozen = set[asyncio.StreamWriter]()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.cut()
-        self._server.close()
-
-    def cut(self) -> None:
-        """Drop every connection and take no other."""
-        self._cut = True
-        for writer in self._writers:
-            writer.transport.abort()
-
-    def freeze(self) -> None:
-        """Let every connection stand, and pass nothing more on; new connections work."""
-        self._frozen |= self._writers
-
-    def mend(self) -> None:
-        """Take connections again."""
-        self._cut = False
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._cut:
-            writer.transport.abort()
-            return
-        there, back = await asyncio.open_connection("127.0.0.1", self._port)
-        pair = {writer, back}
-        self._writers |= pair
-        try:
-            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
-        finally:
-            self._writers -= pair
-            for each in pair:
-                each.close()
-
-    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        """Pass on what comes, for as long as both ends stand."""
-        with contextlib.suppress(OSError):
-            while some := await source.read(65_536):
-                if target not in self._frozen:
-                    target.write(some)
-                    await target.drain()
-        target.transport.abort()

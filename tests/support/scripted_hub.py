@@ -12,7 +12,6 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from tickets.hub.v1 import event_service_pb2
-from tickets.hub.v1.event_pb2 import Event, TicketClosed
 from tickets.hub.v1.event_service_pb2 import (
     Goodbye,
     Heartbeat,
@@ -21,18 +20,15 @@ from tickets.hub.v1.event_service_pb2 import (
     SubscribeResponse,
 )
 
+from tests.support.events import closed
+
 EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
 TRAILER = "grpc-status-details-bin"
 
 
-def event(name: str) -> Event:
-    """An event with this id."""
-    return Event(id=name, guild_id="1", ticket_closed=TicketClosed(message_count=3))
-
-
 def frame(cursor: str, *names: str) -> SubscribeResponse:
     """A frame with events of these ids."""
-    return SubscribeResponse(cursor=cursor, events=[event(name) for name in names])
+    return SubscribeResponse(cursor=cursor, events=[closed(name) for name in names])
 
 
 def ready(cursor: str = "c0", heartbeat: float = 15) -> SubscribeResponse:
@@ -41,7 +37,7 @@ def ready(cursor: str = "c0", heartbeat: float = 15) -> SubscribeResponse:
 
 
 def heartbeat(cursor: str) -> SubscribeResponse:
-    """A sign of life."""
+    """A heartbeat."""
     return SubscribeResponse(cursor=cursor, heartbeat=Heartbeat(caught_up=True))
 
 

@@ -1,8 +1,8 @@
 """A process of its own for the tests of crashes and faults. Prints a line for each thing that happened, at once.
 
-child.py append DIRECTORY PREFIX     append in many tasks, print each acknowledged id, until killed
-child.py hold DIRECTORY              open, print "open", wait for a line, close
-child.py faults DIRECTORY FLAG FILE  append; make syncing of FILE fail; append, read; print what came of it
+storage_child.py append DIRECTORY PREFIX     append in many tasks, print each acknowledged id, until killed
+storage_child.py hold DIRECTORY              open, print "open", wait for a line, close
+storage_child.py faults DIRECTORY FLAG FILE  append, make FILE fail (see fsync_shim.c), append, read; print the results
 """
 
 import asyncio
@@ -16,8 +16,8 @@ import structlog
 from hub.config import Settings
 from hub.errors import HubError
 from hub.model import Entry, Kind
-from hub.storage import sqlite
-from hub.storage.sqlite import SqliteLog
+from hub.storage.sqlite import store as sqlite
+from hub.storage.sqlite.log import SqliteLog
 
 
 def say(text: str) -> None:
@@ -69,7 +69,7 @@ async def main() -> None:
     """Do what the arguments say."""
     what, directory, *rest = sys.argv[1:]
     if what == "faults" and rest[1] == "hub.db":
-        sqlite._WAL_PAGES = 0  # a checkpoint after each group
+        sqlite.WAL_PAGES = 0  # a checkpoint after each group
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for what the test reads
     log = await SqliteLog.open(Settings.model_validate({"data_dir": directory}))
     try:

@@ -2,18 +2,20 @@
 
 import json
 import secrets
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
 from hub.config import Settings
 from hub.model import Entry, Kind
 from hub.storage import MAX_APPEND, Log
-from hub.storage._jetstream_api import PATIENCE, Stream
-from hub.storage._jetstream_wire import Wire
-from hub.storage.jetstream import JetStreamLog
-from hub.storage.sqlite import SqliteLog
-from tests.jetstream.servers import shared
+from hub.storage.jetstream.connection import NatsConnection
+from hub.storage.jetstream.log import JetStreamLog
+from hub.storage.jetstream.stream import REPLY_TIMEOUT, NatsStream
+from hub.storage.sqlite.log import SqliteLog
+from tests.support.nats_servers import shared
 
 
 def settings_for(directory: Path, **values: Any) -> Settings:  # noqa: ANN401  any setting of the hub
@@ -34,6 +36,10 @@ class Store(Protocol):
         """Open it with settings that differ from the defaults."""
         ...
 
+    async def lose(self, position: int) -> None:
+        """Lose an event behind the hub's back, as a bad disk does."""
+        ...
+
     async def close(self) -> None:
         """Close whatever is still open."""
         ...
@@ -52,6 +58,11 @@ class SqliteStore:
         self._opened.append(log)
         return log
 
+    async def lose(self, position: int) -> None:
+        """See `Store.lose`."""
+        with closing(sqlite3.connect(self._directory / "hub.db", isolation_level=None)) as connection:
+            connection.execute("DELETE FROM entries WHERE position = ?", (position,))
+
     async def close(self) -> None:
         """See `Store.close`."""
         for log in self._opened:
@@ -60,11 +71,11 @@ class SqliteStore:
 
 async def remove_streams(url: str, prefix: str) -> None:
     """Leave nothing of the logs whose streams' names begin so."""
-    wire = await Wire.connect(Settings.model_validate({"storage": url}))
-    listed = json.loads((await wire.request("$JS.API.STREAM.NAMES", patience=PATIENCE)).data)
+    wire = await NatsConnection.connect(Settings.model_validate({"storage": url}))
+    listed = json.loads((await wire.request("$JS.API.STREAM.NAMES", time_limit=REPLY_TIMEOUT)).data)
     for name in listed["streams"] or ():
         if name.startswith(prefix):
-            await Stream(wire, name).call("STREAM.DELETE")
+            await NatsStream(wire, name).call("STREAM.DELETE")
     await wire.close()
 
 
@@ -80,6 +91,10 @@ class JetStreamStore:
         log = await JetStreamLog.open(self._settings.model_copy(update=checked(settings)))
         self._opened.append(log)
         return log
+
+    async def lose(self, position: int) -> None:
+        """See `Store.lose`."""
+        await self._opened[-1]._replica.stream.overwrite(position)
 
     async def close(self) -> None:
         """See `Store.close`."""

@@ -1,6 +1,7 @@
 """A full disk and a disk that fails: nothing is acknowledged that is not there, reads and streams go on, it is said."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import grpc
@@ -8,11 +9,15 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tickets.hub.v1 import admin_service_pb2, event_service_pb2
 
+from hub import metrics
 from hub.model import Kind
-from tests.conftest import PATIENCE, RunningHub, detail_of, reason_of
-from tests.delivery.kit import emit, ids, log_of, names_until, notice, refused, subscriptions, ticket
 from tests.delivery.test_drain import register
-from tests.processes import serving
+from tests.support.calls import ask, detail_of, fails, reason_of, subscriptions
+from tests.support.events import ids, ticket
+from tests.support.hubs import PATIENCE, RunningHub, emit, log_of, until
+from tests.support.privacy import DONE, LONGER, USER, by, done, erase_user
+from tests.support.processes import serving
+from tests.support.streams import names_until, notice
 from tests.torture.conftest import Compile
 
 SHIM = Path(__file__).parents[1] / "storage" / "fsync_shim.c"
@@ -20,7 +25,7 @@ SHIM = Path(__file__).parents[1] / "storage" / "fsync_shim.c"
 
 async def set_room(hub: RunningHub, pages: int) -> None:
     """Let the database grow by so many pages, then be as full as a disk is; 0: as much as it likes."""
-    writer = hub.hub._log._writer  # type: ignore[attr-defined]  # it is the embedded log
+    writer = hub.hub.log._store.write_connection  # type: ignore[attr-defined]  # it is the embedded log
     [[now]] = await writer.execute_fetchall("PRAGMA page_count")
     await writer.execute_fetchall(f"PRAGMA max_page_count = {now + pages if pages else 2**30}")
 
@@ -75,13 +80,13 @@ async def test_after_a_failed_sync_the_hub_says_so_and_reads_go_on(compiled: Com
         flag.write_text("hub.db-wal")
         for name in ("while", "then"):
             one = event_service_pb2.EmitEventRequest(event=ticket(name))
-            failure = await refused(bot.call("EventService/EmitEvent", one))
+            failure = await fails(bot.call("EventService/EmitEvent", one))
             assert (failure.code(), reason_of(failure)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
         async with asyncio.timeout(PATIENCE):
             assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         flag.unlink()
         one = event_service_pb2.EmitEventRequest(event=ticket("after"))
-        failure = await refused(bot.call("EventService/EmitEvent", one))
+        failure = await fails(bot.call("EventService/EmitEvent", one))
         assert reason_of(failure) == "STORAGE_UNAVAILABLE"
         await notice(stream, "heartbeat")
         reply = await hub.caller(keys["HUB_ADMIN_KEY"]).call(
@@ -97,4 +102,40 @@ async def test_after_a_failed_sync_the_hub_says_so_and_reads_go_on(compiled: Com
             "EventService/EmitEvent", event_service_pb2.EmitEventRequest(event=ticket("later"))
         )
         names = await names_until(stream, "later")
-        assert names in (["before", "later"], ["before", "while", "later"])  # nobody was told that it was not stored
+        assert names in (["before", "later"], ["before", "while", "later"])  # its caller was never refused
+
+
+async def test_a_full_disk_puts_an_erasure_off(hub: RunningHub) -> None:
+    """A request that cannot be kept is refused; one that was accepted ends once there is room, and the hub goes on."""
+    mine, others = ids("mine", 600), ids("other", 600)
+    await emit(hub, mine, lambda name: by(USER, name))
+    await emit(hub, others)
+    await set_room(hub, 1)
+    others += await fill(hub)
+    answers = await asyncio.gather(*(erase_user(hub, LONGER) for _ in range(60)), return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+    assert "STORAGE_FULL" in {reason_of(refusal) for refusal in refused}
+    assert [entry.id for entry in await log_of(hub, Kind.EVENT)] == [*mine, *others]
+    await set_room(hub, 2)
+    erasure = await erase_user(hub, request_id="r")
+    others += await fill(hub)
+    put_off = metrics.PUT_OFF.values["erasures",]
+    await until(lambda: metrics.PUT_OFF.values["erasures",] > put_off)
+    waiting = (await ask(hub.bot, "PrivacyService/GetErasure", erasure_id=erasure.erasure_id)).erasure
+    assert waiting.state != DONE
+    assert not hub.hub.failed.done()
+    await set_room(hub, 0)
+    assert (await done(hub.bot, erasure.erasure_id)).events_erased == 600
+    assert [entry.id for entry in await log_of(hub, Kind.EVENT)] == others
+
+
+async def fill(hub: RunningHub) -> list[str]:
+    """Emit until nothing fits any more; the names of what did."""
+    stored: list[str] = []
+    for number in range(500):
+        name = f"fill{number}-{len(stored)}-{'x' * 20}-{time.monotonic_ns()}"
+        [outcome] = await asyncio.gather(emit(hub, [name]), return_exceptions=True)
+        if isinstance(outcome, BaseException):
+            return stored
+        stored.append(name)
+    raise AssertionError("the disk was never full")

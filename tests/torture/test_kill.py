@@ -18,14 +18,14 @@ import grpc
 from tickets.hub.v1 import admin_service_pb2, event_service_pb2
 
 from hub.model import Entry, Kind
-from hub.storage.sqlite import SqliteLog
-from tests.conftest import REGISTRATION, Caller, asked
-from tests.contract.stores import read_all, settings_for
-from tests.delivery.kit import ticket
+from hub.storage.sqlite.log import SqliteLog
+from tests.support.events import ticket
+from tests.support.hubs import REGISTRATION, Caller, scope_requests
+from tests.support.stores import read_all, settings_for
 from tests.torture.conftest import rounds
 
 PATIENCE = 60
-LOOK = 50
+CHECK = 20
 """Rounds after which the store is looked at."""
 
 STEPS = [("run", "before"), ("run", "after"), ("execute_fetchall", "before"), ("execute_fetchall", "after")]
@@ -106,7 +106,7 @@ class Nursery:
 @asynccontextmanager
 async def nursery(directory: Path) -> AsyncIterator[Nursery]:
     """A process that starts hubs on a directory."""
-    script = Path(__file__).with_name("nursery.py")
+    script = Path(__file__).parents[1] / "support" / "killed_hubs.py"
     process = await asyncio.create_subprocess_exec(sys.executable, script, directory, stdin=PIPE, stdout=PIPE)
     try:
         yield Nursery(process)
@@ -126,7 +126,7 @@ async def kill_after(pid: int, bot: Bot, more: int) -> None:
 
 async def register(admin: Caller) -> str:
     """An integration's key."""
-    fields: dict[str, Any] = REGISTRATION | {"scopes": asked("TICKET_CREATED")}
+    fields: dict[str, Any] = REGISTRATION | {"scopes": scope_requests("TICKET_CREATED")}
     request = admin_service_pb2.RegisterIntegrationRequest(**fields)
     return str((await admin.call("AdminService/RegisterIntegration", request)).key.secret)
 
@@ -154,10 +154,11 @@ async def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
         async with nursery(tmp_path / "data") as born:
             async with born.hub(None) as (_, channel):
                 key = await register(Caller(channel, born.keys["ADMIN"]))
-            for number in range(1, rounds(50, 3_000) + 1):
+            for number in range(1, rounds(12, 3_000) + 1):
                 await live_and_die(born, key, bot, reader, rng)
-                if number % LOOK == 0:
-                    events = await checked(tmp_path / "data", bot)
+                if number % CHECK == 0:
+                    await checked(tmp_path / "data", bot)
+            events = await checked(tmp_path / "data", bot)
             async with born.hub(None) as (pid, channel), asyncio.timeout(PATIENCE):
                 following = asyncio.create_task(reader.follow(Caller(channel, key)))
                 while len(reader.seen) < len(events):  # noqa: ASYNC110  the next frame wakes nobody

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from hub.model import Kind
-from hub.storage.sqlite import SqliteLog
-from tests.contract.stores import event, read_all, settings_for
+from hub.storage.sqlite.log import SqliteLog
+from tests.support.power_loss import Disk, Op, read_record
+from tests.support.stores import event, read_all, settings_for
 from tests.torture.conftest import Compile, rounds
-from tests.torture.disk import Disk, Op, read_record
 
 LOSSES = 30
 """Power losses for each recorded run."""
@@ -32,7 +32,7 @@ def recorded(recorder: Path, directory: Path, seed: int, synchronous: str) -> li
     directory.mkdir()
     record = directory.with_suffix(".record")
     subprocess.run(  # noqa: S603  our own program
-        [sys.executable, Path(__file__).with_name("power_child.py"), directory, f"{seed}", synchronous],
+        [sys.executable, Path(__file__).parents[1] / "support" / "power_child.py", directory, f"{seed}", synchronous],
         env={**os.environ, "LD_PRELOAD": str(recorder), "RECORD_DIR": str(directory), "RECORD": str(record)},
         check=True,
         timeout=120,

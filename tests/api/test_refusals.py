@@ -1,0 +1,126 @@
+"""Lines about refused calls: enough to see what goes on, never so many that strangers could fill a disk."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from hub.api import refusals
+from hub.api.peers import Addresses
+from hub.api.refusals import RefusalLog
+from hub.errors import (
+    Draining,
+    EmitBacklogFull,
+    HubError,
+    KeyMissing,
+    KeyUnknown,
+    StorageFull,
+    StorageUnavailable,
+    TooManyCalls,
+)
+from hub.logs import CALLER
+from hub.model import Caller, Role
+from tests.support.calls import ask, fails
+from tests.support.hubs import FakeClock, StartHub, log_to_memory
+from tests.support.peers import CallFrom
+
+
+class Refusing:
+    """A `RefusalLog` and what it has logged."""
+
+    def __init__(self, written: io.StringIO) -> None:
+        self.clock = FakeClock()
+        self._written = written
+        self._log = RefusalLog(Addresses(()), self.clock)
+
+    def lines(self, error: HubError, *peers: str) -> list[dict[str, Any]]:
+        """Refuse a call of each of these peers; returns the lines that were logged for it."""
+        self._written.seek(0)
+        self._written.truncate()
+        for peer in peers:
+            self._log.note(error, "EventService/EmitEvent", CallFrom(peer))
+        return [json.loads(line) for line in self._written.getvalue().splitlines()]
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Refusing:
+    """A log of refusals that can be looked at."""
+    return Refusing(log_to_memory(monkeypatch))
+
+
+async def test_a_caller_that_is_refused_again_and_again_has_one_line(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand refusals of one address and one reason are one line; the first after a minute counts the others."""
+    written = log_to_memory(monkeypatch)
+    clock = FakeClock()
+    hub = await start_hub(clock, max_failed_authentications=10_000)
+    stranger = hub.caller("x")
+    for _ in range(1_000):
+        await fails(ask(stranger, "DirectoryService/ListScopes"))
+    clock.monotonic_offset += 60
+    await fails(ask(stranger, "DirectoryService/ListScopes"))
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [line.get("left_out", 0) for line in lines if line["event"] == "refused"] == [0, 999]
+
+
+def test_each_address_and_each_reason_has_a_line(refusing: Refusing) -> None:
+    """A refusal for another reason, or from another address, is logged at once."""
+    assert len(refusing.lines(KeyMissing(), "ipv4:192.0.2.1:1", "ipv4:192.0.2.1:2", "ipv4:192.0.2.2:1")) == 2
+    assert len(refusing.lines(KeyUnknown(), "ipv4:192.0.2.1:1")) == 1
+
+
+def test_callers_behind_one_address_are_told_apart_by_their_keys(refusing: Refusing) -> None:
+    """Of callers with a valid key the key counts and not the address: behind a proxy all have the same."""
+    told = []
+    for key_id in ("a", "b", "a"):
+        token = CALLER.set(Caller(Role.BOT, key_id, "", "EventService/EmitEvent", ""))
+        told.append(len(refusing.lines(TooManyCalls("no"), "ipv4:192.0.2.1:1")))
+        CALLER.reset(token)
+    assert told == [1, 1, 0]
+
+
+def test_strangers_from_everywhere_have_so_many_lines_a_minute(refusing: Refusing) -> None:
+    """Addresses without end get no more lines and no more memory than the bound; the rest is counted."""
+    peers = [f"ipv4:10.{a}.{b}.1:1" for a in range(40) for b in range(50)]
+    assert len(refusing.lines(KeyMissing(), *peers)) == refusals.MAX_UNKNOWN
+    refusing.clock.monotonic_offset += 60
+    [line] = refusing.lines(KeyMissing(), peers[-1])
+    assert line["left_out_of_others"] == len(peers) - refusals.MAX_UNKNOWN
+    assert len(refusing.lines(KeyMissing(), *peers)) == refusals.MAX_UNKNOWN - 1
+
+
+def test_what_a_forgotten_address_left_out_is_counted(refusing: Refusing) -> None:
+    """An address that makes room for another takes its count along into the next line."""
+    assert len(refusing.lines(KeyMissing(), *["ipv4:192.0.2.1:1"] * 8)) == 1
+    refusing.clock.monotonic_offset += 60
+    told = refusing.lines(KeyMissing(), *(f"ipv4:10.0.{a}.{b}:1" for a in range(2) for b in range(250)))
+    assert sum(line.get("left_out_of_others", 0) for line in told) == 7
+
+
+def test_strangers_do_not_take_the_lines_of_callers(refusing: Refusing) -> None:
+    """However many strangers are refused, the first refusal of a valid key is logged."""
+    refusing.lines(KeyMissing(), *(f"ipv4:10.{a}.{b}.1:1" for a in range(20) for b in range(50)))
+    token = CALLER.set(Caller(Role.BOT, "a", "", "EventService/EmitEvent", ""))
+    assert len(refusing.lines(EmitBacklogFull("no"), "ipv4:192.0.2.1:1")) == 1
+    CALLER.reset(token)
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (KeyMissing(), "info"),
+        (EmitBacklogFull("no"), "info"),
+        (StorageFull(), "warning"),
+        (StorageUnavailable(), "warning"),
+    ],
+)
+def test_the_level_says_whether_an_operator_is_needed(refusing: Refusing, error: HubError, level: str) -> None:
+    """A full disk is a warning; what a caller did wrong is not."""
+    assert [line["level"] for line in refusing.lines(error, "ipv4:192.0.2.1:1")] == [level]
+
+
+def test_a_stop_is_not_told_call_by_call(refusing: Refusing) -> None:
+    """What is refused because the hub is being stopped has a line for those who debug it alone."""
+    assert refusing.lines(Draining(), "ipv4:192.0.2.1:1") == []

@@ -1,0 +1,179 @@
+"""Emitting: a burst loses nothing, what others cancel is repeated, and a caller can repeat what failed for good."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from tickets.hub.v1.event_pb2 import Event, TicketClosed
+from tickets.hub.v1.event_service_pb2 import EmitEventResponse
+from tickets_hub import AsyncClient, Client, HubCallError, Policy, Start
+from tickets_hub.aio_turns import Turns
+
+from tests.client.test_client_aio import POLICY, ScriptedHub, hub
+from tests.support.events import closed
+from tests.support.real_hub import Reading, RealHub
+from tests.support.scripted_hub import details
+
+__all__ = ["hub"]
+
+CANCELLED = (grpc.StatusCode.CANCELLED, None)
+REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, details(3, "INVALID_REQUEST"))
+BURST = 20_000
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[RealHub]:
+    """A real hub with a data directory of its own."""
+    started = RealHub(tmp_path)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+async def client(hub: ScriptedHub) -> AsyncIterator[AsyncClient]:
+    """A client of the scripted hub."""
+    async with AsyncClient(hub.address, "tkt_key", policy=POLICY) as connected:
+        yield connected
+
+
+def unnamed() -> Event:
+    """An event without an id."""
+    return Event(guild_id="1", ticket_closed=TicketClosed(message_count=3))
+
+
+async def test_a_burst_of_single_emits_loses_nothing(real: RealHub) -> None:
+    """Twenty thousand emits at once, as a bot writes them: each is acknowledged, and each is in the log once."""
+    _, key = real.register()
+    events = [unnamed() for _ in range(BURST)]
+    async with AsyncClient(real.address, real.keys["BOT"]) as bot:
+        replies = await asyncio.gather(*(bot.emit(one) for one in events), return_exceptions=True)
+    assert [reply for reply in replies if not isinstance(reply, EmitEventResponse)] == []
+    reading = Reading(real.client(key), start=Start.earliest(), max_batch_size=1_000)
+    assert sorted(reading.ids(BURST)) == sorted(one.id for one in events)
+    assert reading.got.empty()
+
+
+async def test_a_call_that_others_cancelled_is_repeated(hub: ScriptedHub, client: AsyncClient) -> None:
+    """The hub's end, gRPC in a burst and proxies answer CANCELLED: the same event is sent again, with its id."""
+    hub.refusals = [CANCELLED, CANCELLED]
+    assert (await client.emit(unnamed())).event_id
+    assert hub.emitted[0] == hub.emitted[1] == hub.emitted[2]
+    hub.refusals = [CANCELLED]
+    assert [result.event_id for result in await client.emit_batch([closed("a"), closed("b")])] == ["a", "b"]
+    hub.refusals = [CANCELLED]
+    assert (await client.commit("c1")).cursor == "c1"
+
+
+async def test_threads_repeat_what_others_cancelled_too(hub: ScriptedHub) -> None:
+    """The same, of the client for threads."""
+    hub.refusals = [CANCELLED]
+    with Client(hub.address, "tkt_key", policy=POLICY) as client:
+        await asyncio.to_thread(client.emit, closed("a"))
+    assert len(hub.emitted) == 2
+
+
+async def test_a_call_that_its_own_caller_cancels_is_not_repeated(hub: ScriptedHub, client: AsyncClient) -> None:
+    """A cancelled task ends as cancelled, and its event keeps the id under which it may be stored."""
+    hub.blocked.clear()
+    mine = unnamed()
+    emitting = asyncio.create_task(client.emit(mine))
+    await asyncio.wait_for(hub.arrived.wait(), 10)
+    emitting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await emitting
+    hub.blocked.set()
+    await client.emit(closed("next"))
+    assert [request.event.id for request in hub.emitted] == [mine.id, "next"]  # type: ignore[union-attr]  # single ones
+
+
+async def test_closing_the_client_says_so_to_a_call_on_its_way(hub: ScriptedHub) -> None:
+    """GRPC raises a cancellation where nobody cancelled the task: the caller hears that the client was closed."""
+    hub.blocked.clear()
+    client = AsyncClient(hub.address, "tkt_key", policy=POLICY)
+    mine = unnamed()
+    emitting = asyncio.create_task(client.emit(mine))
+    await asyncio.wait_for(hub.arrived.wait(), 10)
+    await client.aclose()
+    with pytest.raises(HubCallError, match="this client is closed") as raised:
+        await emitting
+    assert raised.value.event_ids == (mine.id,)
+    hub.blocked.set()
+
+
+async def test_a_failure_names_the_events_it_is_about(hub: ScriptedHub, client: AsyncClient) -> None:
+    """Of one event, and of the call of a batch that failed: the callers' own messages have the same ids."""
+    hub.refusals = [REFUSED]
+    one, many = unnamed(), [unnamed() for _ in range(1_002)]
+    with pytest.raises(HubCallError) as raised:
+        await client.emit(one)
+    assert raised.value.event_ids == (one.id,) != ("",)
+    hub.refuse_from = 2
+    with pytest.raises(HubCallError) as raised:
+        await client.emit_batch(many)
+    assert raised.value.event_ids == tuple(each.id for each in many[1_000:])
+    assert [result.event_id for result in raised.value.results] == [each.id for each in many[:1_000]]
+    assert len({each.id for each in many}) == 1_002
+
+
+async def test_a_failure_of_threads_names_its_events_too(hub: ScriptedHub) -> None:
+    """The same, of the client for threads."""
+    one, many = unnamed(), [unnamed(), unnamed()]
+    with Client(hub.address, "tkt_key", policy=POLICY) as client:
+        hub.refusals = [REFUSED, REFUSED]
+        with pytest.raises(HubCallError) as raised:
+            await asyncio.to_thread(client.emit, one)
+        assert raised.value.event_ids == (one.id,) != ("",)
+        with pytest.raises(HubCallError) as raised:
+            await asyncio.to_thread(client.emit_batch, many)
+        assert raised.value.event_ids == tuple(each.id for each in many)
+
+
+async def test_waiting_for_a_turn_ends_where_no_call_succeeds() -> None:
+    """A hub that is away keeps the last of many emits no longer than the first; one that answers keeps none."""
+    turns = Turns(Policy(max_calls=1, call_timeout=0.05))
+    async with turns:
+        with pytest.raises(HubCallError, match=r"no call to the hub has succeeded for 0\.05 s"):
+            await turns.__aenter__()
+    async with turns:
+        pass
+
+
+def test_a_client_that_is_made_at_import_serves_one_loop(real: RealHub) -> None:
+    """Bots make it before their loop runs: its channel opens at first use; a second loop gets an error."""
+    bot = AsyncClient(real.address, real.keys["BOT"])
+
+    async def emit() -> str:
+        return (await bot.emit(unnamed())).event_id
+
+    async def emit_and_close() -> str:
+        try:
+            return await emit()
+        finally:
+            await bot.aclose()
+
+    with pytest.raises(RuntimeError, match="inside a running event loop"):
+        bot.subscribe()
+    with asyncio.Runner() as first:
+        assert first.run(emit())
+        with asyncio.Runner() as second:
+            for use in (emit(), bot.rotate_key()):
+                with pytest.raises(RuntimeError, match="belongs to another event loop"):
+                    second.run(use)
+            with pytest.raises(RuntimeError, match="belongs to another event loop"):
+                second.run(subscribe(bot))
+        assert first.run(emit_and_close())
+
+
+async def subscribe(client: AsyncClient) -> None:
+    """Subscribe, inside a loop."""
+    client.subscribe()
+
+
+async def test_a_client_that_was_never_used_closes() -> None:
+    """There is no channel to close, and none is opened for it; it stays closed."""
+    client = AsyncClient("127.0.0.1:1", "tkt_key")
+    await client.aclose()
+    with pytest.raises(HubCallError, match="closed"):
+        await client.emit(unnamed())

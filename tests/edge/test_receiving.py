@@ -1,0 +1,166 @@
+"""Calls without their request: judged before anything of it is read, waited for briefly, and limited."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tickets.hub.v1 import event_service_pb2
+
+from hub.api.limits import HalfOpenLimit
+from hub.errors import TooManyCalls
+from hub.model import Kind
+from tests.support.calls import ask, fails, reason_of
+from tests.support.events import event
+from tests.support.failures import TICKET, retry_seconds
+from tests.support.hubs import PATIENCE, Caller, RunningHub, StartHub, log_of
+from tests.support.uploads import CHECK, EMIT, LIST_SCOPES, SUBSCRIBE, WATCH, Upload
+
+
+def caller_of(hub: RunningHub, reader: Caller, method: str) -> Caller:
+    """Somebody who may call a method."""
+    return {EMIT: hub.bot, SUBSCRIBE: reader}.get(method, hub.admin)
+
+
+async def test_a_key_that_ends_before_the_request_opens_nothing(hub: RunningHub) -> None:
+    """A request that is held back until its key was revoked is refused: it could mint a successor of that key."""
+    made, reader = await hub.register("TICKET_CREATED")
+    upload = Upload(reader, "/tickets.hub.v1.DeveloperService/RotateOwnKey")
+    await upload._call.wait_for_connection()
+    await ask(hub.admin, "DirectoryService/ListScopes")  # it came after that call, which the hub has judged by now
+    await ask(hub.admin, "AdminService/RevokeKey", integration_id=made.integration_id, key_id=reader.key.split("_")[2])
+    await upload.send(b"")
+    assert reason_of(await upload.ending()) == "KEY_REVOKED"
+
+
+@pytest.mark.parametrize("method", [LIST_SCOPES, EMIT, SUBSCRIBE, CHECK, WATCH])
+async def test_a_call_has_one_request(start_hub: StartHub, method: str) -> None:
+    """None, two or none in time: each is answered with what is wrong, and nothing of it is done."""
+    hub = await start_hub(request_timeout=0.3)
+    _, reader = await hub.register("TICKET_CREATED")
+    caller = caller_of(hub, reader, method)
+    none = await (await Upload(caller, method).send()).ending()
+    two = await (await Upload(caller, method).send(b"", b"")).ending()
+    late = await Upload(caller, method).ending()
+    unfinished = Upload(caller, method)
+    await unfinished._call.write(b"")
+    assert [reason_of(error) for error in (none, two, late, await unfinished.ending())] == [
+        "INVALID_REQUEST",
+        "INVALID_REQUEST",
+        "REQUEST_TIMEOUT",
+        "REQUEST_TIMEOUT",
+    ]
+    assert none.details() == "the call ended without a request: send one message"
+    assert late.code() is grpc.StatusCode.UNAVAILABLE
+    assert retry_seconds(late) > 0
+
+
+async def test_two_events_in_one_call_are_not_stored(hub: RunningHub) -> None:
+    """The first of two requests is not served either."""
+    raw = event_service_pb2.EmitEventRequest(event=event("a", **TICKET)).SerializeToString()
+    assert reason_of(await (await Upload(hub.bot, EMIT).send(raw, raw)).ending()) == "INVALID_REQUEST"
+    assert not await log_of(hub, Kind.EVENT)
+    await (await Upload(hub.bot, EMIT).send(raw)).reply()
+    assert len(await log_of(hub, Kind.EVENT)) == 1
+
+
+@pytest.mark.parametrize("method", [LIST_SCOPES, EMIT, SUBSCRIBE])
+async def test_strangers_are_answered_before_their_request(start_hub: StartHub, method: str) -> None:
+    """A caller without permission is refused at once, even before its message has arrived."""
+    hub = await start_hub(request_timeout=3_600)
+    _, reader = await hub.register("TICKET_CREATED")
+    wrong_role = reader if method == EMIT else hub.bot
+    expected = {"": "KEY_MISSING", "x": "KEY_UNKNOWN"} | (
+        {wrong_role.key: "ROLE_NOT_ALLOWED"} if method != LIST_SCOPES else {}
+    )
+    for key, reason in expected.items():
+        assert reason_of(await Upload(hub.caller(key), method).ending()) == reason
+
+
+@pytest.mark.parametrize(("method", "holders"), [(LIST_SCOPES, "integration"), (LIST_SCOPES, "bot"), (CHECK, "nobody")])
+async def test_half_open_calls_are_limited(start_hub: StartHub, method: str, holders: str) -> None:
+    """One key, and one address, may have so many calls without a request; the next is refused with a retry delay."""
+    hub = await start_hub(max_half_open_calls=20, max_streams_per_integration=1, request_timeout=3_600)
+    _, reader = await hub.register("TICKET_CREATED")
+    caller = {"integration": reader, "bot": hub.bot, "nobody": hub.caller("")}[holders]
+    most = 20 if holders == "bot" else 2
+    calls = [Upload(caller, method) for _ in range(most + 5)]
+    ends = [asyncio.ensure_future(call.ending()) for call in calls]
+    async with asyncio.timeout(PATIENCE):
+        while sum(end.done() for end in ends) < 5:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)
+    refused = [await end for end in ends if end.done()]
+    assert {reason_of(error) for error in refused} == {"TOO_MANY_CALLS"}
+    assert all(retry_seconds(error) > 0 for error in refused)
+    for call, end in zip(calls, ends, strict=True):
+        call.cancel()
+        end.cancel()
+    await asyncio.gather(*ends, return_exceptions=True)
+
+
+async def test_half_open_calls_of_one_key_shut_nobody_out(start_hub: StartHub) -> None:
+    """While an integration holds all that it may, others and its own address are served, and health answers."""
+    hub = await start_hub(
+        max_half_open_calls=20, max_streams_per_integration=1, request_timeout=3_600, max_concurrent_calls=2
+    )
+    _, reader = await hub.register("TICKET_CREATED")
+    held = [Upload(reader, LIST_SCOPES) for _ in range(2)]
+    assert reason_of(await Upload(reader, LIST_SCOPES).ending()) == "TOO_MANY_CALLS"
+    await hub.emit(event("a", **TICKET))
+    await ask(hub.admin, "AdminService/ListIntegrations")
+    stub: Any = health_pb2_grpc.HealthStub(hub.channel)
+    assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+    for call in held:
+        await call.send(b"")
+        await call.reply()
+    await ask(reader, "DirectoryService/ListScopes")
+
+
+def test_nothing_is_kept_of_those_who_left() -> None:
+    """A place that is refused under its second name is free again under its first."""
+    limit = HalfOpenLimit()
+    with limit.place(("address", 2), ("key", 1)):
+        with pytest.raises(TooManyCalls), limit.place(("address", 2), ("key", 1)):
+            pass
+        with limit.place(("address", 2), ("another key", 1)):
+            pass
+    assert not limit._inside
+
+
+async def test_a_caller_that_goes_before_its_request_is_no_fault(
+    hub: RunningHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cancelling a call that has sent nothing leaves no line about an incident, and no traceback of gRPC's."""
+    for _ in range(20):
+        call = Upload(hub.bot, EMIT)
+        await asyncio.sleep(0.005)
+        call.cancel()
+    await hub.emit(event("a", **TICKET))
+    await hub.hub.stop()
+    told = capsys.readouterr()
+    assert "incident" not in told.err
+    assert "Traceback" not in told.err + told.out
+
+
+@pytest.mark.parametrize("second", ["Bearer x", "Basic abc", ""])
+async def test_two_keys_are_refused(hub: RunningHub, second: str) -> None:
+    """It cannot be said which of two values counts: a proxy and the hub must not take different ones."""
+    for values in ((f"Bearer {hub.bot.key}", second), (second, f"Bearer {hub.bot.key}")):
+        caller = hub.caller("")
+        caller.metadata = tuple(("authorization", value) for value in values)  # type: ignore[assignment]  # two of them
+        error = await fails(ask(caller, "DirectoryService/ListScopes"))
+        assert (reason_of(error), error.code()) == ("KEY_MISSING", grpc.StatusCode.UNAUTHENTICATED)
+        assert "more than one" in str(error.details())
+
+
+async def test_a_throttled_address_gets_short_answers(start_hub: StartHub) -> None:
+    """In a flood of guesses some refusals have all details, the others only the status and the sentence."""
+    hub = await start_hub(max_failed_authentications=1)
+    errors = [await fails(ask(hub.caller("x"), "DirectoryService/ListScopes")) for _ in range(30)]
+    assert {error.code() for error in errors[1:]} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    trailers = [dict(error.trailing_metadata() or ()) for error in errors[1:]]
+    rich = [trailer for trailer in trailers if "grpc-status-details-bin" in trailer]
+    assert 10 <= len(rich) <= 12
+    assert "too many failed authentications" in str(errors[-1].details())

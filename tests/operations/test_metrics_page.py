@@ -1,0 +1,8 @@
+"""docs/metrics.md is what the table says."""
+
+from tools.metrics_page import PAGE, page
+
+
+def test_the_page_is_fresh() -> None:
+    """Else run `make metrics-page`."""
+    assert PAGE.read_text() == page()

@@ -1,0 +1,102 @@
+"""An endpoint that fails for as long as events are kept: 72 hours pass, in the time of a fake clock."""
+
+import random
+from itertools import pairwise, repeat
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from hub.control.endpoints import name_of
+from hub.endpoint_model import EndpointRecord, EndpointState
+from hub.webhooks.schedule import BACK_OFF
+from tests.support.calls import ask
+from tests.support.events import ids
+from tests.support.hubs import FakeClock, RunningHub, StartHub, emit, pass_time, until
+from tests.support.receivers import ALLOWED, connect, endpoint_when, receiving
+
+ACTIVE, DISABLED = 2, 5
+SERVER_ERROR = 8
+RETENTION = 72 * 3_600
+KEPT_FROM = 800
+"""The attempt, of about 870, after which come the events that are still kept at the end."""
+
+
+class Down:
+    """A receiver's answers while it is down, with the times of its requests by a clock."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.times: list[float] = []
+        self._clock = clock
+
+    async def behave(self, body: dict[str, Any], _: web.Request) -> web.Response | None:
+        """Refuse everything after the first word."""
+        if body["type"] == "ready":
+            return None
+        self.times.append(self._clock.monotonic())
+        return web.Response(status=500)
+
+
+def record_of(hub: RunningHub) -> EndpointRecord:
+    """The one endpoint of a hub."""
+    [record] = hub.hub.registry.endpoints.all()
+    return record
+
+
+def failures(hub: RunningHub) -> int:
+    """How often in a row it has failed."""
+    record = record_of(hub)
+    return hub.hub.dispatchers.places.of(record, name_of(record)).attempts.failures
+
+
+def is_disabled(hub: RunningHub) -> bool:
+    """Whether it is switched off."""
+    return record_of(hub).state is EndpointState.DISABLED
+
+
+def let_pass(clock: FakeClock, seconds: float) -> None:
+    """Let time pass by both clocks."""
+    clock.wall_offset += round(seconds * 1e6)
+    clock.monotonic_offset += seconds
+
+
+async def test_an_endpoint_that_fails_for_72_hours(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retried by the table, then DISABLED; what retention removed meanwhile is a gap once it is switched on again."""
+    monkeypatch.setattr(random, "random", lambda: 1.0)  # each back-off lasts as long as it can
+    clock = FakeClock()
+    hub = await start_hub(clock, **ALLOWED, retention=RETENTION)
+    integration, reader = await hub.register("TICKET_CREATED")
+    down = Down(clock)
+    async with receiving(down.behave) as receiver:
+        receiver.clock = clock
+        await connect(reader, receiver)
+        await emit(hub, ids("gone", 5))
+        waits = [*BACK_OFF[:-1], *repeat(BACK_OFF[-1], RETENTION // int(BACK_OFF[-1]))]
+        for count, wait in enumerate(waits, 1):
+            await until(lambda count=count: failures(hub) == count or is_disabled(hub))  # type: ignore[misc]
+            if is_disabled(hub):
+                break  # on a slow machine its own time counts, too
+            if count == KEPT_FROM:
+                await emit(hub, ids("kept", 5))
+            let_pass(clock, wait)
+        endpoint = await endpoint_when(reader, lambda one: one.state == DISABLED)
+        assert (endpoint.last_failure, endpoint.http_status) == (SERVER_ERROR, 500)
+        assert "nothing but failure" in endpoint.disable_reason
+        trail = await ask(hub.admin, "AdminService/ListAuditEntries", integration_id=integration.integration_id)
+        assert trail.entries[0].reason == endpoint.disable_reason
+        gaps = [later - earlier for earlier, later in pairwise(down.times)]
+        assert all(gap >= wait for gap, wait in zip(gaps, waits, strict=False))
+        first, *_, before, last = down.times
+        assert last - first >= RETENTION > before - first
+
+        await pass_time(hub, clock, BACK_OFF[-1])
+        down.times.clear()
+        receiver.behave = None
+        verified = await ask(reader, "WebhookService/ResumeEndpoint")
+        assert verified.endpoint.state == ACTIVE
+        await receiver.until(lambda: receiver.ids == ids("kept", 5))
+        assert down.times == []
+        assert receiver.types == ["ready", "ready", "gap", "events"]
+        gap = receiver.bodies[2]["data"]
+        assert gap["cause"] == "GAP_CAUSE_RETENTION"
+        assert gap["from_time"] < gap["to_time"]

@@ -1,0 +1,173 @@
+"""Places for requests: whoever is slow, hangs or fails keeps no quick endpoint waiting."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from hub import config, metrics
+from hub.addresses import networks
+from hub.clock import Clock
+from hub.endpoint_model import AttemptsRecord
+from hub.webhooks.destinations import Policy
+from hub.webhooks.schedule import Failure, Outcome, Pace, pace_of
+from hub.webhooks.sender import Request, Sender
+from tests.support.hubs import PATIENCE
+from tests.support.receivers import Receiver, receiving
+
+
+@asynccontextmanager
+async def sending(places: int) -> AsyncIterator[Sender]:
+    """A sender with so many places for quick endpoints."""
+    made = Sender(config.load({"webhook_requests": places}), Policy(allow=tuple(networks("127.0.0.0/8"))), Clock())
+    yield made
+    await made.close()
+
+
+@asynccontextmanager
+async def holding() -> AsyncIterator[tuple[Receiver, asyncio.Event]]:
+    """A receiver that answers 204 once it may."""
+    may_answer = asyncio.Event()
+
+    async def wait(_: web.Request) -> web.Response:
+        await may_answer.wait()
+        return web.Response(status=204)
+
+    async with receiving() as receiver:
+        receiver.handler = wait
+        yield receiver, may_answer
+
+
+class Posts:
+    """Requests that run beside the test; each of an integration of its own."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self.tasks: list[asyncio.Task[Outcome]] = []
+
+    def begin(self, receiver: Receiver, pace: Pace, count: int = 1) -> None:
+        """Begin so many."""
+        for _ in range(count):
+            request = Request(receiver.url, dict, b"{}", f"x{len(self.tasks)}", pace, lambda: True)
+            self.tasks.append(asyncio.create_task(self._sender.post(request)))
+
+    async def served(self, receiver: Receiver, pace: Pace) -> int:
+        """The status of one more request, which must not have to wait for the others."""
+        self.begin(receiver, pace)
+        async with asyncio.timeout(PATIENCE):
+            return (await self.tasks[-1]).status
+
+    async def end(self) -> None:
+        """End all."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait until something is true; it is looked at again and again."""
+    async with asyncio.timeout(PATIENCE):
+        while not is_so():  # noqa: ASYNC110  nothing of it can be waited for
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("pace", [Pace.FAILING, Pace.SLOW])
+async def test_no_pace_takes_places_of_another(pace: Pace) -> None:
+    """While every place of failing, or of slow endpoints is taken by receivers that hang, the others are served."""
+    async with sending(4) as sender, holding() as (dead, _), receiving() as live:
+        posts = Posts(sender)
+        posts.begin(dead, pace, 20)
+        for other in {*Pace} - {pace}:
+            assert await posts.served(live, other) == 401
+        assert not any(one.done() for one in posts.tasks[:20])
+        await posts.end()
+
+
+async def test_quick_endpoints_that_hang_give_their_places_up() -> None:
+    """Three times as many as there are places hang at once, all for the first time: a live one is served meanwhile."""
+    async with sending(4) as sender, holding() as (dead, _), receiving() as live:
+        posts = Posts(sender)
+        posts.begin(dead, Pace.QUICK, 12)
+        assert await posts.served(live, Pace.QUICK) == 401
+        assert not all(one.done() for one in posts.tasks[:12])
+        await posts.end()
+
+
+async def test_a_slow_request_goes_on_in_another_place() -> None:
+    """A receiver that thinks for long makes room for others, and its answer counts all the same."""
+    async with sending(1) as sender, holding() as (slow, may_answer), receiving() as live:
+        posts = Posts(sender)
+        posts.begin(slow, Pace.QUICK)
+        await until(lambda: slow.requests == 1)
+        assert await posts.served(live, Pace.QUICK) == 401
+        may_answer.set()
+        assert (await posts.tasks[0]).status == 204
+        assert slow.requests == 1
+
+
+async def test_places_of_quick_endpoints_are_counted() -> None:
+    """One counts for as long as a request has it; those of slow endpoints are not among them."""
+    async with sending(2) as sender, holding() as (slow, may_answer):
+        before = used()
+        posts = Posts(sender)
+        posts.begin(slow, Pace.SLOW)
+        await until(lambda: slow.requests == 1)
+        assert used() == before
+        posts.begin(slow, Pace.QUICK)
+        await until(lambda: slow.requests == 2)
+        assert used() == before + 1  # no other place is free for it, and nobody needs its own
+        may_answer.set()
+        await asyncio.gather(*posts.tasks)
+        assert used() == before
+
+
+def used() -> float:
+    """What the metrics say of `webhook_requests`."""
+    return metrics.LIMIT_USED.values["webhook_requests",]
+
+
+async def test_a_slow_request_ends_where_there_is_no_place_for_it() -> None:
+    """With no other place free it stays while nobody needs its own; then it ends like one that got no answer."""
+    async with sending(2) as sender, holding() as (slow, may_answer), receiving() as live:
+        posts = Posts(sender)
+        posts.begin(slow, Pace.SLOW)
+        posts.begin(slow, Pace.QUICK)
+        await until(lambda: slow.requests == 2)
+        await asyncio.wait(posts.tasks, timeout=1.5)
+        assert not any(one.done() for one in posts.tasks)
+        posts.begin(slow, Pace.QUICK)
+        await until(lambda: slow.requests == 3)
+        assert await posts.served(live, Pace.QUICK) == 401
+        may_answer.set()
+        outcomes = await asyncio.gather(*posts.tasks[:3])
+        assert sorted(one.status for one in outcomes) == [0, 204, 204]
+        assert [one.failure for one in outcomes if not one.status] == [Failure.TIMEOUT]
+
+
+async def test_a_request_is_signed_once_it_has_its_place() -> None:
+    """However long it waits: a receiver refuses a time of minutes ago."""
+    signed: list[int] = []
+
+    def sign() -> dict[str, str]:
+        signed.append(dead.requests)
+        return {}
+
+    async with sending(1) as sender, holding() as (dead, may_answer):
+        posts = Posts(sender)
+        posts.begin(dead, Pace.FAILING)
+        second = Request(dead.url, sign, b"{}", "x", Pace.FAILING, lambda: True)
+        posts.tasks.append(asyncio.create_task(sender.post(second)))
+        await until(lambda: dead.requests == 1)
+        assert signed == []
+        may_answer.set()
+        await asyncio.gather(*posts.tasks)
+        assert signed == [1]
+
+
+def test_the_pace_follows_the_newest_request() -> None:
+    """Quick is who has taken one at once; of whom nothing is known yet that is not expected."""
+    taken, refused = AttemptsRecord(last_success_time=1), AttemptsRecord(failures=1)
+    assert [pace_of(taken, seconds) for seconds in (0.2, 1.0, 1.1, float("inf"))] == [Pace.QUICK] * 2 + [Pace.SLOW] * 2
+    assert pace_of(refused, 0.2) is Pace.FAILING
