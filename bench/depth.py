@@ -28,8 +28,11 @@ STARTS = ("a deep cursor", "since", "committed")
 
 async def log_length(data: Path, runs: int) -> list[Figure]:
     """A hundred times longer log: the time to the first events, and the memory of the hub."""
-    first = {name: Figure(f"first frame from {name}, 10^6 events", "ms", "10^4 events", reach=1.5) for name in STARTS}
-    memory = Figure("memory of the hub, 10^6 events", "MB", "10^4 events", reach=1.1)
+    first = {
+        name: by_length(Figure(f"first frame from {name}, 10^6 events", "ms", "10^4 events", reach=1.5))
+        for name in STARTS
+    }
+    memory = by_length(Figure("memory of the hub, 10^6 events", "MB", "10^4 events", reach=1.1))
     for count in (SHORT, LONG):
         async with servers.hub(data / str(count), **scene.ROOM) as hub:
             view = await scene.register(hub, hub.keys["HUB_ADMIN_KEY"])
@@ -39,6 +42,11 @@ async def log_length(data: Path, runs: int) -> list[Figure]:
             figure = memory if name == "memory" else first[name]
             (figure.other if count == SHORT else figure.hub).extend(one[name] for one in found)
     return [*first.values(), memory]
+
+
+def by_length(figure: Figure) -> Figure:
+    """A figure that is the end of a curve over the length of the log."""
+    return replace(figure, curve=f"{figure.name.partition(',')[0]}, by events in the log", sizes=(SHORT, LONG))
 
 
 async def depths(data: Path, view: scene.View, count: int) -> dict[str, float]:
@@ -98,10 +106,12 @@ async def commit(hub: Server, view: scene.View, name: str, cursor: str) -> None:
 
 async def population(data: Path, runs: int) -> list[Figure]:
     """A thousand times more integrations, each with a key, and 10^5 installations."""
+    much = f"{MANY:,} integrations, {INSTALLATIONS:,} installations"
+    sizes = (FEW, MANY)
     call = Figure(
-        f"EmitEvent, {MANY:,} integrations, {INSTALLATIONS:,} installations", "us CPU/call", f"{FEW}", reach=1.2
+        f"EmitEvent, {much}", "us CPU/call", f"{FEW}", reach=1.2, curve="EmitEvent, by integrations", sizes=sizes
     )
-    start = Figure(f"start of the hub, {MANY:,} integrations, {INSTALLATIONS:,} installations", "s", f"{FEW}")
+    start = Figure(f"start of the hub, {much}", "s", f"{FEW}", curve="start of the hub, by integrations", sizes=sizes)
     for count, installed in ((FEW, FEW), (MANY, INSTALLATIONS)):
         path = data / str(count)
         keys = await begun(path)

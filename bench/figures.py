@@ -14,10 +14,12 @@ class Figure(msgspec.Struct):
         against: what it is compared with.
         hub: the hub's values, one for each run.
         other: the other's, of the same runs.
-        reach, dream: the ratio that it should have, and might have; 0 = only reported.
+        reach, dream: the target of the ratio, and the stretch target; 0 = only reported.
         more: the ratio should be more than that, not less.
         load_bound: in some run a load program was the limit, not the server.
         note: what else there is to know.
+        curve: the name of the curve whose end it is; "" = it is none.
+        sizes: where the curve begins (the other's values) and where it is the hub's.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Figure(msgspec.Struct):
     more: bool = False
     load_bound: bool = False
     note: str = ""
+    curve: str = ""
+    sizes: tuple[int, int] = (0, 0)
 
     def add(self, hub: float, other: float, *, load_bound: bool = False) -> None:
         """One more run."""
@@ -44,12 +48,12 @@ class Figure(msgspec.Struct):
 
     @property
     def verdict(self) -> str:
-        """How the ratio stands to what was to be reached."""
+        """How the ratio compares with its targets."""
         if not self.reach:
             return "reported"
         if self._keeps(self.dream):
-            return "dream"
-        return "reached" if self._keeps(self.reach) else "missed"
+            return "stretch target met"
+        return "met" if self._keeps(self.reach) else "missed"
 
     def _keeps(self, bound: float) -> bool:
         return self.ratio >= bound if self.more else self.ratio <= bound
@@ -63,13 +67,13 @@ def number(value: float) -> str:
 
 
 def bound(figure: Figure, value: float) -> str:
-    """A ratio to be reached, for people."""
+    """A target ratio, for people."""
     return f"{'>=' if figure.more else '<='} {value:g}x" if value else "-"
 
 
 def lines(figures: list[Figure]) -> list[list[str]]:
     """The table, its heading first."""
-    table = [["figure", "unit", "hub", "against", "its value", "ratio", "reach", "dream", ""]]
+    table = [["figure", "unit", "hub", "against", "its value", "ratio", "target", "stretch target", ""]]
     for one in figures:
         name = one.name + (" (*)" if one.load_bound else "")
         values = [number(median(one.hub)), one.against, number(median(one.other)), f"{one.ratio:.2f}x"]

@@ -40,9 +40,8 @@ class Floor:
         for _ in range(asked.count):
             await context.write(asked.data)
 
-    async def echo(self, request: bytes, context: Any) -> bytes:  # noqa: ANN401
+    async def echo(self, request: bytes, context: Any) -> bytes:  # noqa: ANN401, ARG002  gRPC passes it
         """Answer with the request."""
-        del context
         return request
 
     async def follow(self, request: bytes, context: Any) -> None:  # noqa: ANN401
@@ -56,9 +55,8 @@ class Floor:
         finally:
             self._followers.discard(queue)
 
-    async def publish(self, request: bytes, context: Any) -> bytes:  # noqa: ANN401
+    async def publish(self, request: bytes, context: Any) -> bytes:  # noqa: ANN401, ARG002
         """Hand a frame to all who follow."""
-        del context
         for queue in self._followers:
             queue.put_nowait(request)
         return b""

@@ -23,7 +23,14 @@ ALLOWED_IDLE = 40.0
 async def outsiders(data: Path, runs: int) -> list[Figure]:
     """More and more streams that do not see what is emitted: half are of other guilds, half have other scopes."""
     figures = [
-        Figure(f"{crowd:,} streams without the event", "us CPU/event", f"{FEW} streams", reach=1.2)
+        Figure(
+            f"{crowd:,} streams without the event",
+            "us CPU/event",
+            f"{FEW} streams",
+            reach=1.2,
+            curve="an event, by the streams that do not have it",
+            sizes=(FEW, crowd),
+        )
         for crowd in (MANY, CROWD)
     ]
     for run in range(runs):
@@ -66,7 +73,14 @@ async def beside_idle(hub: Server, streams: Sequence[Stream]) -> float:
 
 async def insiders(data: Path, runs: int) -> list[Figure]:
     """More streams that all get what is emitted."""
-    figure = Figure(f"{MANY:,} streams that all have the event", "us CPU/delivery", f"{FEW} streams", reach=1.0)
+    figure = Figure(
+        f"{MANY:,} streams that all have the event",
+        "us CPU/delivery",
+        f"{FEW} streams",
+        reach=1.0,
+        curve="a delivery, by the streams that have the event",
+        sizes=(FEW, MANY),
+    )
     for run in range(runs):
         costs = {}
         for count, batches in ((FEW, 200), (MANY, 10)):

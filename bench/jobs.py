@@ -1,4 +1,4 @@
-"""What load programs are told to do and what they tell back: values that travel between processes as JSON."""
+"""The tasks of load programs and their results: values that travel between processes as JSON."""
 
 import msgspec
 
@@ -29,6 +29,7 @@ class Emit(msgspec.Struct, frozen=True, tag=True):
         batch: events in a request; 0 = one event in an EmitEventRequest.
         rate: requests a second; 0 = as fast as they are answered.
         ready: the requests are frames as the hub would write them: what the floor hands on.
+        published: they are requests to Centrifugo, which publishes each event on its own.
     """
 
     target: str
@@ -40,6 +41,23 @@ class Emit(msgspec.Struct, frozen=True, tag=True):
     batch: int = 0
     rate: float = 0.0
     ready: bool = False
+    published: bool = False
+    seconds: float = 60.0
+
+
+class EmitByClient(msgspec.Struct, frozen=True, tag=True):
+    """Emit events with our own client from so many tasks at once.
+
+    Attributes:
+        bare: by the call of the generated code instead of ``emit()``.
+    """
+
+    target: str
+    key: str
+    calls: int
+    callers: int
+    first: int
+    bare: bool = False
     seconds: float = 60.0
 
 
@@ -112,7 +130,27 @@ class RedisAdd(msgspec.Struct, frozen=True, tag=True):
     seconds: float = 60.0
 
 
-Job = CatchUp | Emit | Live | Idle | NatsConsume | NatsPublish | RedisRead | RedisAdd
+class Post(msgspec.Struct, frozen=True, tag=True):
+    """Post the same body again and again by aiohttp's client alone: what delivery to a URL costs at least.
+
+    Attributes:
+        target: the URL.
+        in_flight: requests at a time, each on a connection of its own.
+        events: of the body.
+        pause: seconds from one request on a connection to the next, at least.
+    """
+
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    calls: int
+    in_flight: int
+    events: int
+    pause: float
+    seconds: float = 60.0
+
+
+Job = Post | CatchUp | Emit | EmitByClient | Live | Idle | NatsConsume | NatsPublish | RedisRead | RedisAdd
 
 
 class Outcome(msgspec.Struct, frozen=True):

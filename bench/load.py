@@ -24,6 +24,14 @@ async def run(job: jobs.Job) -> jobs.Outcome:
             jobs.Live: loads.live,
             jobs.Idle: loads.idle,
         }
+    elif isinstance(job, jobs.EmitByClient):
+        from bench import client_load  # noqa: PLC0415  the other loads do not pay for what it imports
+
+        works = {jobs.EmitByClient: client_load.emit_by_client}
+    elif isinstance(job, jobs.Post):
+        from bench import posts  # noqa: PLC0415  the same
+
+        works = {jobs.Post: posts.post}
     else:
         from bench import peers  # noqa: PLC0415  it needs nats-py
 

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import msgspec
 
-from bench import events
+from bench import centrifugo, events
 from bench.jobs import CatchUp, Emit, Idle, Live, Outcome, Stream
 from bench.servers import channel
 
@@ -126,8 +126,7 @@ class Emitter:
         self._job = job
         size = max(1, job.batch)
         firsts = range(job.first, job.first + job.calls * size, size)
-        make = events.frame if job.ready else events.emit_request
-        self._requests = [make(first, size if job.ready else job.batch) for first in firsts]
+        self._requests = [prepared(job, first) for first in firsts]
         self.channel = channel(job.target)
         self._call: Any = self.channel.unary_unary(job.method)
         self._metadata = metadata(job.key)
@@ -147,6 +146,16 @@ class Emitter:
             sent = self.sent[number] = time.perf_counter()
             await self._call(self._requests[number], metadata=self._metadata, timeout=self._job.seconds)
             self.latencies.append(time.perf_counter() - sent)
+
+
+def prepared(job: Emit, first: int) -> bytes:
+    """One of the job's requests: its events from this number on."""
+    if job.published:
+        each = [events.event(first + number).SerializeToString() for number in range(max(1, job.batch))]
+        return centrifugo.batch(each) if job.batch else centrifugo.publish(each[0])
+    if job.ready:
+        return events.frame(first, max(1, job.batch))
+    return events.emit_request(first, job.batch)
 
 
 def sample(values: list[float]) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from hub import config, logs
-from hub.api.server import Hub
+from hub.app import Hub
 
 LONG = 0.010
 """Seconds: a step of the event loop that takes longer holds everybody up."""
@@ -56,7 +56,9 @@ async def serve(data: Path) -> None:
         "window_bytes": 2**20,
         "page_cache_bytes": 2**20,
     }  # full before the first look, so that they stay as they are
-    settings = config.load({"data_dir": str(data), "listen": "127.0.0.1:0", "log_level": "error", **caches})
+    settings = config.load(
+        {"data_dir": str(data), "listen": "127.0.0.1:0", "http_listen": "off", "log_level": "error", **caches}
+    )
     logs.configure(settings.log_level, "json")
     hub = await Hub.start(settings)
     try:

@@ -101,7 +101,7 @@ def command(*words: bytes) -> bytes:
 
 
 class Redis:
-    """One connection. Replies are told complete by the number of their lines, which no value here adds to."""
+    """One connection. A reply is complete once it has its number of lines; no value here adds a line."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader

@@ -4,8 +4,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
-from bench import events, floor, scene, servers
+from bench import centrifugo, events, floor, scene, servers
 from bench.figures import Figure
 from bench.jobs import CatchUp, Emit, Live, NatsConsume, NatsPublish, RedisAdd, RedisRead, Stream
 from bench.measure import Measured, measure
@@ -31,7 +32,7 @@ def floor_streams(frames: int) -> list[Stream]:
 async def catch_up(data: Path, runs: int) -> list[Figure]:
     """Fifty streams that are behind: on one view, on fifty; the floor; the peers."""
     same = Figure("catch-up, 50 streams on one view, frames of 100", "us CPU/event", "floor", reach=2.0, dream=1.2)
-    views = Figure("catch-up, 50 views from 50 cursors", "us CPU/event", "floor", reach=4.0, dream=2.0)
+    views = Figure("catch-up, 50 views from 50 cursors", "us CPU/event", "floor", reach=3.0, dream=2.0)
     recent = Figure("catch-up, one view, events still in memory", "us CPU/event", "floor", reach=2.0, dream=1.2)
     peers = {
         "JetStream": Figure("catch-up, one view", "us CPU/event", "JetStream", reach=0.5, dream=0.2),
@@ -86,9 +87,14 @@ async def catch_up_of_peers(data: Path) -> dict[str, Measured]:
 
 async def live(data: Path, runs: int) -> list[Figure]:
     """Fifty streams that follow 5,000 events a second, which come in batches."""
-    figure = Figure("live fan-out, 50 streams, 5,000 events/s", "us CPU/event", "floor", reach=2.0, dream=1.3)
+    name, unit = "live fan-out, 50 streams, 5,000 events/s", "us CPU/event"
+    figure = Figure(name, unit, "floor", reach=1.6, dream=1.3)
+    peer = Figure(name, unit, "Centrifugo", reach=0.6)
     calls, rate = 250, 50.0
-    async with servers.floor(data) as bare, servers.hub(data / "hub", **scene.ROOM) as hub:
+    async with AsyncExitStack() as stack:
+        bare = await stack.enter_async_context(servers.floor(data))
+        hub = await stack.enter_async_context(servers.hub(data / "hub", **scene.ROOM))
+        other = await stack.enter_async_context(servers.centrifugo_server(data)) if centrifugo.program() else None
         view = await scene.register(hub, hub.keys["HUB_ADMIN_KEY"])
         bot = hub.keys["HUB_BOT_KEY"]
         for run in range(runs):
@@ -103,12 +109,24 @@ async def live(data: Path, runs: int) -> list[Figure]:
             ground = await measure(bare, Live(bare.target, floor.FOLLOW, follow, ready))
             figure.add(mine.cpu_per_event, ground.cpu_per_event, load_bound=mine.load_bound or ground.load_bound)
             figure.note = f"frames of {size}"
-    return [figure]
+            if other is not None:
+                told = Emit(other.keys["api"], centrifugo.BATCH, 20, 8, first, batch=FRAME, rate=4.0)
+                theirs = await measure(other, of_centrifugo(other, told))
+                peer.note = "Centrifugo: 400 events/s, a message each, as many as the load program reads"
+                peer.add(mine.cpu_per_event, theirs.cpu_per_event, load_bound=mine.load_bound or theirs.load_bound)
+    return [figure, peer] if peer.hub else [figure]
+
+
+def of_centrifugo(server: Server, emit: Emit) -> Live:
+    """Fifty streams of Centrifugo that follow what is published."""
+    events_due = emit.calls * max(1, emit.batch)
+    follow = repeated(Stream(centrifugo.connect(), events=events_due), STREAMS)
+    return Live(server.target, centrifugo.CONSUME, follow, replace(emit, published=True))
 
 
 async def unary(data: Path, runs: int) -> list[Figure]:
     """Single events, each acknowledged once it is durable, 64 in flight from two load programs."""
-    echo = Figure("EmitEvent, durable, 64 in flight", "calls/s", "echo", reach=0.6, dream=0.75, more=True)
+    echo = Figure("EmitEvent, durable, 64 in flight", "calls/s", "echo", reach=0.7, dream=0.8, more=True)
     others = {
         name: Figure("EmitEvent, durable, 64 in flight", "calls/s", name, more=True) for name in ("JetStream", "Redis")
     }

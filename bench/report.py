@@ -1,9 +1,10 @@
-"""The table written down: as JSON, and as Markdown with a chart."""
+"""Writes the table of figures: as JSON, and as Markdown with charts."""
 
 from typing import Any
 
 import msgspec
 
+from bench import charts
 from bench.figures import Figure, lines
 from bench.servers import ROOT
 
@@ -12,46 +13,44 @@ PAGE = DOCS / "performance.md"
 _PARTS = {
     "reach": ("Against the floor and the peers", "make bench"),
     "growth": ("How cost grows", "make bench-long"),
+    "metrics": ("What metrics cost", "make bench-metrics"),
 }
-
-_BAR, _GAP, _LEFT, _WIDTH = 16, 12, 430, 400
-"""Pixels of the chart: a bar, the space after it, the names on the left, the longest bar."""
 
 _HEAD = """# Performance
 
-This page is written by the program, `bench/`, from what it measured on the machine named below, over loopback.
-Compare ratios, which are of one run; absolute figures are of this machine.
+The program in `bench/` writes this page from its own measurements, over loopback, on the machines described below.
+Compare ratios, because both sides of a ratio come from the same run; absolute figures depend on the machine.
 
-Processor time is the server's alone, all of its threads, as the operating system counts it per process. The load comes
-from other processes on the same cores. Events have about 100 bytes. The floor is a bare grpc.aio server with ready
-bytes: no store, no permission, no validation; each stream has a connection of its own. JetStream and Redis acknowledge
-after fsync, as the hub does. Values are medians of the runs; a ratio is the median of the ratios. (*): in some run
-a load program used more than 90 % of a core, so that it limited the figure. Reach and dream are what was aimed at; a
-figure without them is reported for comparison.
+Processor time is that of the server process alone, with all of its threads, as the operating system counts it. The
+load comes from other processes on the same cores. Events have about 100 bytes. The floor is a bare grpc.aio server
+with ready bytes: no store, no permission, no validation; each stream has a connection of its own. JetStream and Redis
+acknowledge after fsync, as the hub does. Values are medians of the runs; a ratio is the median of the ratios. (*): in
+some run a load program used more than 90 % of a core, so that it limited the figure. A figure without a target is
+reported for comparison.
 """
 
 
 def save(part: str, figures: list[Figure], described: dict[str, str], seconds: float, runs: int) -> None:
-    """Write down what a part of the bench measured; `described`: the machine, before it began."""
-    told = _Part(described, runs, round(seconds), figures)
-    (DOCS / f"performance-{part}.json").write_bytes(pretty(told))
-    (DOCS / f"performance-{part}.svg").write_text(ratio_chart(figures))
+    """Write the figures of a part of the bench; `described`: the machine, before it began."""
+    result = _Part(described, runs, round(seconds), figures)
+    (DOCS / f"performance-{part}.json").write_bytes(pretty(result))
+    charts.save(figures, DOCS / f"performance-{part}")
     write_page()
 
 
-def save_soak(told: msgspec.Struct) -> None:
-    """Write down what a soak told."""
-    (DOCS / "performance-soak.json").write_bytes(pretty(told))
+def save_soak(result: msgspec.Struct) -> None:
+    """Write the result of a soak."""
+    (DOCS / "performance-soak.json").write_bytes(pretty(result))
     write_page()
 
 
-def pretty(told: msgspec.Struct) -> bytes:
+def pretty(result: msgspec.Struct) -> bytes:
     """JSON that people can compare line by line."""
-    return msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"
 
 
 def write_page() -> None:
-    """Make the page anew from what is written down."""
+    """Write the page again from the stored figures."""
     parts = [_HEAD]
     for part, (title, command) in _PARTS.items():
         file = DOCS / f"performance-{part}.json"
@@ -70,16 +69,16 @@ class _Part(msgspec.Struct):
     figures: list[Figure]
 
 
-def part_lines(part: str, title: str, command: str, told: _Part) -> str:
+def part_lines(part: str, title: str, command: str, result: _Part) -> str:
     """A part as Markdown."""
-    notes = [f"- {one.name}: {one.note}" for one in told.figures if one.note]
+    notes = [f"- {one.name}: {one.note}" for one in result.figures if one.note]
     return "\n".join(
         [
             f"## {title}\n",
-            f"`{command}`: {told.runs} runs, {told.seconds} s in all.\n",
-            *machine_lines(told.machine),
-            f"\n![Ratios](performance-{part}.svg)\n",
-            *markdown(lines(told.figures)),
+            f"`{command}`: {result.runs} runs, {result.seconds} s in all.\n",
+            *machine_lines(result.machine),
+            f"\n{picture(part, title)}\n",
+            *markdown(lines(result.figures)),
             "",
             *notes,
             "",
@@ -87,20 +86,29 @@ def part_lines(part: str, title: str, command: str, told: _Part) -> str:
     )
 
 
-def soak_lines(told: dict[str, Any]) -> str:
+def picture(part: str, title: str) -> str:
+    """The charts of a part, as light or dark as the page."""
+    dark, light = f"performance-{part}-dark.svg", f"performance-{part}-light.svg"
+    return (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img alt="{title}" src="{light}"></picture>'
+    )
+
+
+def soak_lines(result: dict[str, Any]) -> str:
     """The soak as Markdown."""
-    rows = [[name, f"{value:,.0f}", f"{told['after'][name]:,.0f}"] for name, value in told["before"].items()]
+    rows = [[name, f"{value:,.0f}", f"{result['after'][name]:,.0f}"] for name, value in result["before"].items()]
     return "\n".join(
         [
-            "## What comes back after a mixed load\n",
-            f"`make soak`: {told['seconds']} s, {told['calls']:,} calls: emits, some cancelled, streams that come and",
-            "go, keys that end under open streams. The hub after its warm-up, and after the load:\n",
+            "## Resources after a mixed load\n",
+            f"`make soak`: {result['seconds']} s, {result['calls']:,} calls: emits, some cancelled, streams that open",
+            "and close, keys that end under open streams. The hub after its warm-up, and after the load:\n",
             *markdown([["", "before", "after"], *rows]),
             "",
-            f"Steps of the event loop over 10 ms: {told['long_steps']}, of which {told['busy_steps']} were on the",
+            f"Steps of the event loop over 10 ms: {result['long_steps']}, of which {result['busy_steps']} were on the",
             "processor for that long; the others waited for it.",
             "",
-            *(f"- `{step}`" for step in told["worst"]),
+            *(f"- `{step}`" for step in result["worst"]),
             "",
         ]
     )
@@ -115,43 +123,3 @@ def markdown(table: list[list[str]]) -> list[str]:
     """A table as Markdown, its first line the heading."""
     head, *rows = [f"| {' | '.join(row)} |" for row in table]
     return [head, "|" + "---|" * len(table[0]), *rows]
-
-
-def ratio_chart(figures: list[Figure]) -> str:
-    """A bar for each ratio, as a share of what it may be; a line marks the reach."""
-    shown = [one for one in figures if one.reach]
-    rows = [_ratio_row(number, one) for number, one in enumerate(shown)]
-    mark = _LEFT + _WIDTH // 2
-    height = (_BAR + _GAP) * len(shown) + 40
-    line = f'<line x1="{mark}" y1="24" x2="{mark}" y2="{height}" stroke="#444" stroke-dasharray="4 3"/>'
-    title = f'<text x="{mark}" y="16" text-anchor="middle">reach (shorter is better)</text>'
-    return svg(_LEFT + _WIDTH + 90, height, [title, *rows, line])
-
-
-def _ratio_row(number: int, one: Figure) -> str:
-    share = one.reach / one.ratio if one.more else one.ratio / one.reach
-    top = 30 + number * (_BAR + _GAP)
-    width = min(_WIDTH, round(share * _WIDTH / 2))
-    colour = {"dream": "#2f855a", "reached": "#3182ce"}.get(one.verdict, "#c05621")
-    name = f"{one.name} / {one.against}"
-    told = f"{one.ratio:.2f}x of {'>=' if one.more else '<='} {one.reach:g}x"
-    return (
-        f'<text x="{_LEFT - 8}" y="{top + 12}" text-anchor="end">{escaped(name)}</text>'
-        f'<rect x="{_LEFT}" y="{top}" width="{width}" height="{_BAR}" fill="{colour}"/>'
-        f'<text x="{_LEFT + width + 6}" y="{top + 12}">{escaped(told)}</text>'
-    )
-
-
-def svg(width: int, height: int, parts: list[str]) -> str:
-    """A drawing."""
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>\n'
-        + "\n".join(parts)
-        + "\n</svg>\n"
-    )
-
-
-def escaped(text: str) -> str:
-    """Text within a drawing."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

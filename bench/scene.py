@@ -44,10 +44,15 @@ class View:
         """The same integration, where its streams ask for one guild."""
         return View(self.integration_id, self.key, self._scopes, [guild])
 
-    def stream(self, name: str, *, cursor: str = "", latest: bool = False, after: int = 0, total: int = 0) -> Stream:
-        """A stream that ends with what it shows of the events numbered from `after` to `total`."""
+    def stream(  # noqa: PLR0913  what a request may say
+        self, name: str, *, cursor: str = "", latest: bool = False, after: int = 0, total: int = 0, linger: int = 0
+    ) -> Stream:
+        """A stream that ends with what it shows of the events numbered from `after` to `total`; `linger`: seconds."""
         request = event_service_pb2.SubscribeRequest(subscription_id=name, guild_ids=self._guilds)
         request.on_expired_cursor = event_service_pb2.ON_EXPIRED_CURSOR_EARLIEST
+        if linger:
+            request.linger.seconds = linger
+            request.heartbeat_interval.seconds = 5 * linger
         if cursor:
             request.cursor = cursor
         elif latest:

@@ -15,6 +15,8 @@ from typing import NamedTuple, TypeVar
 import grpc
 import msgspec
 
+from bench import centrifugo
+
 Pipe = TypeVar("Pipe", asyncio.StreamReader, asyncio.StreamWriter)
 
 PATIENCE = 60.0
@@ -39,6 +41,13 @@ async def hub(data: Path, **settings: object) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
+async def uncounted_hub(data: Path, **settings: object) -> AsyncIterator[Server]:
+    """A hub on a new store that counts nothing."""
+    async with _hub(data, settings, 2, "bench.uncounted") as server:
+        yield server
+
+
+@asynccontextmanager
 async def replica(data: Path, **settings: object) -> AsyncIterator[Server]:
     """One more hub on a store that another has begun."""
     async with _hub(data, settings, 0) as server:
@@ -46,11 +55,13 @@ async def replica(data: Path, **settings: object) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def _hub(data: Path, settings: Mapping[str, object], first_keys: int) -> AsyncIterator[Server]:
-    variables = {f"HUB_{name.upper()}": str(value) for name, value in settings.items()}
-    variables |= {"HUB_DATA_DIR": str(data), "HUB_LISTEN": "127.0.0.1:0", "HUB_LOG_FORMAT": "json"}
+async def _hub(
+    data: Path, settings: Mapping[str, object], first_keys: int, module: str = "hub"
+) -> AsyncIterator[Server]:
+    own = {"data_dir": data, "listen": "127.0.0.1:0", "http_listen": "off", "log_format": "json"}
+    variables = {f"HUB_{name.upper()}": str(value) for name, value in (own | dict(settings)).items()}
     began = asyncio.get_running_loop().time()
-    async with _child([sys.executable, "-m", "hub", "serve"], variables, log=True) as process:
+    async with _child([sys.executable, "-m", module, "serve"], variables, log=True) as process:
         port = await _serving(process)
         seconds = asyncio.get_running_loop().time() - began
         keys = dict([(await _line(process.stdout)).split("=") for _ in range(first_keys)])
@@ -90,6 +101,19 @@ async def redis(parent: Path) -> AsyncIterator[Server]:
     async with _child([str(redis_program()), *words, "--appendonly", "yes", "--appendfsync", "always"]) as process:
         await _listening(port)
         yield Server(f"127.0.0.1:{port}", process.pid)
+
+
+@asynccontextmanager
+async def centrifugo_server(parent: Path) -> AsyncIterator[Server]:
+    """Centrifugo, one node, history in memory; `keys` has where its server API listens."""
+    data, ports = _directory(parent), [free_port() for _ in range(3)]
+    file = data / "centrifugo.json"
+    file.write_text(centrifugo.settings(*ports))
+    async with _child([str(centrifugo.program()), "--config", str(file)]) as process:
+        for port in ports:
+            await _listening(port)
+        _, api, stream = ports
+        yield Server(f"127.0.0.1:{stream}", process.pid, {"api": f"127.0.0.1:{api}"})
 
 
 def _directory(parent: Path) -> Path:

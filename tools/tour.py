@@ -1,4 +1,4 @@
-"""Run the tour in README.md against a real hub, and tell whether README prints what really comes out.
+"""Run the tour in README.md twice against one real hub, and tell whether README prints what really comes out.
 
     python tools/tour.py            # check; exit status 1 and a diff where it differs
     python tools/tour.py --write    # put the real output into README.md
@@ -36,6 +36,7 @@ CHANGING = (
     (re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+Z"), "<time>"),
     (re.compile(r"(?<=etag\": \")[0-9a-f]{16}"), "<etag>"),
     (re.compile(r"((?:INTEGRATION|STATISTICS)=)[0-9A-Za-z]+"), r"\1<id>"),
+    (re.compile(r"(?<=-)\d{10}\b"), "<run>"),
     (re.compile(r"\b[0-9A-Za-z]{12}\b(?=[\"' ])"), "<id>"),
 )
 
@@ -47,17 +48,27 @@ def main() -> int:
     arguments = parser.parse_args()
     text = README.read_text()
     with tempfile.TemporaryDirectory() as directory, running_hub(Path(directory)) as (address, first_keys):
-        tour = Tour(address, first_keys, Path(directory))
-        try:
-            real = BLOCK.sub(tour.block, text)
-        finally:
-            tour.close()
+        now = int(time.time())
+        first, again = (play(text, Tour(address, first_keys, Path(directory), now + number)) for number in range(2))
     if arguments.write:
-        README.write_text(real)
+        README.write_text(first)
         return 0
-    difference = list(difflib.unified_diff(steady(text), steady(real), "README.md", "what came out", lineterm=""))
-    print("\n".join(difference))
-    return 1 if difference else 0
+    differences = [*compared(text, first, "what came out"), *compared(text, again, "what came out the second time")]
+    print("\n".join(differences))
+    return 1 if differences else 0
+
+
+def play(text: str, tour: "Tour") -> str:
+    """README as it should read after this tour."""
+    try:
+        return BLOCK.sub(tour.block, text)
+    finally:
+        tour.close()
+
+
+def compared(text: str, real: str, name: str) -> list[str]:
+    """Where README differs from what came out, as a diff."""
+    return list(difflib.unified_diff(steady(text), steady(real), "README.md", name, lineterm=""))
 
 
 @contextlib.contextmanager
@@ -65,8 +76,9 @@ def running_hub(directory: Path) -> Iterator[tuple[str, list[str]]]:
     """A hub of its own on a free port of loopback; gives its address and the lines with its first keys."""
     errors = directory / "hub.log"
     command = [sys.executable, "-m", "hub", "serve", "--data-dir", str(directory / "data"), "--listen", "127.0.0.1:0"]
+    command += ["--http-listen", "off"]
     with errors.open("wb") as log:
-        hub = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)  # noqa: S603  ourselves
+        hub = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=directory)  # noqa: S603  ourselves
     try:
         assert hub.stdout is not None  # noqa: S101  it is a pipe
         lines = [hub.stdout.readline().strip(), hub.stdout.readline().strip()]
@@ -90,15 +102,20 @@ def port_in(log: Path) -> str:
 
 
 class Tour:
-    """One run: what was exported and defined so far, and what runs in the background."""
+    """One run: what was exported and defined so far, and what runs in the background.
 
-    def __init__(self, address: str, first_keys: list[str], directory: Path) -> None:
+    `second` stands for `$(date +%s)` in all commands: each runs in a shell of its own. A quick tour is over within one
+    second, but a repeated one needs another number.
+    """
+
+    def __init__(self, address: str, first_keys: list[str], directory: Path, second: int) -> None:
         self._address = address
         self._first_keys = first_keys
         self._directory = directory
         self._prelude: list[str] = []
         self._last = "\n".join(first_keys)
         self._background: subprocess.Popen[bytes] | None = None
+        self._second = second
 
     def block(self, match: re.Match[str]) -> str:
         """A block of README as it should read."""
@@ -123,7 +140,7 @@ class Tour:
         if command.startswith("export "):
             command = self._filled(command)
         if re.match(r"export |\w+\(\)", command):
-            self._prelude.append(command)
+            self._prelude.append(command.replace("$(date +%s)", f"{self._second}"))
             return f"$ {command}\n"
         if background:
             with self._file().open("wb") as file:
@@ -151,7 +168,7 @@ class Tour:
             found = re.search(rf"{name}=(\S+)", self._last) or re.search(rf'"{field}": "([^"]+)"', self._last)
             return f"{name}={found[1] if found else match[2]}"
 
-        return re.sub(r"(\w+)=(\S+)", value, command)
+        return re.sub(r"(\w+)=([^\s$]\S*)", value, command)
 
     def _output(self) -> str:
         if self._background is not None:
