@@ -18,9 +18,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tickets.hub.v1.event_pb2 import DropClaimed, Event, MemberVerified, TicketClosed, TicketCreated, TranscriptCreated
-
-from hub.client import Client, HubCallError
+from tickets_hub import Client, HubCallError
+from tickets_hub.v1.event_pb2 import DropClaimed, Event, MemberVerified, TicketClosed, TicketCreated, TranscriptCreated
 
 DAY = 24 * 60  # all times of the day are minutes
 

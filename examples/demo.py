@@ -33,9 +33,10 @@ from tickets.hub.v1.event_pb2 import Event
 from tickets.hub.v1.event_service_pb2 import GrantsChanged
 from tickets.hub.v1.integration_pb2 import ScopeRequest
 from tickets.hub.v1.permissions_pb2 import Scope
+from tickets_hub import Client, HubCallError, Notice, event_id
 
 from examples.bot import NAMES, day, describe
-from hub.client import Client, HubCallError, Notice, event_id
+from hub.text import escaped
 
 INTEGRATIONS = {
     "Stats board": ["ticket_created", "ticket_stats", "drop_claimed", "member_verified"],
@@ -61,7 +62,7 @@ def running_hub(directory: Path) -> Iterator[Hub]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HUB_")}
-    environment |= {"HUB_DATA_DIR": str(directory / "data"), "HUB_LISTEN": address}
+    environment |= {"HUB_DATA_DIR": str(directory / "data"), "HUB_LISTEN": address, "HUB_HTTP_LISTEN": "off"}
     log = directory / "hub.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -132,7 +133,7 @@ class Watcher:
                 ", ".join(Scope.Name(s).removeprefix("SCOPE_").lower() for s in scopes) or "nothing"
                 for scopes in (notice.added, notice.removed)
             )
-            self.news.put(f"{self.name} is told: {removed} taken away, {added} granted ({notice.reason})")
+            self.news.put(f"{self.name} got grants_changed: {removed} taken away, {added} granted ({notice.reason})")
 
 
 def wanted(scopes: list[str]) -> list[ScopeRequest]:
@@ -146,7 +147,7 @@ def register(admin: Client, hub: Hub) -> list[Watcher]:
     for name, scopes in INTEGRATIONS.items():
         request = RegisterIntegrationRequest(
             display_name=name,
-            description="Stands in a column of the demo.",
+            description="A column of the demo.",
             owner_user_id="81384788765712384",
             documentation_url="https://example.com/docs",
             support_url="https://example.com/support",
@@ -157,20 +158,34 @@ def register(admin: Client, hub: Hub) -> list[Watcher]:
     return watchers
 
 
+def columns(*, is_terminal: bool) -> tuple[int, int]:
+    """How wide the first column and the others are: as the terminal allows, or behind a pipe wide enough for all."""
+    if not is_terminal:
+        return 56, 40
+    return 46, max(10, (shutil.get_terminal_size((120, 24)).columns - 46) // len(INTEGRATIONS))
+
+
+def fitted(cell: str, width: int, *, may_cut: bool) -> str:
+    """A cell as wide as its column; one that is too long ends in an ellipsis, or makes its own line wider."""
+    if may_cut and len(cell) > width - 2:
+        cell = f"{cell[: width - 3]}…"
+    return f"{cell:<{width - 2}}  "
+
+
 @dataclass
 class Table:
     """The columns."""
 
     watchers: list[Watcher]
-    width: int = (shutil.get_terminal_size((120, 24)).columns - 48) // 3
+    is_terminal: bool = field(default_factory=sys.stdout.isatty)
 
     def row(self, first: str, others: list[str], colour: str = "") -> None:
         """One line: what happened, and what each integration got of it; long ids by their ends."""
         cells = [re.sub(r"\d{15,}", lambda found: f"…{found[0][-4:]}", cell) for cell in (first, *others)]
-        widths = [46, *(max(8, self.width) for _ in others)]
-        print(
-            colour + "".join(f"{cell[: width - 2]:<{width}}" for cell, width in zip(cells, widths, strict=True)) + PLAIN
-        )
+        wide, narrow = columns(is_terminal=self.is_terminal)
+        widths = [wide, *(narrow for _ in others)]
+        line = "".join(fitted(cell, width, may_cut=self.is_terminal) for cell, width in zip(cells, widths, strict=True))
+        print(f"{colour}{line.rstrip()}{PLAIN}")
 
     def head(self) -> None:
         """The names, and what each may see."""
@@ -184,10 +199,10 @@ class Table:
         self.row(what, [w.seen.get(event.id, "·") for w in self.watchers])
 
     def news(self) -> None:
-        """What the integrations were told meanwhile."""
+        """The notices that the integrations got meanwhile."""
         for watcher in self.watchers:
             while not watcher.news.empty():
-                print(f"{YELLOW}>>> {watcher.news.get()}{PLAIN}")
+                print(f"{YELLOW}>>> {escaped(watcher.news.get())}{PLAIN}")
 
 
 def play(bot: Client, admin: Client, table: Table, seconds: float, rate: float) -> int:
@@ -208,8 +223,8 @@ def play(bot: Client, admin: Client, table: Table, seconds: float, rate: float) 
 
 
 def take_identity_away(admin: Client, doorman: Watcher) -> None:
-    """The Doorman goes on being told that somebody was verified, from the next event on without who."""
-    print(f"{YELLOW}>>> an admin replaces the Doorman's scopes by {', '.join(FEWER_FOR_THE_DOORMAN)}{PLAIN}")
+    """From the next event on the Doorman still learns that a member was verified, but no longer which one."""
+    print(f"{YELLOW}>>> an admin replaces the Doorman's scopes with {', '.join(FEWER_FOR_THE_DOORMAN)}{PLAIN}")
     request = SetScopesRequest(
         integration_id=doorman.integration_id, scopes=wanted(FEWER_FOR_THE_DOORMAN), reason="a privacy review"
     )

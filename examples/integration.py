@@ -16,11 +16,10 @@ import sys
 from collections.abc import Iterable
 from datetime import datetime
 
-from tickets.hub.v1.event_pb2 import Event
-from tickets.hub.v1.event_service_pb2 import Gap, Goodbye, GrantsChanged, Heartbeat, Ready
-from tickets.hub.v1.permissions_pb2 import Scope
-
-from hub.client import Client, HubCallError, Notice, Reconnecting, Start
+from tickets_hub import Client, HubCallError, Notice, Reconnecting, Start
+from tickets_hub.v1.event_pb2 import Event
+from tickets_hub.v1.event_service_pb2 import Erased, Gap, Goodbye, GrantsChanged, Heartbeat, Ready
+from tickets_hub.v1.permissions_pb2 import Scope
 
 GREY, YELLOW, PLAIN = ("\033[90m", "\033[33m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
 
@@ -57,13 +56,20 @@ def tell(notice: Notice) -> None:
             say(f"{notice.lag.ToTimedelta().total_seconds():.0f} s behind", GREY)
 
 
+def forget(erased: Erased) -> None:
+    """Delete all that is stored about a user or a server; this program stores nothing."""
+    who = f"user {erased.user_id}" if erased.user_id else f"server {erased.guild_id}"
+    say(f"to be forgotten: {who}", YELLOW)
+
+
 def names(scopes: Iterable[Scope.ValueType]) -> str:
     """Scopes as people write them."""
     return ", ".join(Scope.Name(scope).removeprefix("SCOPE_").lower() for scope in scopes) or "nothing"
 
 
 def say(text: str, colour: str) -> None:
-    """A line that is not an event."""
+    """A line that is not an event; what cannot be printed in it is escaped, so that no reason steers the terminal."""
+    text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
     print(f"{colour}{datetime.now().astimezone():%H:%M:%S}  {text}{PLAIN}", flush=True)
 
 
@@ -101,6 +107,7 @@ def main() -> None:
             scopes=args.scope,
             guild_ids=args.guild,
             on_notice=tell,
+            on_erased=forget,
             auto_commit=args.remember,
         ) as subscription,
     ):

@@ -86,6 +86,7 @@ def start_hub(node: int, data: Path) -> subprocess.Popen[str]:
     """One hub; returns once it serves. The first that finds the log empty prints the first keys."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HUB_")}
     environment |= {"HUB_STORAGE": STORAGE, "HUB_NATS_REPLICAS": "3", "HUB_LISTEN": f"127.0.0.1:{50060 + node}"}
+    environment["HUB_HTTP_LISTEN"] = f"127.0.0.1:{50080 + node}"
     process = subprocess.Popen(
         [sys.executable, "-m", "hub", "serve", "--log-format", "json"],
         stdout=None,
