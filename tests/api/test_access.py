@@ -65,14 +65,14 @@ NO_MESSAGE = b"\xff"
 """What no method takes: a call that is let in fails by it, and changes nothing."""
 
 
-def test_the_table_has_every_method_of_the_contract() -> None:
-    """Whoever adds a method has to say here who may call it."""
+def test_the_access_table_lists_every_method() -> None:
+    """A new method needs a row here that says who may call it."""
     served = {f"{service.name}/{method.name}" for service in SERVICES for method in service.methods}
     assert set(TABLE) == served
 
 
-async def test_each_method_lets_in_the_roles_of_the_table_and_no_others(start_hub: StartHub) -> None:
-    """Every method of every service, called by every role and by nobody."""
+async def test_each_method_admits_the_roles_in_the_table_and_no_others(start_hub: StartHub) -> None:
+    """Every role, and a caller without a key, calls every method of every service."""
     hub = await start_hub(max_failed_authentications=10_000)
     _, reader = await hub.register("TICKET_CREATED")
     callers = {"b": hub.bot, "i": reader, "a": hub.admin}
@@ -164,8 +164,8 @@ def texts_with_a_wrong_key(key: str) -> list[str]:
     ]
 
 
-async def test_without_a_key_or_with_a_wrong_one_nobody_is_let_in(start_hub: StartHub) -> None:
-    """Missing keys are said to be missing; malformed, unknown and forged ones read alike, to the letter."""
+async def test_missing_malformed_unknown_and_forged_keys_are_refused(start_hub: StartHub) -> None:
+    """A missing key is said to be missing; malformed, unknown and forged keys get the same text."""
     hub = await start_hub(max_failed_authentications=10_000)
     call: Any = hub.channel.unary_unary("/tickets.hub.v1.DirectoryService/ListScopes", None, None)
     for metadata in texts_without_a_key(hub.bot.key).values():
@@ -179,7 +179,7 @@ async def test_without_a_key_or_with_a_wrong_one_nobody_is_let_in(start_hub: Sta
     await call(b"", metadata=[("authorization", f"bearer  {hub.bot.key} ")])
 
 
-def test_the_checksum_tells_every_typo_and_every_swap() -> None:
+def test_the_key_checksum_detects_every_typo_and_every_swap() -> None:
     """One changed character, or two swapped neighbours, is detected without a look-up."""
     text = keys.mint(Role.INTEGRATION, b"pepper", 1).text
     assert keys.read_id(text) == text.split("_")[2]
@@ -190,8 +190,8 @@ def test_the_checksum_tells_every_typo_and_every_swap() -> None:
         assert swapped == text or keys.read_id(swapped) is None
 
 
-async def test_a_key_ends_when_its_time_is_over_and_not_when_the_clock_jumps(start_hub: StartHub) -> None:
-    """A key of an hour is good while the wall clock leaps a day, and expired once an hour has passed."""
+async def test_a_key_expires_by_elapsed_time_not_by_the_wall_clock(start_hub: StartHub) -> None:
+    """A key of one hour works while the wall clock jumps a day, and is expired once an hour has passed."""
     clock = FakeClock()
     hub = await start_hub(clock)
     expire_time = {"seconds": clock.now() // 10**6 + 3_600}
@@ -208,7 +208,7 @@ async def test_a_key_ends_when_its_time_is_over_and_not_when_the_clock_jumps(sta
 
 
 async def test_guessing_is_throttled_and_a_valid_key_never_is(start_hub: StartHub) -> None:
-    """After as many guesses as are allowed a minute the address has to wait; time, and nothing else, makes it good."""
+    """After the allowed guesses a minute the address has to wait; only time restores its budget."""
     clock = FakeClock()
     hub = await start_hub(clock, max_failed_authentications=3)
     guesses = [hub.caller("tkt_bot_guess"), hub.caller("")]
@@ -225,7 +225,7 @@ async def test_guessing_is_throttled_and_a_valid_key_never_is(start_hub: StartHu
     assert reason_of(await fails(ask(guesses[0], "DirectoryService/ListScopes"))) == "AUTH_THROTTLED"
 
 
-def test_each_address_is_throttled_for_itself_and_few_are_remembered() -> None:
+def test_each_address_is_throttled_separately_in_bounded_memory() -> None:
     """One address that guesses does not lock out another; a flood of addresses does not fill the memory."""
     throttle = Throttle(1, FakeClock())
     assert not throttle.wait("192.0.2.1")
@@ -236,8 +236,8 @@ def test_each_address_is_throttled_for_itself_and_few_are_remembered() -> None:
     assert len(throttle._guesses._buckets) <= MAX_NAMES
 
 
-async def test_an_expired_key_is_told_so_however_often(start_hub: StartHub) -> None:
-    """Who comes with a key that was revoked is no guesser: the reason stays the same."""
+async def test_a_caller_with_a_revoked_key_is_not_throttled_as_a_guesser(start_hub: StartHub) -> None:
+    """However often it calls, the reason stays the same."""
     hub = await start_hub(max_failed_authentications=1)
     integration, reader = await hub.register("TICKET_CREATED")
     await ask(hub.admin, "AdminService/RotateKey", integration_id=integration.integration_id, overlap={})
@@ -245,7 +245,7 @@ async def test_an_expired_key_is_told_so_however_often(start_hub: StartHub) -> N
     assert said == {"KEY_REVOKED"}
 
 
-async def test_health_is_open_to_everyone(hub: RunningHub) -> None:
+async def test_health_checks_need_no_key(hub: RunningHub) -> None:
     """A load balancer has no key: the hub and each of its services are SERVING."""
     stub: Any = health_pb2_grpc.HealthStub(hub.channel)
     for service in ("", *(service.full_name for service in SERVICES)):
@@ -267,8 +267,8 @@ async def services_by_reflection(address: str, version: str, caller: Caller) -> 
 
 
 @pytest.mark.parametrize("version", REFLECTION)
-async def test_reflection_is_open_on_loopback_and_wants_a_key_elsewhere(hub: RunningHub, version: str) -> None:
-    """On loopback nobody is asked; behind the gate anyone with a key is answered, whatever their role."""
+async def test_reflection_needs_a_key_except_on_loopback(hub: RunningHub, version: str) -> None:
+    """On loopback reflection needs no key; elsewhere any valid key will do, whatever its role."""
     _, reader = await hub.register("TICKET_CREATED")
     everything = {service.full_name for service in SERVICES}
     nobody = hub.caller("")

@@ -31,7 +31,7 @@ def told(entry: Any) -> dict[str, tuple[Any, Any]]:  # noqa: ANN401  an AuditEnt
     return {one.field: (json.loads(one.before or "null"), json.loads(one.after or "null")) for one in entry.changes}
 
 
-async def test_a_change_is_told_whole(hub: RunningHub) -> None:
+async def test_an_audit_entry_holds_the_whole_change(hub: RunningHub) -> None:
     """An entry says when, who, by which method, for whom, why, in which call, and each field before and after."""
     integration, _ = await hub.register("TICKET_CREATED")
     heir = (await ask(hub.admin, "CreateServiceKey", role=ROLE_ADMIN, display_name="another admin")).key
@@ -47,8 +47,8 @@ async def test_a_change_is_told_whole(hub: RunningHub) -> None:
     assert len({one.request_id for one in (await trail(hub))[:3]}) == 3
 
 
-async def test_every_change_leaves_an_entry(hub: RunningHub) -> None:
-    """Each method that changes something leaves one entry under its name, in order, and says what became of it."""
+async def test_every_changing_method_leaves_one_audit_entry(hub: RunningHub) -> None:
+    """Entries are in order, under the method's name, and say what changed."""
     integration, _ = await hub.register("TICKET_CREATED")
     one = {"integration_id": integration.integration_id}
     await ask(hub.admin, "SetScopes", **one, scopes=scope_requests("TICKET_STATS"), reason="wrong one")
@@ -77,8 +77,8 @@ async def test_every_change_leaves_an_entry(hub: RunningHub) -> None:
     ]
 
 
-async def test_a_change_is_told_in_words(hub: RunningHub) -> None:
-    """Scopes, roles and states stand by their names, times as people write them; places in the log do not stand."""
+async def test_audit_entries_use_names_and_readable_times(hub: RunningHub) -> None:
+    """Scopes, roles and states appear by name, times in RFC 3339; positions of the log do not appear."""
     integration, _ = await hub.register("TICKET_CREATED")
     [entry] = await trail(hub, integration_id=integration.integration_id)
     after = {name: new for name, (_, new) in told(entry).items()}
@@ -91,14 +91,14 @@ async def test_a_change_is_told_in_words(hub: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("method", ["Nope", "AdminService/Nope", "AdminService/EmitEvent", "setscopes"])
-async def test_a_method_that_there_is_not(hub: RunningHub, method: str) -> None:
-    """A filter by it is refused: nothing would look like nobody did it."""
+async def test_a_filter_by_an_unknown_method_is_refused(hub: RunningHub, method: str) -> None:
+    """An empty result would look as if nobody had called it."""
     assert await violations(ask(hub.admin, "ListAuditEntries", method=method)) == ["method"]
     assert len(await trail(hub, method="hub")) == 2
 
 
-async def test_what_did_not_happen_leaves_no_entry(hub: RunningHub) -> None:
-    """A refused change and a read leave the trail as it was."""
+async def test_refused_changes_and_reads_leave_no_audit_entry(hub: RunningHub) -> None:
+    """A refused change and a read leave the trail unchanged."""
     integration, _ = await hub.register("TICKET_CREATED")
     before = await trail(hub)
     one = {"integration_id": integration.integration_id}
@@ -110,8 +110,8 @@ async def test_what_did_not_happen_leaves_no_entry(hub: RunningHub) -> None:
     assert await trail(hub) == before
 
 
-async def test_the_trail_holds_no_secret(hub: RunningHub) -> None:
-    """Keys stand in the trail by their ids: neither their text nor what is kept to check them."""
+async def test_the_audit_trail_holds_no_secret(hub: RunningHub) -> None:
+    """Keys appear by id: neither their text nor their digest is in the trail."""
     reply = await ask(hub.admin, "CreateServiceKey", role=ROLE_BOT, display_name="spare")
     _, reader = await hub.register("TICKET_CREATED")
     held = [key.digest for key in hub.hub.registry.service.record.keys]
@@ -121,7 +121,7 @@ async def test_the_trail_holds_no_secret(hub: RunningHub) -> None:
     assert [secret for secret in (*secrets, *held) if secret in text] == []
 
 
-async def test_the_first_start_is_in_the_trail(hub: RunningHub) -> None:
+async def test_the_first_start_is_in_the_audit_trail(hub: RunningHub) -> None:
     """A change that the hub made by itself has an actor without key and role."""
     entries = await trail(hub)
     assert {(entry.actor.role, entry.actor.key_id, entry.reason) for entry in entries} == {
@@ -129,8 +129,8 @@ async def test_the_first_start_is_in_the_trail(hub: RunningHub) -> None:
     }
 
 
-async def test_the_trail_is_paged(hub: RunningHub) -> None:
-    """Page by page the trail is the same as at once, the newest first, though changes are made meanwhile."""
+async def test_the_audit_trail_is_paged(hub: RunningHub) -> None:
+    """The pages together equal the whole trail, newest first, although changes are made meanwhile."""
     mine, _ = await hub.register("TICKET_CREATED")
     one = {"integration_id": mine.integration_id}
     for number in range(7):
@@ -153,8 +153,8 @@ async def test_the_trail_is_paged(hub: RunningHub) -> None:
     assert paged == whole
 
 
-async def test_the_trail_of_one_integration(hub: RunningHub) -> None:
-    """With an id only its changes are listed, an id that is none is refused; a token holds for that list alone."""
+async def test_the_audit_trail_is_filtered_by_integration(hub: RunningHub) -> None:
+    """With an id only its changes are listed; an invalid id is refused; a token is valid for that list alone."""
     mine, _ = await hub.register("TICKET_CREATED")
     other, _ = await hub.register("TICKET_CREATED")
     await ask(hub.admin, "RotateKey", integration_id=mine.integration_id)
@@ -168,8 +168,8 @@ async def test_the_trail_of_one_integration(hub: RunningHub) -> None:
     assert await violations(ask(hub.admin, "ListAuditEntries", **stolen)) == ["page_token"]
 
 
-async def test_the_trail_by_key_method_and_time(hub: RunningHub) -> None:
-    """Each further term of the request leaves the entries that fit it."""
+async def test_the_audit_trail_is_filtered_by_key_method_and_time(hub: RunningHub) -> None:
+    """Each further term of the request leaves only the entries that match it."""
     mine, _ = await hub.register("TICKET_CREATED")
     heir = (await ask(hub.admin, "CreateServiceKey", role=ROLE_ADMIN, display_name="another admin")).key
     await ask(hub.caller(heir.secret), "RotateKey", integration_id=mine.integration_id)
@@ -183,8 +183,8 @@ async def test_the_trail_by_key_method_and_time(hub: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("who", ["admin", "bot", "integration", "nobody"])
-async def test_everyone_with_a_key_reads_the_scopes(hub: RunningHub, who: str) -> None:
-    """ListScopes tells each role the whole permission table, and strangers nothing."""
+async def test_list_scopes_needs_a_key_of_any_role(hub: RunningHub, who: str) -> None:
+    """ListScopes gives each role the whole permission table, and callers without a key nothing."""
     _, reader = await hub.register("TICKET_CREATED")
     caller = {"admin": hub.admin, "bot": hub.bot, "integration": reader, "nobody": hub.caller("")}[who]
     call = caller.call("DirectoryService/ListScopes", directory_service_pb2.ListScopesRequest())

@@ -91,21 +91,21 @@ async def test_update_with_a_star_replaces_everything(hub: RunningHub) -> None:
 
 @pytest.mark.parametrize("path", [*READ_ONLY, "colour", "grants.scope", "", "display_name.x"])
 async def test_update_refuses_other_paths(hub: RunningHub, path: str) -> None:
-    """A path that is none, or of what an update cannot change, is refused, also beside one that is right."""
+    """A path that does not exist or cannot be updated is refused, also beside a valid one."""
     before, _ = await hub.register("TICKET_CREATED")
     assert await violations(update(hub, before, "display_name", path, display_name="New")) == ["update_mask"]
     assert await read(hub, before.integration_id) == before
 
 
-async def test_the_rules_hold_for_the_result(hub: RunningHub) -> None:
-    """What comes of an update has to meet the rules; a bad value outside the mask is not looked at."""
+async def test_an_update_must_leave_a_valid_resource(hub: RunningHub) -> None:
+    """The result of an update has to meet the rules; a bad value outside the mask is ignored."""
     before, _ = await hub.register("TICKET_CREATED")
     assert await violations(update(hub, before, "display_name")) == ["integration.display_name"]
     assert await violations(update(hub, before, support_url="http://x")) == ["integration.support_url"]
     assert (await update(hub, before, "display_name", display_name="New", support_url="http://x")).display_name == "New"
 
 
-async def test_an_update_that_changes_nothing(hub: RunningHub) -> None:
+async def test_an_update_with_the_same_values_changes_nothing(hub: RunningHub) -> None:
     """The same values again leave the etag, the time and the audit trail as they were."""
     before, _ = await hub.register("TICKET_CREATED")
     assert await update(hub, before, display_name=before.display_name) == before
@@ -122,7 +122,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("method", CHANGES)
-async def test_an_etag_that_is_old_stops_the_change(hub: RunningHub, method: str) -> None:
+async def test_an_outdated_etag_refuses_the_change(hub: RunningHub, method: str) -> None:
     """An etag that predates another caller's change changes nothing (AIP-154); the newest etag, or none, does."""
     before, _ = await hub.register("TICKET_CREATED")
     now = await update(hub, before, display_name="New")
@@ -135,7 +135,7 @@ async def test_an_etag_that_is_old_stops_the_change(hub: RunningHub, method: str
     assert (await read(hub, before.integration_id)).etag != now.etag
 
 
-async def test_an_update_takes_the_etag_of_either_place(hub: RunningHub) -> None:
+async def test_an_update_checks_the_etag_of_request_and_resource(hub: RunningHub) -> None:
     """UpdateIntegration checks the etag of the request, and the one that the integration brought along."""
     before, _ = await hub.register("TICKET_CREATED")
     now = await update(hub, before, display_name="New")
@@ -147,14 +147,14 @@ async def test_an_update_takes_the_etag_of_either_place(hub: RunningHub) -> None
     assert (await change(hub.admin, "UpdateIntegration", integration=stale)).display_name == "Stale"
 
 
-async def test_key_use_leaves_the_etag(hub: RunningHub) -> None:
-    """An integration that is used is not changed by it."""
+async def test_using_a_key_does_not_change_the_etag(hub: RunningHub) -> None:
+    """The use of a key is no change of the integration."""
     before, reader = await hub.register("TICKET_CREATED")
     (await reader.subscribe()).call.cancel()
     assert (await read(hub, before.integration_id)).etag == before.etag
 
 
-async def test_of_many_with_one_etag_one_wins(hub: RunningHub) -> None:
+async def test_of_concurrent_updates_with_one_etag_one_wins(hub: RunningHub) -> None:
     """Admins who all read the same and change it at once: one change happens, the others fail and say to read again."""
     before, _ = await hub.register("TICKET_CREATED")
     new = [Integration(integration_id=before.integration_id, display_name=f"n{n}", etag=before.etag) for n in range(30)]
@@ -170,8 +170,8 @@ async def _raised(error: BaseException) -> None:
     raise error
 
 
-async def test_changes_at_once_lose_nothing(hub: RunningHub) -> None:
-    """Without etags every change of many at once happens, each upon the result of another: none undoes another's."""
+async def test_concurrent_changes_without_etags_all_happen(hub: RunningHub) -> None:
+    """Each change applies to the result of the one before: none undoes another."""
     before, _ = await hub.register("TICKET_CREATED")
     one: dict[str, Any] = {"integration_id": before.integration_id}
     scopes = [scope_requests("TICKET_CREATED", "TICKET_STATS"), scope_requests("DROP_CLAIMED", "TICKET_CREATED")]
@@ -195,7 +195,7 @@ async def test_changes_at_once_lose_nothing(hub: RunningHub) -> None:
     assert now.grants[0].grant_time == before.grants[0].grant_time
 
 
-async def test_set_scopes_keeps_what_stays(start_hub: StartHub) -> None:
+async def test_set_scopes_keeps_the_grants_of_remaining_scopes(start_hub: StartHub) -> None:
     """A scope that stays keeps its grant with another justification, a new one counts from now, the others are gone."""
     clock = FakeClock()
     hub = await start_hub(clock)
@@ -212,8 +212,8 @@ async def test_set_scopes_keeps_what_stays(start_hub: StartHub) -> None:
     assert (new.grantor, new.grant_time.seconds - kept.grant_time.seconds >= 3_600) == (other.key_id, True)
 
 
-async def test_set_scopes_takes_and_gives_anew(hub: RunningHub) -> None:
-    """Nothing takes every scope away; a scope that is granted again counts from then, with its own time."""
+async def test_set_scopes_revokes_and_grants_from_now(hub: RunningHub) -> None:
+    """An empty list takes every scope away; a scope that is granted again counts from then."""
     before, _ = await hub.register("TICKET_CREATED")
     one = {"integration_id": before.integration_id}
     assert not (await change(hub.admin, "SetScopes", **one)).grants
@@ -221,7 +221,7 @@ async def test_set_scopes_takes_and_gives_anew(hub: RunningHub) -> None:
     assert again.grant_time.ToNanoseconds() > before.grants[0].grant_time.ToNanoseconds()
 
 
-async def test_set_scopes_refuses_one_twice(hub: RunningHub) -> None:
+async def test_set_scopes_refuses_duplicates_and_missing_justifications(hub: RunningHub) -> None:
     """Scopes named twice, or without a justification, are refused, and nothing changes."""
     before, _ = await hub.register("TICKET_CREATED")
     twice = scope_requests("DROP_CLAIMED", "DROP_CLAIMED")
@@ -232,7 +232,7 @@ async def test_set_scopes_refuses_one_twice(hub: RunningHub) -> None:
     assert await read(hub, before.integration_id) == before
 
 
-async def test_suspend_resume_delete(hub: RunningHub) -> None:
+async def test_suspend_resume_and_delete_change_the_state(hub: RunningHub) -> None:
     """Each step shows its state and its reason; the grants outlive a suspension, and end with the integration."""
     before, _ = await hub.register("TICKET_CREATED")
     one = {"integration_id": before.integration_id}
@@ -248,7 +248,7 @@ async def test_suspend_resume_delete(hub: RunningHub) -> None:
 
 @pytest.mark.parametrize("method", ["SuspendIntegration", "DeleteIntegration"])
 @pytest.mark.parametrize("reason", ["", " ", "x" * 501, "a\x00b"])
-async def test_taking_away_needs_a_reason(hub: RunningHub, method: str, reason: str) -> None:
+async def test_suspension_and_deletion_need_a_reason(hub: RunningHub, method: str, reason: str) -> None:
     """Without a reason that can be shown to its developer an integration is neither suspended nor deleted."""
     before, _ = await hub.register("TICKET_CREATED")
     assert await violations(ask(hub.admin, method, integration_id=before.integration_id, reason=reason)) == ["reason"]
@@ -275,8 +275,10 @@ FORBIDS = {
 @pytest.mark.parametrize(
     ("steps", "method"), [(steps, one) for steps, forbidden in FORBIDS.items() for one in forbidden]
 )
-async def test_what_a_state_forbids(hub: RunningHub, steps: tuple[str, ...], method: str) -> None:
-    """A command that the state does not allow is refused, naming the state and those that would allow it."""
+async def test_commands_that_the_state_does_not_allow_are_refused(
+    hub: RunningHub, steps: tuple[str, ...], method: str
+) -> None:
+    """The refusal names the state, and the states that would allow the command."""
     before, _ = await hub.register("TICKET_CREATED")
     one: dict[str, Any] = {"integration_id": before.integration_id, "reason": "a test"}
     for step in steps:
@@ -291,7 +293,7 @@ async def test_what_a_state_forbids(hub: RunningHub, steps: tuple[str, ...], met
     assert await read(hub, before.integration_id) == now
 
 
-async def test_a_suspended_integration_can_still_be_steered(hub: RunningHub) -> None:
+async def test_a_suspended_integration_can_still_be_changed(hub: RunningHub) -> None:
     """While it is suspended its scopes, texts and keys can be changed, and it can be deleted."""
     before, _ = await hub.register("TICKET_CREATED")
     one = {"integration_id": before.integration_id}

@@ -57,8 +57,8 @@ def pass_time(clock: FakeClock, seconds: float) -> None:
     clock.wall_offset += round(seconds * 1e6)
 
 
-async def test_rotation_lets_the_old_key_live_for_a_day(start_hub: StartHub) -> None:
-    """Unless said otherwise the old key works for 24 h beside the new one, and not a minute longer."""
+async def test_after_a_rotation_the_old_key_works_for_a_day(start_hub: StartHub) -> None:
+    """By default the old key works for 24 h beside the new one, and not a minute longer."""
     clock = FakeClock()
     mine = await holder(await start_hub(clock))
     reply = await mine.rotate()
@@ -82,7 +82,7 @@ async def test_the_default_overlap_is_a_setting(start_hub: StartHub) -> None:
     assert HOUR <= reply.previous_keys[0].expire_time.seconds - reply.key.create_time.seconds <= HOUR + 1
 
 
-async def test_no_overlap_ends_every_earlier_key(hub: RunningHub) -> None:
+async def test_a_rotation_without_overlap_ends_every_earlier_key(hub: RunningHub) -> None:
     """With "0s" all earlier keys end at once, whatever rotation was under way."""
     mine = await holder(hub)
     await mine.rotate()
@@ -94,16 +94,16 @@ async def test_no_overlap_ends_every_earlier_key(hub: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("overlap", [span(7 * DAY + 1), span(-1), Duration(nanos=-1), Duration(seconds=2**62)])
-async def test_overlaps_have_bounds(hub: RunningHub, overlap: Duration) -> None:
-    """More than seven days, and less than nothing, is refused; no key is made by it."""
+async def test_an_overlap_is_between_zero_and_seven_days(hub: RunningHub, overlap: Duration) -> None:
+    """A longer or negative overlap is refused, and no key is made."""
     mine = await holder(hub)
     assert await violations(mine.rotating(overlap=overlap)) == ["overlap"]
     assert len(await mine.keys()) == 1
     await mine.rotate(overlap=span(7 * DAY))
 
 
-async def test_a_key_that_was_never_used_is_replaced(hub: RunningHub) -> None:
-    """Who lost a new key before using it just rotates again: it ends at once, the one in use keeps its overlap."""
+async def test_rotating_again_replaces_a_key_that_was_never_used(hub: RunningHub) -> None:
+    """A lost new key ends at once; the key in use keeps its overlap."""
     mine = await holder(hub)
     first_end = (await mine.rotate(overlap=span(HOUR))).previous_keys[0].expire_time
     reply = await mine.rotate(overlap=span(DAY))
@@ -113,8 +113,8 @@ async def test_a_key_that_was_never_used_is_replaced(hub: RunningHub) -> None:
     await use(mine.callers[0])
 
 
-async def test_a_rotation_waits_for_the_one_before(start_hub: StartHub) -> None:
-    """While two keys in use live a third is refused, naming them; once one has ended it is made."""
+async def test_a_third_live_key_is_refused(start_hub: StartHub) -> None:
+    """While two used keys are live a third is refused, naming them; once one has ended it is made."""
     clock = FakeClock()
     mine = await holder(await start_hub(clock))
     await mine.rotate(overlap=span(HOUR))
@@ -128,8 +128,8 @@ async def test_a_rotation_waits_for_the_one_before(start_hub: StartHub) -> None:
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR, YEAR, -YEAR])
-async def test_a_step_of_the_wall_clock_moves_no_overlap(start_hub: StartHub, step: int) -> None:
-    """Somebody sets the clock by an hour or a year: the old key neither ends early nor lives on."""
+async def test_a_step_of_the_wall_clock_does_not_change_an_overlap(start_hub: StartHub, step: int) -> None:
+    """The clock is set by an hour or a year: the old key neither ends early nor lives on."""
     clock = FakeClock()
     mine = await holder(await start_hub(clock))
     await mine.rotate(overlap=span(DAY))
@@ -142,8 +142,8 @@ async def test_a_step_of_the_wall_clock_moves_no_overlap(start_hub: StartHub, st
     await use(mine.callers[1])
 
 
-async def test_revoking(hub: RunningHub) -> None:
-    """A revoked key opens nothing any more; revoking it again changes nothing and is no error."""
+async def test_revoking_a_key_is_idempotent(hub: RunningHub) -> None:
+    """A revoked key opens nothing; revoking it again changes nothing and is no error."""
     mine = await holder(hub)
     await mine.rotate()
     one = {"integration_id": mine.integration_id, "key_id": mine.callers[0].key.split("_")[2]}
@@ -156,8 +156,8 @@ async def test_revoking(hub: RunningHub) -> None:
     await use(mine.callers[1])
 
 
-async def test_keys_of_others_are_not_found(hub: RunningHub) -> None:
-    """A key is found only at its own holder: not at another integration, nor among the service keys."""
+async def test_a_key_is_found_only_at_its_owner(hub: RunningHub) -> None:
+    """Neither another integration nor the list of service keys has it."""
     mine, other = await holder(hub), await holder(hub)
     theirs, bots = other.callers[0].key.split("_")[2], hub.bot.key.split("_")[2]
     for key_id in (theirs, bots, "nosuchkey123"):
@@ -168,8 +168,8 @@ async def test_keys_of_others_are_not_found(hub: RunningHub) -> None:
     await use(hub.bot)
 
 
-async def test_the_last_admin_key_stays(start_hub: StartHub) -> None:
-    """Nobody can lock everybody out: the last live admin key cannot be revoked, an ended one does not count."""
+async def test_the_last_live_admin_key_cannot_be_revoked(start_hub: StartHub) -> None:
+    """An ended key does not count as live."""
     clock = FakeClock()
     hub = await start_hub(clock)
     own = hub.admin.key.split("_")[2]
@@ -186,7 +186,7 @@ async def test_the_last_admin_key_stays(start_hub: StartHub) -> None:
     await use(hub.caller(other.secret))
 
 
-async def test_a_key_that_ends_soon_is_no_admin_left(start_hub: StartHub) -> None:
+async def test_an_admin_key_that_expires_soon_does_not_count_as_the_last_one(start_hub: StartHub) -> None:
     """The last lasting admin key stays while all others end within a week; those can be revoked, and so can a bot's."""
     clock = FakeClock()
     hub = await start_hub(clock)
@@ -251,14 +251,14 @@ async def test_service_keys(start_hub: StartHub, role: Any, name: str) -> None: 
         ({"reason": "x" * 501}, "reason"),
     ],
 )
-async def test_service_keys_that_cannot_be(hub: RunningHub, fields: dict[str, Any], field: str) -> None:
+async def test_invalid_service_keys_are_refused(hub: RunningHub, fields: dict[str, Any], field: str) -> None:
     """A role, name or time that a service key cannot have is refused, and no key is made."""
     wanted = {"role": ROLE_BOT, "display_name": "x"} | fields
     assert await violations(ask(hub.admin, "CreateServiceKey", **wanted)) == [field]
     assert len((await ask(hub.admin, "ListKeys")).keys) == 2
 
 
-async def test_last_use_is_kept(start_hub: StartHub) -> None:
+async def test_the_last_use_of_a_key_is_stored(start_hub: StartHub) -> None:
     """The time of a key's last use is listed, is unset before the first, and survives a restart."""
     clock = FakeClock()
     hub = await start_hub(clock)
@@ -277,7 +277,7 @@ async def test_last_use_is_kept(start_hub: StartHub) -> None:
     assert (await mine.rotate(overlap=span(HOUR))).previous_keys[0].state == KEY_STATE_ACTIVE
 
 
-async def test_the_keys_of_a_deleted_integration_open_nothing(hub: RunningHub) -> None:
+async def test_the_keys_of_a_deleted_integration_are_refused(hub: RunningHub) -> None:
     """After DeleteIntegration its keys are refused with the reason, and can still be listed and revoked."""
     mine = await holder(hub)
     await ask(hub.admin, "DeleteIntegration", integration_id=mine.integration_id, reason="closed down")
@@ -288,8 +288,10 @@ async def test_the_keys_of_a_deleted_integration_open_nothing(hub: RunningHub) -
 
 
 @pytest.mark.parametrize("step", [YEAR, -YEAR])
-async def test_a_second_rotation_after_a_step_lengthens_nothing(start_hub: StartHub, step: int) -> None:
-    """An overlap that is under way ends when it was to end, whatever the clock says at the next rotation."""
+async def test_a_second_rotation_after_a_clock_step_does_not_lengthen_the_overlap(
+    start_hub: StartHub, step: int
+) -> None:
+    """A running overlap ends when it was to end, whatever the clock says at the next rotation."""
     clock = FakeClock()
     mine = await holder(await start_hub(clock))
     await mine.rotate(overlap=span(HOUR))
@@ -299,7 +301,7 @@ async def test_a_second_rotation_after_a_step_lengthens_nothing(start_hub: Start
     assert await refusal(use(mine.callers[0])) == EXPIRED
 
 
-async def test_service_keys_have_a_limit_and_those_that_ended_do_not_count(start_hub: StartHub) -> None:
+async def test_live_service_keys_have_a_limit(start_hub: StartHub) -> None:
     """With as many keys as may live, another is refused with RULES_NOT_MET; revoking one makes room."""
     hub = await start_hub(max_service_keys=3)
     made = await ask(hub.admin, "CreateServiceKey", role=ROLE_BOT, display_name="one more")
@@ -309,7 +311,7 @@ async def test_service_keys_have_a_limit_and_those_that_ended_do_not_count(start
     await ask(hub.admin, "CreateServiceKey", role=ROLE_BOT, display_name="one more")
 
 
-async def test_what_a_service_key_lacks_is_told_once_and_in_words(hub: RunningHub) -> None:
+async def test_each_missing_field_of_a_service_key_has_one_sentence(hub: RunningHub) -> None:
     """An empty request is refused with one sentence for each field."""
     told = detail_of(await fails(ask(hub.admin, "CreateServiceKey")), error_details_pb2.BadRequest).field_violations
     assert [(one.field, one.description) for one in told] == [

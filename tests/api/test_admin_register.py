@@ -8,7 +8,7 @@ from tests.support.admin_calls import INVALID, Code, ask, change, refusal, regis
 from tests.support.hubs import REGISTRATION, RunningHub, StartHub, scope_requests
 
 
-async def test_register(hub: RunningHub) -> None:
+async def test_a_registered_integration_is_active_with_a_working_key(hub: RunningHub) -> None:
     """A new integration is ACTIVE, says what was asked for, has its grants by scope, and a key that works."""
     fields = registration("TICKET_STATS", "TICKET_CREATED", endpoint_url="https://stats.example:8443/hook?x=1")
     reply = await ask(hub.admin, "RegisterIntegration", **fields)
@@ -28,7 +28,7 @@ async def test_register(hub: RunningHub) -> None:
     assert await change(hub.admin, "GetIntegration", integration_id=made.integration_id) == made
 
 
-async def test_the_secret_is_in_one_reply_alone(hub: RunningHub) -> None:
+async def test_the_secret_is_in_one_reply_only(hub: RunningHub) -> None:
     """No later reply about the integration or its keys has the secret."""
     made = await ask(hub.admin, "RegisterIntegration", **registration())
     integration_id = made.integration.integration_id
@@ -107,20 +107,20 @@ async def test_register_takes_the_longest_texts(hub: RunningHub) -> None:
 async def test_register_refuses_bad_scopes(
     hub: RunningHub, scopes: list[integration_pb2.ScopeRequest], field: str
 ) -> None:
-    """No scope, one twice, one that there is not, or one without a reason for it is refused, naming which."""
+    """No scope, a duplicate, an unknown one, or one without justification is refused, naming which."""
     assert await violations(ask(hub.admin, "RegisterIntegration", **registration(scopes=scopes))) == [field]
 
 
 async def test_every_bad_field_is_named_at_once(hub: RunningHub) -> None:
-    """Who makes three mistakes reads of three."""
+    """A caller who makes three mistakes reads of three."""
     fields = registration(display_name="", owner_user_id="x", support_url="x")
     named = await violations(ask(hub.admin, "RegisterIntegration", **fields))
     assert sorted(named) == ["display_name", "owner_user_id", "support_url"]
 
 
 @pytest.mark.parametrize("method", ["GetIntegration", "ListKeys", "ResumeIntegration", "RotateKey"])
-async def test_an_integration_that_there_is_not(hub: RunningHub, method: str) -> None:
-    """An unknown id is NOT_FOUND, also where it is the beginning of another's; what is no id is invalid."""
+async def test_an_unknown_integration_is_not_found(hub: RunningHub, method: str) -> None:
+    """An unknown id, or the beginning of a known one, is NOT_FOUND; a malformed id is invalid."""
     known, _ = await hub.register("TICKET_CREATED")
     for unknown in ("nobody", known.integration_id[:4]):
         not_found = (Code.NOT_FOUND, "INTEGRATION_NOT_FOUND")
@@ -134,7 +134,7 @@ async def names(hub: RunningHub, **request: object) -> list[str]:
 
 
 async def test_lists_are_ordered_by_age_and_paged(hub: RunningHub) -> None:
-    """Going from page to page brings every integration once, the oldest first, also where some are added meanwhile."""
+    """The pages hold every integration once, oldest first, although some are added meanwhile."""
     for number in range(7):
         await hub.register("TICKET_CREATED", display_name=f"n{number}")
     listed: list[str] = []
@@ -148,8 +148,8 @@ async def test_lists_are_ordered_by_age_and_paged(hub: RunningHub) -> None:
     assert listed == [f"n{number}" for number in range(8)]
 
 
-async def test_the_last_page_says_so(hub: RunningHub) -> None:
-    """A page that holds exactly what is left has no next one (AIP-158)."""
+async def test_the_last_page_has_no_next_token(hub: RunningHub) -> None:
+    """Also a page that holds exactly what is left has none (AIP-158)."""
     for number in range(4):
         await hub.register("TICKET_CREATED", display_name=f"n{number}")
     first = await ask(hub.admin, "ListIntegrations", page_size=2)
@@ -157,8 +157,8 @@ async def test_the_last_page_says_so(hub: RunningHub) -> None:
     assert (len(second.integrations), second.next_page_token) == (2, "")
 
 
-async def test_page_sizes(start_hub: StartHub) -> None:
-    """0 asks for the default, too much for the most there may be, less than nothing is refused (AIP-158)."""
+async def test_a_page_size_has_a_default_and_a_maximum(start_hub: StartHub) -> None:
+    """0 means the default, a larger number the maximum; a negative one is refused (AIP-158)."""
     hub = await start_hub(page_size=2, max_page_size=3)
     for number in range(5):
         await hub.register("TICKET_CREATED", display_name=f"n{number}")
@@ -167,8 +167,8 @@ async def test_page_sizes(start_hub: StartHub) -> None:
     assert await violations(ask(hub.admin, "ListAuditEntries", page_size=-1)) == ["page_size"]
 
 
-async def test_page_tokens_are_opaque_and_of_one_list(hub: RunningHub) -> None:
-    """A token tells no id, and opens neither altered, nor with another filter, nor in another list."""
+async def test_page_tokens_are_opaque_and_belong_to_one_list(hub: RunningHub) -> None:
+    """A token reveals no id, and is refused if altered, with another filter, or in another list."""
     for _ in range(3):
         await hub.register("TICKET_CREATED")
     page = await ask(hub.admin, "ListIntegrations", page_size=1, filter="state=ACTIVE")
@@ -211,8 +211,8 @@ async def test_page_tokens_are_opaque_and_of_one_list(hub: RunningHub) -> None:
         ("lights AND scopes:drop_claimed", "c"),
     ],
 )
-async def test_filters(hub: RunningHub, text: str, listed: str) -> None:
-    """Each term of a filter leaves those that fit it; terms are joined by AND, said or not."""
+async def test_list_filters_are_joined_by_and(hub: RunningHub, text: str, listed: str) -> None:
+    """Each term of a filter leaves what matches it; AND may be written or left out."""
     tickets, drops = "TICKET_CREATED", "DROP_CLAIMED"
     await hub.register(tickets, drops, display_name="a", description="A counter.", owner_user_id="11")
     second, _ = await hub.register(tickets, display_name="b", description="The counter of drops.", owner_user_id="22")
@@ -239,13 +239,13 @@ async def test_filters(hub: RunningHub, text: str, listed: str) -> None:
         "x" * 501,
     ],
 )
-async def test_a_filter_that_cannot_be_read(hub: RunningHub, text: str) -> None:
-    """A filter that is none, or asks for what there is not, is refused rather than taken for something else."""
+async def test_an_invalid_filter_is_refused(hub: RunningHub, text: str) -> None:
+    """A filter with a syntax error or an unknown field is refused, not read as something else."""
     assert await violations(ask(hub.admin, "ListIntegrations", filter=text)) == ["filter"]
 
 
-async def test_only_admins_steer(hub: RunningHub) -> None:
-    """A bot and an integration are refused by every method, whatever they send; INVALID comes after that."""
+async def test_only_admins_may_call_admin_methods(hub: RunningHub) -> None:
+    """A bot and an integration are refused by every method, before their request is checked."""
     integration, reader = await hub.register("TICKET_CREATED")
     assert await refusal(ask(hub.admin, "GetIntegration", integration_id="?")) == INVALID
     for method in ("RegisterIntegration", "GetIntegration", "ListIntegrations", "SetScopes", "RotateKey", "RevokeKey"):

@@ -48,8 +48,8 @@ async def position(hub: RunningHub) -> int:
 
 
 @pytest.mark.parametrize("wrong", NO_SNOWFLAKES, ids=repr)
-async def test_what_is_no_snowflake_is_refused_everywhere(hub: RunningHub, wrong: str) -> None:
-    """A Discord id that is none is named, wherever one is expected."""
+async def test_an_invalid_discord_id_is_refused_everywhere(hub: RunningHub, wrong: str) -> None:
+    """The refusal names the field, wherever a Discord id is expected."""
     _, reader = await hub.register("TICKET_CREATED", "MEMBER_VERIFIED")
     before = await position(hub)
     everywhere: list[tuple[Any, str, dict[str, Any], str]] = [
@@ -80,13 +80,13 @@ async def test_what_is_no_snowflake_is_refused_everywhere(hub: RunningHub, wrong
 
 
 @pytest.mark.parametrize("right", ["1", "41", "9223372036854775807", "80351110224678912"])
-async def test_what_is_a_snowflake_is_taken(hub: RunningHub, right: str) -> None:
-    """The smallest and the greatest Discord id are ids."""
+async def test_the_smallest_and_largest_discord_ids_are_valid(hub: RunningHub, right: str) -> None:
+    """Both ends of the range are accepted."""
     await hub.emit(event("a", right, ticket_created={"creator_user_id": right}))
 
 
 @pytest.mark.parametrize("wrong", NO_EVENT_IDS, ids=repr)
-async def test_what_is_no_event_id_is_refused(hub: RunningHub, wrong: str) -> None:
+async def test_an_invalid_event_id_is_refused(hub: RunningHub, wrong: str) -> None:
     """An event's id has 1 to 64 of the characters that the contract names."""
     assert fields_of(await fails(ask(hub.bot, "EventService/EmitEvent", event=event(wrong, **TICKET)))) == {"event.id"}
 
@@ -122,8 +122,8 @@ async def test_what_is_no_event_id_is_refused(hub: RunningHub, wrong: str) -> No
         "utf",
     ],
 )
-async def test_an_event_that_is_none_is_refused(hub: RunningHub, sent: bytes, named: str) -> None:
-    """What breaks a rule, is no such message, or is of a kind that the contract does not know, is not stored."""
+async def test_an_invalid_event_is_refused(hub: RunningHub, sent: bytes, named: str) -> None:
+    """An event that breaks a rule, cannot be parsed, or has an unknown payload is not stored."""
     before = await position(hub)
     assert fields_of(await fails(send(hub.bot, "EventService/EmitEvent", sent))) == {named}
     assert await position(hub) == before
@@ -170,7 +170,7 @@ async def test_unknown_enum_values_are_refused(hub: RunningHub) -> None:
         ({"linger": {"seconds": 5, "nanos": 1}}, {"linger"}),
     ],
 )
-async def test_a_subscription_that_breaks_a_rule_is_refused(
+async def test_a_subscribe_request_that_breaks_a_rule_is_refused(
     hub: RunningHub, fields: dict[str, Any], named: set[str]
 ) -> None:
     """Each field of SubscribeRequest is held to its rule."""
@@ -178,8 +178,8 @@ async def test_a_subscription_that_breaks_a_rule_is_refused(
     assert fields_of(await reader.open(**fields).ending()) == named
 
 
-async def test_lists_of_events_have_their_bounds(hub: RunningHub) -> None:
-    """A list holds 1 to 1,000 events; one wrong event refuses them all and is named by its index."""
+async def test_a_batch_has_1_to_1000_events(hub: RunningHub) -> None:
+    """One invalid event refuses the whole batch, and is named by its index."""
     events = [event(f"{number}", **TICKET) for number in range(1_001)]
     for wrong in ([], events):
         assert fields_of(await fails(ask(hub.bot, "EventService/BatchEmitEvents", events=wrong))) == {"events"}
@@ -189,8 +189,8 @@ async def test_lists_of_events_have_their_bounds(hub: RunningHub) -> None:
     assert not any(result.duplicate for result in await emit_all(hub, events))
 
 
-async def test_many_violations_travel_in_one_answer(hub: RunningHub) -> None:
-    """However much is wrong, the answer fits into what clients take, and names what comes first."""
+async def test_many_violations_fit_into_one_answer(hub: RunningHub) -> None:
+    """However much is wrong, the answer fits into what clients accept, and names the first violations."""
     events = [event("ä" * 40, "x" * 200, ticket_created={"creator_user_id": "y" * 200}) for _ in range(1_000)]
     named = fields_of(await fails(ask(hub.bot, "EventService/BatchEmitEvents", events=events)))
     assert "events[0].id" in named
@@ -211,22 +211,24 @@ async def test_many_violations_travel_in_one_answer(hub: RunningHub) -> None:
         ("EventService/BatchEmitEvents", 1_048_576, 2_000_000),
     ],
 )
-async def test_a_request_over_the_limit_is_told_the_limit(hub: RunningHub, method: str, limit: int, size: int) -> None:
-    """A request that is too large is refused by the hub itself, before it is taken apart."""
+async def test_a_request_over_the_limit_is_refused_with_the_limit(
+    hub: RunningHub, method: str, limit: int, size: int
+) -> None:
+    """The hub itself refuses a request that is too large, before it is parsed."""
     error = await fails(send(hub.bot, method, b"\xff" * size))
     assert fields_of(error) == {""}
     assert str(limit) in (error.details() or "")
 
 
 async def test_a_request_far_over_the_limit_is_refused_by_the_transport(hub: RunningHub) -> None:
-    """What is far too large does not even reach the hub; the connection lives on."""
+    """Such a request does not even reach the hub; the connection stays open."""
     error = await fails(send(hub.bot, "EventService/BatchEmitEvents", b"\xff" * 8_000_000))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await hub.emit(event("a", **TICKET))
 
 
 async def test_metadata_over_the_limit_is_refused_by_the_transport(hub: RunningHub) -> None:
-    """Metadata of more than 8 KiB is refused; the connection lives on."""
+    """Metadata of more than 8 KiB is refused; the connection stays open."""
     call: Any = hub.channel.unary_unary("/tickets.hub.v1.DirectoryService/ListScopes", None, None)
     metadata = [*hub.admin.metadata, ("x-large", "x" * 9_000)]
     error = await fails(call(b"", metadata=metadata))

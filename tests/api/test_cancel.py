@@ -57,8 +57,8 @@ async def settled(hub: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("together", [1, 3], ids=["one event", "a list of three"])
-async def test_cancelled_at_any_point_it_is_wholly_in_or_wholly_out(hub: RunningHub, together: int) -> None:
-    """The handler, stepped one turn of the loop further each time and then cancelled, until it gets through."""
+async def test_a_call_cancelled_at_any_point_is_stored_whole_or_not_at_all(hub: RunningHub, together: int) -> None:
+    """The handler is stepped one turn of the loop further each time and then cancelled, until it completes."""
     handlers = service(hub)
     outcomes: set[tuple[bool, bool]] = set()
     steps = 0
@@ -84,8 +84,8 @@ async def test_cancelled_at_any_point_it_is_wholly_in_or_wholly_out(hub: Running
     assert (False, False) in outcomes
 
 
-async def test_a_caller_that_goes_leaves_those_who_wait_with_it_alone(hub: RunningHub) -> None:
-    """Of a group that is stored in one transaction some are cancelled at every turn: the others are all answered."""
+async def test_cancelling_some_callers_of_a_group_does_not_affect_the_others(hub: RunningHub) -> None:
+    """Of one transaction's callers some are cancelled at every turn: all others are answered."""
     feed = hub.hub.feed
     handlers = service(hub)
     unused: Any = None
@@ -110,8 +110,8 @@ async def test_a_caller_that_goes_leaves_those_who_wait_with_it_alone(hub: Runni
                 assert f"{steps}.{number}" in stored
 
 
-async def test_cancelled_over_the_wire_at_random_moments(start_hub: StartHub) -> None:
-    """Clients hang up whenever they like: what is stored is whole and once, and it is all there after a restart."""
+async def test_calls_cancelled_at_random_moments_are_stored_whole_or_not_at_all(start_hub: StartHub) -> None:
+    """Clients hang up at any moment: what is stored is whole, once, and still there after a restart."""
     hub = await start_hub()
     dice = random.Random(4)  # noqa: S311  moments, not secrets
     stub: Any = hub.bot._stubs["EventService"]

@@ -20,7 +20,7 @@ def reasons() -> set[str]:
 
 
 @pytest.mark.parametrize("reason", sorted(ROWS))
-async def test_it_comes_with_its_status_and_reason(start_hub: StartHub, reason: str) -> None:
+async def test_each_failure_has_its_status_and_reason(start_hub: StartHub, reason: str) -> None:
     """Each failure that the contract names, as callers meet it."""
     status, provoke = ROWS[reason]
     error = await provoke(start_hub)
@@ -28,7 +28,7 @@ async def test_it_comes_with_its_status_and_reason(start_hub: StartHub, reason: 
     assert error.details()
 
 
-def test_every_reason_of_the_contract_is_provoked() -> None:
+def test_every_reason_of_the_contract_has_a_test() -> None:
     """A reason that is added to the contract needs a row here."""
     assert set(ROWS) == reasons()
 
@@ -39,14 +39,16 @@ def leaves(cls: type[errors.HubError]) -> set[type[errors.HubError]]:
     return set.union(*(leaves(one) for one in below)) if below else {cls}
 
 
-def test_the_tree_of_failures_and_the_contract_name_the_same() -> None:
-    """Every failure of the hub is a reason of the contract and vice versa; INTERNAL is not in the tree."""
+def test_the_error_classes_match_the_reasons_of_the_contract() -> None:
+    """Every error class is a reason of the contract and vice versa; INTERNAL is not in the tree."""
     assert {cls.reason() for cls in leaves(errors.HubError)} | {"INTERNAL"} == reasons()
     assert all(any(above in STATUS for above in cls.__mro__) for cls in leaves(errors.HubError))
 
 
-async def test_a_fault_of_the_hub_leaks_nothing(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Callers get a fixed sentence and an incident id; what happened stands under that id in the log alone."""
+async def test_an_internal_error_leaks_nothing_to_the_caller(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Callers get a fixed sentence and an incident id; only the log has the details, under that id."""
     written = log_to_memory(monkeypatch)
     hub, stream = await broken_hub(start_hub)
     met = (await fails(ask(hub.admin, "AdminService/ListAuditEntries")), await stream.ending())
@@ -61,10 +63,10 @@ async def test_a_fault_of_the_hub_leaks_nothing(start_hub: StartHub, monkeypatch
         assert "DecodeError" in told["exception"]
 
 
-async def test_a_log_that_cannot_be_written_breaks_nothing(
+async def test_the_hub_works_while_its_log_cannot_be_written(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a closed pipe for a log every call is refused as ever, and the hub ends as ever: it can be started again."""
+    """With a closed pipe as its log the hub refuses calls and stops as usual, and can be started again."""
     written = log_to_memory(monkeypatch)
     hub = await start_hub()
     written.close()

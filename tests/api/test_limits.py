@@ -30,8 +30,8 @@ def watch(hub: RunningHub) -> Any:  # noqa: ANN401  a call
     return stub.Watch(health_pb2.HealthCheckRequest())
 
 
-async def test_strangers_do_not_shut_out_who_has_a_key(start_hub: StartHub) -> None:
-    """However many watch the health, events come in and streams open; and health itself still answers."""
+async def test_calls_without_a_key_do_not_block_calls_with_one(start_hub: StartHub) -> None:
+    """However many callers watch the health, emits and streams work, and health itself answers."""
     hub = await start_hub(max_streams=1, max_concurrent_calls=5, max_open_calls=10)
     _, reader = await hub.register("TICKET_CREATED")
     watches = [watch(hub) for _ in range(40)]
@@ -46,8 +46,8 @@ async def test_strangers_do_not_shut_out_who_has_a_key(start_hub: StartHub) -> N
 
 
 @pytest.mark.parametrize("version", REFLECTION)
-async def test_a_place_is_free_again_when_its_stream_ends(start_hub: StartHub, version: str) -> None:
-    """Health and reflection on loopback share the places; whoever leaves makes room."""
+async def test_an_anonymous_stream_frees_its_slot_when_it_ends(start_hub: StartHub, version: str) -> None:
+    """Health and reflection on loopback share the slots."""
     hub = await start_hub(max_open_calls=1)
     reflect: Any = hub.channel.stream_stream(
         f"/{version}/ServerReflectionInfo",
@@ -70,8 +70,8 @@ async def in_time(hub: RunningHub) -> int:
                 return int((await watch(hub).read()).status)
 
 
-def test_addresses_share_the_places_and_are_forgotten() -> None:
-    """Five addresses have all there is; the sixth waits for one of them to leave, and nothing is kept of who left."""
+def test_addresses_share_the_slots_and_are_forgotten() -> None:
+    """Five addresses use all slots; the sixth waits until one leaves, and nothing is kept of those who left."""
     limit = AnonymousStreamLimit(5)
     with ExitStack() as stack:
         for number in range(5):
@@ -81,8 +81,8 @@ def test_addresses_share_the_places_and_are_forgotten() -> None:
     assert not limit._inside
 
 
-async def test_too_many_calls_at_a_time_are_told_when_to_come_again(start_hub: StartHub) -> None:
-    """What the hub itself refuses has a reason; nothing of it is stored, and what was let in is."""
+async def test_too_many_calls_are_refused_with_a_retry_delay(start_hub: StartHub) -> None:
+    """The hub's refusals have a reason; nothing of them is stored, and every admitted event is."""
     hub = await start_hub(max_concurrent_calls=2)
     ends = await asyncio.gather(*(hub.emit(event(f"e{n}", **TICKET)) for n in range(20)), return_exceptions=True)
     refused = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
@@ -93,7 +93,7 @@ async def test_too_many_calls_at_a_time_are_told_when_to_come_again(start_hub: S
 
 
 def test_grpcs_own_limits_are_the_last_resort() -> None:
-    """They refuse without a reason: the hub's own are met before, and calls of one connection wait in its client."""
+    """The core refuses without a reason, so the hub's own limits come first; other calls wait in their client."""
     settings = config.load()
     options = dict(transport_options(settings))
     pending = options["grpc.server.max_pending_requests"]
@@ -102,8 +102,8 @@ def test_grpcs_own_limits_are_the_last_resort() -> None:
     assert options["grpc.max_concurrent_streams"] <= settings.max_half_open_calls
 
 
-async def test_no_developer_fills_the_log(start_hub: StartHub) -> None:
-    """So many changes an hour with the integration's key; what is refused leaves nothing, and time makes it good."""
+async def test_changes_of_a_developer_are_limited_per_hour(start_hub: StartHub) -> None:
+    """With the integration's key; refused changes leave nothing, and time restores the budget."""
     clock = FakeClock()
     hub = await start_hub(clock, max_changes=3)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -132,8 +132,8 @@ async def test_no_developer_fills_the_log(start_hub: StartHub) -> None:
         await ask(hub.admin, "AdminService/ResumeIntegration", **which)
 
 
-async def test_a_stolen_key_uses_up_nothing_of_its_owners(start_hub: StartHub) -> None:
-    """Who has the key may change no more; the owner through the bot may, and the key can be revoked in any case."""
+async def test_a_stolen_key_does_not_use_up_its_owners_changes(start_hub: StartHub) -> None:
+    """The thief's budget is spent; the owner still makes changes through the bot, and can revoke the key."""
     hub = await start_hub(max_changes=1)
     integration, reader = await hub.register("TICKET_CREATED")
     owner = {"integration_id": integration.integration_id, "acting_user_id": OWNER}
@@ -145,8 +145,8 @@ async def test_a_stolen_key_uses_up_nothing_of_its_owners(start_hub: StartHub) -
     assert reason_of(await fails(describe(reader, "again"))) == "KEY_REVOKED"
 
 
-async def test_a_refused_installation_uses_up_nothing(start_hub: StartHub) -> None:
-    """What a guild may not do, or has done already, leaves its user's change for what follows."""
+async def test_a_refused_installation_does_not_count_as_a_change(start_hub: StartHub) -> None:
+    """What a guild may not do, or has already done, does not count for its user."""
     hub = await start_hub(max_changes=1)
     integration, _ = await hub.register("TICKET_CREATED")
     guild = {"guild_id": "41", "acting_user_id": "7"}
@@ -163,8 +163,8 @@ async def test_a_refused_installation_uses_up_nothing(start_hub: StartHub) -> No
     assert reason_of(await fails(again)) == "TOO_MANY_CHANGES"
 
 
-async def test_each_user_of_the_bot_is_counted_for_themselves(start_hub: StartHub) -> None:
-    """Applications and installations count for who asks for them; a guild can always take its consent back."""
+async def test_changes_through_the_bot_are_counted_per_user(start_hub: StartHub) -> None:
+    """Applications and installations count for the user who asks; a guild can always uninstall."""
     hub = await start_hub(max_changes=1)
     integration, _ = await hub.register("TICKET_CREATED")
     guild = {"integration_id": integration.integration_id, "guild_id": "41"}

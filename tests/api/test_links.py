@@ -51,14 +51,14 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("host", LOCAL)
-def test_a_host_of_ones_own_network_is_not_public(host: str) -> None:
+def test_links_to_local_and_private_hosts_are_not_public(host: str) -> None:
     """A link to localhost is refused in every spelling that a browser takes."""
     assert not is_public(f"https://{host}/docs?to=https://example.com")
 
 
 @pytest.mark.parametrize("host", PUBLIC)
-def test_a_host_of_the_internet_is_public(host: str) -> None:
-    """What only looks like a local name, or lies beside a private network, is fine."""
+def test_links_to_internet_hosts_are_public(host: str) -> None:
+    """Also hosts that only look like a local name, or lie next to a private network."""
     assert is_public(f"https://{host}/docs?to=https://localhost")
 
 
@@ -66,8 +66,8 @@ LINKS = ["documentation_url", "support_url", "endpoint_url"]
 
 
 @pytest.mark.parametrize("field", LINKS)
-async def test_a_private_link_is_refused_wherever_it_is_given(hub: RunningHub, field: str) -> None:
-    """At registration, application and both kinds of update the field is named."""
+async def test_a_private_link_is_refused_in_every_request(hub: RunningHub, field: str) -> None:
+    """Registration, application and both kinds of update name the field."""
     link = {field: "https://192.168.0.1/docs"}
     fields: dict[str, Any] = REGISTRATION | {"scopes": scope_requests("DROP_CLAIMED")} | link
     assert await violations(ask(hub.admin, "AdminService/RegisterIntegration", **fields)) == [field]
@@ -80,8 +80,8 @@ async def test_a_private_link_is_refused_wherever_it_is_given(hub: RunningHub, f
     assert await violations(ask(reader, "DeveloperService/UpdateProfile", integration=link)) == named
 
 
-async def test_a_setting_allows_private_links(start_hub: StartHub) -> None:
-    """With `private_links` a hub of one's own network takes them; without it again, other fields can be changed."""
+async def test_the_setting_private_links_allows_private_links(start_hub: StartHub) -> None:
+    """Once the setting is off again, other fields of such an integration can still be changed."""
     hub = await start_hub(private_links=True)
     link = dict.fromkeys(LINKS, "https://localhost/docs")
     fields: dict[str, Any] = REGISTRATION | {"scopes": scope_requests("DROP_CLAIMED")} | link

@@ -108,13 +108,13 @@ async def opened(who: dict[str, tuple[str, Caller]], **request: object) -> dict[
     return streams
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_has_every_set_of_scopes_once() -> None:
     """The table has each of the 64 sets of scopes once, and a letter for each event."""
     assert len(TABLE.split()) == 2 * len(MATRIX) == 2 * 64
     assert {len(letters) for letters in MATRIX.values()} == {len(EVENTS)}
 
 
-async def test_every_set_of_scopes_gets_what_the_table_says(wide_hub: RunningHub, clock: FakeClock) -> None:
+async def test_every_set_of_scopes_delivers_its_row_of_the_table(wide_hub: RunningHub, clock: FakeClock) -> None:
     """64 integrations, live and once more from the beginning: each gets exactly its row."""
     who = dict(zip(MATRIX, await asyncio.gather(*(registered(wide_hub, row) for row in MATRIX)), strict=True))
     live = await opened(who, latest={})
@@ -126,10 +126,10 @@ async def test_every_set_of_scopes_gets_what_the_table_says(wide_hub: RunningHub
     assert {row: outcome(stream) for row, stream in again.items()} == MATRIX
 
 
-async def test_a_stream_that_asks_for_less_acts_as_if_only_that_were_granted(
+async def test_a_narrowed_stream_acts_as_if_only_its_scopes_were_granted(
     wide_hub: RunningHub, clock: FakeClock
 ) -> None:
-    """One integration with every scope, a stream narrowed to each set: fields are withheld as by a lack of scopes."""
+    """One integration with every scope, a stream narrowed to each set: fields are withheld accordingly."""
     integration, caller = await wide_hub.register(*EVERY_SCOPE)
     narrowed = {row: letters for row, letters in MATRIX.items() if scopes_of(row)}
     streams = {
@@ -145,8 +145,8 @@ async def test_a_stream_that_asks_for_less_acts_as_if_only_that_were_granted(
     assert {row: outcome(stream) for row, stream in streams.items()} == narrowed
 
 
-async def test_scopes_set_while_a_stream_is_open_hold_from_then_on(wide_hub: RunningHub, clock: FakeClock) -> None:
-    """Row after row on one open stream: what is emitted under a row comes as that row says."""
+async def test_scopes_set_while_a_stream_is_open_apply_from_then_on(wide_hub: RunningHub, clock: FakeClock) -> None:
+    """Row after row on one open stream: events emitted under a row arrive as that row says."""
     integration, caller = await wide_hub.register("TICKET_CREATED")
     stream = RawStream(caller, integration.integration_id, latest={})
     await stream.ready()

@@ -166,10 +166,10 @@ async def open_and_settle(ground: Ground, who: Caller, holder: str, **request: A
     ],  # one log for all: each has its own grants
 )
 @given(want=asked_for(), before=plans, after=plans, cut=st.integers(0, 200))
-async def test_a_stream_brings_all_that_it_may_see_and_no_byte_more(
+async def test_a_stream_delivers_exactly_its_view(
     ground: Ground, want: Asked, before: list[Plan], after: list[Plan], cut: int
 ) -> None:
-    """Random grants, narrowing and events: live, from the beginning and from any cursor the same comes."""
+    """Random grants, narrowing and events: live, from the beginning and from any cursor, the result is the same."""
     integration, who = await ground.hub.register(*want.granted)
     holder = integration.integration_id
     first, second = [made(plan) for plan in before], [made(plan) for plan in after]
@@ -200,10 +200,10 @@ async def test_a_stream_brings_all_that_it_may_see_and_no_byte_more(
     ],  # one log for all: each has its own grants
 )
 @given(steps=st.lists(st.tuples(st.lists(st.sampled_from(EVERY_SCOPE), unique=True), plans), min_size=1, max_size=4))
-async def test_a_replay_has_of_each_time_what_the_grants_since_then_show(
+async def test_a_replay_shows_only_what_every_later_grant_still_covers(
     ground: Ground, steps: list[tuple[list[str], list[Plan]]]
 ) -> None:
-    """Scopes set again and again, events in between: the replay shows of each event what every later set still had."""
+    """Scopes change again and again between events: each replayed event has what all later sets still had."""
     integration, who = await ground.hub.register("TICKET_CREATED")
     holder = integration.integration_id
     sent: list[tuple[event_pb2.Event, int]] = []

@@ -49,10 +49,10 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Refusing:
     return Refusing(log_to_memory(monkeypatch))
 
 
-async def test_a_caller_that_is_refused_again_and_again_has_one_line(
+async def test_repeated_refusals_of_a_caller_are_one_log_line(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thousand refusals of one address and one reason are one line; the first after a minute counts the others."""
+    """A thousand refusals of one address and reason are one line; the first after a minute counts the others."""
     written = log_to_memory(monkeypatch)
     clock = FakeClock()
     hub = await start_hub(clock, max_failed_authentications=10_000)
@@ -65,14 +65,14 @@ async def test_a_caller_that_is_refused_again_and_again_has_one_line(
     assert [line.get("left_out", 0) for line in lines if line["event"] == "refused"] == [0, 999]
 
 
-def test_each_address_and_each_reason_has_a_line(refusing: Refusing) -> None:
+def test_each_address_and_each_reason_has_its_own_log_line(refusing: Refusing) -> None:
     """A refusal for another reason, or from another address, is logged at once."""
     assert len(refusing.lines(KeyMissing(), "ipv4:192.0.2.1:1", "ipv4:192.0.2.1:2", "ipv4:192.0.2.2:1")) == 2
     assert len(refusing.lines(KeyUnknown(), "ipv4:192.0.2.1:1")) == 1
 
 
-def test_callers_behind_one_address_are_told_apart_by_their_keys(refusing: Refusing) -> None:
-    """Of callers with a valid key the key counts and not the address: behind a proxy all have the same."""
+def test_callers_behind_one_proxy_are_counted_by_key(refusing: Refusing) -> None:
+    """For callers with a valid key the key counts, not the address: behind a proxy all share one."""
     told = []
     for key_id in ("a", "b", "a"):
         token = CALLER.set(Caller(Role.BOT, key_id, "", "EventService/EmitEvent", ""))
@@ -81,8 +81,8 @@ def test_callers_behind_one_address_are_told_apart_by_their_keys(refusing: Refus
     assert told == [1, 1, 0]
 
 
-def test_strangers_from_everywhere_have_so_many_lines_a_minute(refusing: Refusing) -> None:
-    """Addresses without end get no more lines and no more memory than the bound; the rest is counted."""
+def test_log_lines_about_strangers_are_bounded_per_minute(refusing: Refusing) -> None:
+    """Any number of addresses get no more lines and memory than the bound; the rest is counted."""
     peers = [f"ipv4:10.{a}.{b}.1:1" for a in range(40) for b in range(50)]
     assert len(refusing.lines(KeyMissing(), *peers)) == refusals.MAX_UNKNOWN
     refusing.clock.monotonic_offset += 60
@@ -91,15 +91,15 @@ def test_strangers_from_everywhere_have_so_many_lines_a_minute(refusing: Refusin
     assert len(refusing.lines(KeyMissing(), *peers)) == refusals.MAX_UNKNOWN - 1
 
 
-def test_what_a_forgotten_address_left_out_is_counted(refusing: Refusing) -> None:
-    """An address that makes room for another takes its count along into the next line."""
+def test_an_evicted_address_adds_its_count_to_the_next_line(refusing: Refusing) -> None:
+    """The count of an address that makes room for another is not lost."""
     assert len(refusing.lines(KeyMissing(), *["ipv4:192.0.2.1:1"] * 8)) == 1
     refusing.clock.monotonic_offset += 60
     told = refusing.lines(KeyMissing(), *(f"ipv4:10.0.{a}.{b}:1" for a in range(2) for b in range(250)))
     assert sum(line.get("left_out_of_others", 0) for line in told) == 7
 
 
-def test_strangers_do_not_take_the_lines_of_callers(refusing: Refusing) -> None:
+def test_refusals_of_strangers_do_not_use_up_the_lines_of_callers(refusing: Refusing) -> None:
     """However many strangers are refused, the first refusal of a valid key is logged."""
     refusing.lines(KeyMissing(), *(f"ipv4:10.{a}.{b}.1:1" for a in range(20) for b in range(50)))
     token = CALLER.set(Caller(Role.BOT, "a", "", "EventService/EmitEvent", ""))
@@ -116,11 +116,11 @@ def test_strangers_do_not_take_the_lines_of_callers(refusing: Refusing) -> None:
         (StorageUnavailable(), "warning"),
     ],
 )
-def test_the_level_says_whether_an_operator_is_needed(refusing: Refusing, error: HubError, level: str) -> None:
-    """A full disk is a warning; what a caller did wrong is not."""
+def test_the_log_level_says_whether_an_operator_is_needed(refusing: Refusing, error: HubError, level: str) -> None:
+    """A full disk is a warning; a caller's mistake is not."""
     assert [line["level"] for line in refusing.lines(error, "ipv4:192.0.2.1:1")] == [level]
 
 
-def test_a_stop_is_not_told_call_by_call(refusing: Refusing) -> None:
-    """What is refused because the hub is being stopped has a line for those who debug it alone."""
+def test_refusals_during_a_stop_are_logged_at_debug_level(refusing: Refusing) -> None:
+    """Calls that are refused because the hub stops get a line at debug level only."""
     assert refusing.lines(Draining(), "ipv4:192.0.2.1:1") == []

@@ -91,8 +91,8 @@ def test_the_fast_path_and_the_library_agree(request: Message) -> None:
 
 
 @pytest.mark.parametrize("payload", VALID)
-def test_what_a_bot_sends_takes_the_fast_path(payload: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A valid event never reaches the library. An invalid one does, and the library says why."""
+def test_valid_events_take_the_fast_path(payload: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A valid event never reaches protovalidate; an invalid one does, and protovalidate says why."""
     library = Listening()
     monkeypatch.setattr(validation, "_validator", library)
     event = event_pb2.Event(id="a-1", guild_id="700000000000000000", **payload)
@@ -105,7 +105,7 @@ def test_what_a_bot_sends_takes_the_fast_path(payload: dict[str, Any], monkeypat
     assert len(library.asked) == 1
 
 
-def test_a_message_with_an_unsupported_rule_goes_to_the_library() -> None:
+def test_a_message_with_an_unsupported_rule_goes_to_protovalidate() -> None:
     """The fast path never passes it."""
     request = event_service_pb2.SubscribeRequest()
     assert not protovalidate.collect_violations(request)
@@ -124,7 +124,7 @@ def test_a_message_with_an_unsupported_rule_goes_to_the_library() -> None:
         *("!rule || this.matches('^a$') && size(this) < 9", "!rule || this.matches('^a*$')", "rule"),
     ],
 )
-def test_a_rule_that_is_more_than_a_pattern_is_left_to_the_library(expression: str) -> None:
-    """So is a pattern with anything in it that RE2 and Python could read in two ways."""
+def test_other_rules_and_ambiguous_patterns_are_left_to_protovalidate(expression: str) -> None:
+    """Ambiguous: anything that RE2 and Python could read in two ways."""
     with pytest.raises(rules._UnsupportedError):
         rules._pattern(expression)

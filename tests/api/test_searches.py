@@ -41,8 +41,10 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize(("name", "query"), WRITTEN.values(), ids=WRITTEN)
-async def test_a_search_finds_a_name_however_it_is_written(hub: RunningHub, name: str, query: str) -> None:
-    """Case, composition, width and characters that nobody sees make no difference, for the directory and for admins."""
+async def test_a_search_ignores_case_composition_width_and_invisible_characters(
+    hub: RunningHub, name: str, query: str
+) -> None:
+    """This holds for the directory and for admins."""
     fields: dict[str, Any] = REGISTRATION | {"display_name": name, "scopes": scope_requests("DROP_CLAIMED")}
     made = (await ask(hub.admin, "AdminService/RegisterIntegration", **fields)).integration
     await hub.register("DROP_CLAIMED")
@@ -117,8 +119,8 @@ def names(several: Sequence[Any]) -> list[tuple[str, ...]]:
     return [tuple(str(getattr(one, part, "")) for part in parts) for page in several for one in getattr(page, field)]
 
 
-async def test_pages_have_a_largest_size(start_hub: StartHub) -> None:
-    """No page of any list is larger than is set, there are several, and together they hold each entry once."""
+async def test_pages_of_every_list_have_a_largest_size(start_hub: StartHub) -> None:
+    """Every list is cut into several pages below the limit, which together hold each entry once."""
     hub = await start_hub(max_page_bytes=LIMIT, max_changes=1_000, max_streams_per_integration=10, report_grace=0)
     await fill(hub)
     counts = {}
@@ -135,8 +137,8 @@ async def test_pages_have_a_largest_size(start_hub: StartHub) -> None:
     assert counts["GetPrivilegeReport"] == 4 * 2 + 4 + 4 * 40
 
 
-async def test_endpoints_count_for_the_size_of_a_page(start_hub: StartHub) -> None:
-    """What ListOwnIntegrations has beside its integrations: no page is larger for it, and each stands on one."""
+async def test_endpoints_count_towards_the_size_of_a_page(start_hub: StartHub) -> None:
+    """The endpoints that ListOwnIntegrations adds do not exceed the limit, and each is on one page."""
     hub = await start_hub(max_page_bytes=LIMIT, max_changes=1_000)
     for number in range(4):
         made, reader = await hub.register("TICKET_CREATED", display_name=f"Reader {number}")
@@ -153,7 +155,7 @@ async def test_endpoints_count_for_the_size_of_a_page(start_hub: StartHub) -> No
     assert len(names(several)) == 4
 
 
-def test_every_list_is_tried() -> None:
+def test_every_paged_method_is_tested() -> None:
     """A method whose reply has a page token is listed above."""
     paged = {
         f"{service.name}/{method.name}"
@@ -169,8 +171,8 @@ def record(number: int, text: str = "x") -> IntegrationRecord:
     return IntegrationRecord(f"i{number}", text, text, "7", "", "", number, number, State.ACTIVE)
 
 
-def test_a_text_is_folded_once() -> None:
-    """As long as a record stands, its folded text is the same object; another record has its own."""
+def test_the_folded_text_of_a_record_is_cached() -> None:
+    """The same record gives the same object; another record has its own."""
     texts, one = SearchTexts(), record(1, "Caf\u00e9")
     assert texts.of(one) is texts.of(one)
     assert texts.of(record(1, "Other")) == "other\nother"
@@ -185,8 +187,8 @@ def as_caller() -> Any:  # noqa: ANN401  a generator fixture
 
 
 @pytest.mark.usefixtures("as_caller")
-async def test_a_long_list_lets_others_in_between() -> None:
-    """While one walks 10,000 entries, whatever else is ready runs after each slice."""
+async def test_a_long_scan_yields_to_the_event_loop() -> None:
+    """During a scan of 10,000 entries other tasks run after each slice."""
     numbers, turns, walked = list(range(10_000)), 0, 0
 
     async def others() -> None:
@@ -208,7 +210,7 @@ async def test_a_long_list_lets_others_in_between() -> None:
 
 
 @pytest.mark.usefixtures("as_caller")
-async def test_a_budget_fills_again() -> None:
+async def test_a_used_up_search_budget_refills() -> None:
     """A key that has used up its budget is refused until the announced time has passed."""
     clock = FakeClock()
     scans = Scans(config.load({"max_scanned": 1_000}), clock)

@@ -47,7 +47,7 @@ async def read_out(hub: RunningHub, clock: FakeClock, holder: str, reader: Calle
     return stream
 
 
-async def test_the_first_frame_says_what_the_stream_is(start_hub: StartHub) -> None:
+async def test_the_first_frame_is_ready_and_describes_the_stream(start_hub: StartHub) -> None:
     """Ready tells scopes, withheld fields, the interval that was asked for, the retention, and the key."""
     hub = await start_hub(retention=7_200, dedupe_window=60, heartbeat_interval=9)
     integration, reader = await hub.register("MEMBER_VERIFIED", "DROP_CLAIMED")
@@ -64,10 +64,8 @@ async def test_the_first_frame_says_what_the_stream_is(start_hub: StartHub) -> N
     assert narrowed.frames[0].ready.heartbeat_interval.seconds == 9
 
 
-async def test_no_two_cursors_are_alike_and_each_resumes_where_its_frame_ends(
-    ticking: RunningHub, clock: FakeClock
-) -> None:
-    """Frames of one, of several and of no event: after each cursor comes exactly the rest."""
+async def test_cursors_are_unique_and_resume_right_after_their_frame(ticking: RunningHub, clock: FakeClock) -> None:
+    """For frames of one, several and no event: after each cursor comes exactly the rest."""
     integration, reader = await ticking.register("TICKET_CREATED")
     holder = integration.integration_id
     await emit_all(ticking, tickets(range(10)))
@@ -86,8 +84,8 @@ async def test_no_two_cursors_are_alike_and_each_resumes_where_its_frame_ends(
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1_000])
-async def test_a_frame_holds_no_more_than_was_asked_for(ticking: RunningHub, clock: FakeClock, size: int) -> None:
-    """However the events lie, no frame has more of them, and who is behind gets them as full as may be."""
+async def test_a_frame_holds_at_most_max_batch_events(ticking: RunningHub, clock: FakeClock, size: int) -> None:
+    """However the events lie; a reader that is behind gets frames as full as possible."""
     integration, reader = await ticking.register("TICKET_CREATED")
     live = RawStream(reader, integration.integration_id, latest={}, subscription_id="live", max_batch_size=size)
     await live.ready()
@@ -114,7 +112,7 @@ async def test_a_frame_holds_no_more_than_was_asked_for(ticking: RunningHub, clo
         ({"shard": {"index": 2, "count": 4}, "guild_ids": [str(41 << 22)]}, set()),
     ],
 )
-async def test_a_stream_can_ask_for_less(
+async def test_a_stream_can_be_narrowed(
     ticking: RunningHub, clock: FakeClock, request_fields: dict[str, Any], wanted: set[int]
 ) -> None:
     """By scopes, by guilds, by one of Discord's shards, and by all of them together: live and in replay."""
@@ -159,7 +157,7 @@ async def test_a_grant_never_reaches_back(ticking: RunningHub, clock: FakeClock)
     assert ids((await read_out(ticking, clock, holder, reader, cursor=before_all)).events) == ["ticket3", "drop3"]
 
 
-async def test_a_scope_that_stays_keeps_its_place(ticking: RunningHub, clock: FakeClock) -> None:
+async def test_a_scope_that_is_set_again_keeps_its_position(ticking: RunningHub, clock: FakeClock) -> None:
     """Setting the same scopes again keeps their positions."""
     integration, reader = await ticking.register("TICKET_CREATED")
     holder = integration.integration_id
@@ -170,8 +168,8 @@ async def test_a_scope_that_stays_keeps_its_place(ticking: RunningHub, clock: Fa
     assert ids((await read_out(ticking, clock, holder, reader)).events) == ["a", "c", "d"]
 
 
-async def test_what_happens_while_it_is_suspended_comes_afterwards(ticking: RunningHub, clock: FakeClock) -> None:
-    """Suspension ends the stream with the reason; after it the last cursor brings all that happened meanwhile."""
+async def test_events_of_a_suspension_are_delivered_after_it(ticking: RunningHub, clock: FakeClock) -> None:
+    """Suspension ends the stream with the reason; afterwards the last cursor brings everything since."""
     integration, reader = await ticking.register("TICKET_CREATED")
     holder = integration.integration_id
     stream = RawStream(reader, holder, latest={})
@@ -186,8 +184,8 @@ async def test_what_happens_while_it_is_suspended_comes_afterwards(ticking: Runn
     assert ids(resumed.events) == ["3", "4", "5"]
 
 
-async def test_a_long_replay_goes_from_the_log_through_the_window_to_live(start_hub: StartHub) -> None:
-    """More events than window and cache hold, and events that come meanwhile: all of them, in order, once."""
+async def test_a_long_replay_continues_live_without_gaps(start_hub: StartHub) -> None:
+    """More events than window and cache hold, and new ones meanwhile: all arrive, in order, once."""
     clock = FakeClock()
     hub = await start_hub(clock, window_bytes=65_536, page_cache_bytes=65_536)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -209,10 +207,8 @@ async def test_a_long_replay_goes_from_the_log_through_the_window_to_live(start_
     assert ids(resumed.events) == wanted[int(middle.events[-1].id) + 1 :]
 
 
-async def test_a_restart_changes_nothing_for_who_comes_with_a_cursor(
-    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cursors outlive the hub: what lies after them comes from the log, page by page."""
+async def test_a_cursor_resumes_after_a_restart(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events after the cursor come from the log, page by page."""
     monkeypatch.setattr(page_cache, "PAGE", 8)
     monkeypatch.setattr(chunks.CachedEvent, "size", 5_000)
     clock = FakeClock()
@@ -232,8 +228,8 @@ async def test_a_restart_changes_nothing_for_who_comes_with_a_cursor(
         assert ids(resumed.events) == [str(number) for number in range(seen, 40)]
 
 
-async def test_a_quiet_stream_shows_that_it_lives(hub: RunningHub) -> None:
-    """Asked for every second, a heartbeat comes by itself, says that all was delivered, and its cursor resumes."""
+async def test_a_quiet_stream_sends_heartbeats(hub: RunningHub) -> None:
+    """A heartbeat says that everything was delivered, and its cursor resumes."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(latest={}, heartbeat_interval={"seconds": 1})
     await hub.emit(event("withheld", **DROP))

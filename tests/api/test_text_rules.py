@@ -130,8 +130,8 @@ TEXTS = [(kind, path) for kind in REQUESTS for path in texts(kind)]
 
 
 @pytest.mark.parametrize(("kind", "path"), TEXTS, ids=lambda one: getattr(one, "name", one))
-def test_every_text_for_people_is_held_to_one_rule(kind: Descriptor, path: str) -> None:
-    """Wherever people read a text, what is not seen or steers a screen is refused; scripts and emoji are taken."""
+def test_every_text_for_people_follows_one_rule(kind: Descriptor, path: str) -> None:
+    """Invisible text and characters that control a screen are refused; scripts and emoji are accepted."""
     for wanted, several in ((False, UNSEEN | REFUSED), (True, SEEN)):
         for name, text in several.items():
             request = GetMessageClass(kind)()
@@ -139,8 +139,8 @@ def test_every_text_for_people_is_held_to_one_rule(kind: Descriptor, path: str) 
             assert (path not in broken(request)) is wanted, name
 
 
-def test_the_places_where_people_read_are_known() -> None:
-    """Each text of a request is an id, a link, a text for people, or listed here with what it is."""
+def test_every_text_field_is_classified() -> None:
+    """Each text of a request is an id, a link, a text for people, or listed here as what it is."""
     others = {"filter", "query", "page_token", "etag", "method", "cursor", "request_id"}
     others |= {"url", "public_key", "disable_reason"}  # of an endpoint: settings judge the first, the others are output
     bare = {field.name for kind in REQUESTS for field in every_text(kind, set()) if not has_rule(field)}
@@ -168,7 +168,7 @@ def has_rule(field: FieldDescriptor) -> bool:
 
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.name)
-def test_what_is_missing_is_said_to_be_required(kind: Descriptor) -> None:
+def test_a_missing_field_is_reported_as_required(kind: Descriptor) -> None:
     """Of an empty request, and of empty parts in it, each refusal says that the field is required, and nothing else."""
     request = GetMessageClass(kind)()
     for field in kind.fields:
@@ -180,8 +180,8 @@ def test_what_is_missing_is_said_to_be_required(kind: Descriptor) -> None:
         assert set(refusals.values()) <= {"is required"}, refusals
 
 
-async def test_a_text_is_kept_in_one_spelling(hub: RunningHub) -> None:
-    """A name in NFD is stored, shown and answered in NFC, in a new integration and in a changed one."""
+async def test_texts_are_stored_in_nfc(hub: RunningHub) -> None:
+    """A name in NFD is stored, shown and returned in NFC, in a new integration and in a changed one."""
     decomposed = unicodedata.normalize("NFD", "Caf\u00e9 \ud55c\uad6d")
     fields: dict[str, Any] = REGISTRATION | {"display_name": decomposed, "scopes": scope_requests("DROP_CLAIMED")}
     made = (await ask(hub.admin, "AdminService/RegisterIntegration", **fields)).integration
@@ -194,7 +194,7 @@ async def test_a_text_is_kept_in_one_spelling(hub: RunningHub) -> None:
     assert entries[0].reason == unicodedata.normalize("NFC", decomposed)
 
 
-async def test_a_text_that_grows_in_nfc_is_measured_as_it_is_kept(hub: RunningHub) -> None:
+async def test_the_length_of_a_text_is_measured_in_nfc(hub: RunningHub) -> None:
     """U+0958 is two characters in NFC: 80 of them are too many for a name, and 40 are a name that can be changed."""
     fields: dict[str, Any] = REGISTRATION | {"scopes": scope_requests("DROP_CLAIMED")}
     error = await fails(ask(hub.admin, "AdminService/RegisterIntegration", **fields | {"display_name": "\u0958" * 80}))
@@ -206,8 +206,8 @@ async def test_a_text_that_grows_in_nfc_is_measured_as_it_is_kept(hub: RunningHu
     await ask(hub.admin, "AdminService/UpdateIntegration", integration=update)
 
 
-async def test_a_text_of_earlier_rules_does_not_hinder_other_changes(hub: RunningHub) -> None:
-    """A name that was stored before the rule stays until somebody changes it; a new one is held to the rule."""
+async def test_a_text_stored_under_earlier_rules_does_not_block_other_changes(hub: RunningHub) -> None:
+    """Such a name stays until it is changed; a new one has to follow the rule."""
     made, _ = await hub.register("DROP_CLAIMED")
     by = Caller(Role.ADMIN, "", "", "AdminService/UpdateIntegration", "")
     await hub.hub.changes.update_integration(
@@ -219,8 +219,8 @@ async def test_a_text_of_earlier_rules_does_not_hinder_other_changes(hub: Runnin
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
-def test_a_terminal_is_shown_what_steers_it_escaped() -> None:
-    """Each text that may not be stored any more, and may have been before, is shown without a character of its own."""
+def test_control_characters_are_escaped_on_a_terminal() -> None:
+    """Characters that may not be stored any more, but may have been, are shown escaped."""
     for text in REFUSED.values():
         shown = escaped(text)
         assert shown.replace("\u200c", "").replace("\u200d", "").isprintable()

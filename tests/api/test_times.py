@@ -75,8 +75,8 @@ async def valid(hub: RunningHub) -> dict[str, tuple[Caller, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(("name", "path"), sorted(TRIED), ids=str)
-async def test_no_time_is_an_incident(hub: RunningHub, name: str, path: tuple[str, ...]) -> None:
-    """Each extreme is answered, or refused for itself; and what was kept of it can be read afterwards."""
+async def test_extreme_times_cause_no_internal_error(hub: RunningHub, name: str, path: tuple[str, ...]) -> None:
+    """Each is accepted or refused with a reason; what was stored can be read afterwards."""
     caller, fields = (await valid(hub))[name]
     reasons: set[str] = set()
     for seconds in SECONDS:
@@ -109,14 +109,14 @@ async def first_frame(caller: Caller, name: str, request: Message) -> None:
         stream.cancel()
 
 
-def test_the_last_microsecond_is_written_as_it_is() -> None:
-    """A time near the end of the year 9999 does not round into the year 10000, nor any other to a neighbour."""
+def test_times_near_the_year_9999_are_not_rounded() -> None:
+    """Such a time does not become the year 10000, and no other time becomes its neighbour."""
     assert rfc3339(253_402_300_799_999_999) == "9999-12-31T23:59:59.999999Z"
     assert rfc3339(253_402_300_799_000_001) == "9999-12-31T23:59:59.000001Z"
     assert rfc3339(0) == "1970-01-01T00:00:00Z"
 
 
-def test_ids_that_the_hub_gives_events_are_uuids_of_version_7_in_the_order_of_time() -> None:
+def test_event_ids_made_by_the_hub_are_ordered_uuid7s() -> None:
     """As RFC 9562 has it, like those of the client: 48 bits of milliseconds come first."""
     times = [0, 1_000, 1_765_000_000_123_456, 2**48 * 1_000 - 1]
     ids = [uuid7(time) for time in times]

@@ -55,8 +55,8 @@ async def reached(address: str, key: str, credentials: grpc.ChannelCredentials |
         return False
 
 
-async def test_with_a_certificate_the_hub_speaks_tls_alone(start_hub: StartHub, files: Files) -> None:
-    """Who trusts the authority gets through; who does not, or speaks plaintext, does not."""
+async def test_a_hub_with_a_certificate_speaks_only_tls(start_hub: StartHub, files: Files) -> None:
+    """A client that trusts the authority connects; one that does not, or speaks plaintext, is refused."""
     hub = await start_hub(**files.settings | {"tls_client_ca": None})
     key = hub.bot.key
     assert await reached(hub.address, key, grpc.ssl_channel_credentials(files.authority.pem))
@@ -81,8 +81,8 @@ async def test_with_a_client_authority_clients_need_a_certificate(start_hub: Sta
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", "192.0.2.1:50051", "hub.example:50051"])
-def test_plaintext_beyond_this_machine_is_refused(address: str, files: Files) -> None:
-    """Settings with an address that others can reach need a certificate, or somebody who says so."""
+def test_plaintext_on_other_addresses_than_loopback_is_refused(address: str, files: Files) -> None:
+    """An address that others can reach needs a certificate, or an explicit setting."""
     with pytest.raises(StartError, match="--insecure"):
         config.load({"listen": address})
     assert not config.load({"listen": address, "insecure": True}).is_loopback
@@ -90,14 +90,14 @@ def test_plaintext_beyond_this_machine_is_refused(address: str, files: Files) ->
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "localhost:1"])
-def test_plaintext_on_this_machine_is_allowed(address: str) -> None:
+def test_plaintext_on_loopback_is_allowed(address: str) -> None:
     """Loopback needs neither."""
     assert config.load({"listen": address}).is_loopback
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1.example:1", "localhost.example:1", "127.1:1", "[::ffff:8.8.8.8]:1"])
-def test_what_only_looks_like_this_machine_does_not_count(address: str) -> None:
-    """A name that begins like loopback is none."""
+def test_names_that_only_begin_like_loopback_are_not_loopback(address: str) -> None:
+    """For example 127.0.0.1.example."""
     with pytest.raises(StartError, match="--insecure"):
         config.load({"listen": address})
 
@@ -107,7 +107,7 @@ def test_what_only_looks_like_this_machine_does_not_count(address: str) -> None:
     [{"tls_key": None}, {"tls_certificate": None}, {"tls_certificate": None, "tls_key": None}],
     ids=["no key", "no certificate", "authority alone"],
 )
-def test_half_of_tls_is_refused(files: Files, change: dict[str, None]) -> None:
+def test_an_incomplete_tls_configuration_is_refused(files: Files, change: dict[str, None]) -> None:
     """Certificate, key and authority go together."""
     with pytest.raises(StartError, match="tls_"):
         config.load(files.settings | change)
@@ -138,8 +138,8 @@ def start_error(files: Files, **change: Path) -> str:
     return str(error.value)
 
 
-def test_a_key_of_another_certificate_is_told_as_that(files: Files, tmp_path: Path) -> None:
-    """Certificate and key that do not belong together: both files are named."""
+def test_a_key_that_does_not_match_its_certificate_is_reported(files: Files, tmp_path: Path) -> None:
+    """The error names both files."""
     other = tmp_path / "other.pem"
     other.touch(0o600)
     other.write_bytes(certify("other").key_pem)
@@ -147,29 +147,29 @@ def test_a_key_of_another_certificate_is_told_as_that(files: Files, tmp_path: Pa
     assert told == f"TLS: {other} is not the key of the certificate in {files.settings['tls_certificate']}"
 
 
-def test_a_chain_in_the_wrong_order_is_told_as_that(files: Files) -> None:
+def test_a_certificate_chain_in_the_wrong_order_is_reported(files: Files) -> None:
     """The hub's own certificate comes first."""
     chain = files.settings["tls_certificate"]
     chain.write_bytes(files.authority.pem + chain.read_bytes())
     assert "must begin with the hub's own certificate" in start_error(files)
 
 
-def test_an_encrypted_key_is_told_as_that(files: Files) -> None:
-    """Nobody is asked for a passphrase."""
+def test_an_encrypted_private_key_is_reported(files: Files) -> None:
+    """The start does not ask for a passphrase."""
     key = certify("hub").key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase"))
     files.settings["tls_key"].write_bytes(key)
     assert "encrypted" in start_error(files)
 
 
 @pytest.mark.parametrize("name", ["tls_certificate", "tls_key", "tls_client_ca"])
-def test_the_file_that_holds_something_else_is_named(files: Files, name: str) -> None:
-    """Of three files the complaint names the one that is wrong."""
+def test_the_error_names_the_wrong_one_of_three_tls_files(files: Files, name: str) -> None:
+    """Each of the three files in turn holds something else."""
     files.settings[name].write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     assert str(files.settings[name]) in start_error(files)
 
 
-async def test_a_certificate_that_grpc_does_not_take_is_no_address_in_use(files: Files, tmp_path: Path) -> None:
-    """A key of a kind that TLS here does not know ends the start, or is refused, as a matter of the certificate."""
+async def test_a_certificate_that_grpc_rejects_is_not_reported_as_a_port_in_use(files: Files, tmp_path: Path) -> None:
+    """The error is about the certificate."""
     odd = certify("hub", files.authority, curve=ec.SECP256K1())
     files.settings["tls_certificate"].write_bytes(odd.pem)
     files.settings["tls_key"].write_bytes(odd.key_pem)
@@ -180,8 +180,10 @@ async def test_a_certificate_that_grpc_does_not_take_is_no_address_in_use(files:
 @pytest.mark.parametrize(
     ("listen", "why"), [("192.0.2.1:0", "Cannot assign requested address"), ("name.invalid:0", "not known")]
 )
-async def test_an_address_that_is_not_ours_is_told_as_that(files: Files, tmp_path: Path, listen: str, why: str) -> None:
-    """What the system says of an address, and nothing of the certificate, which is right."""
+async def test_an_address_that_cannot_be_bound_is_reported_with_the_systems_reason(
+    files: Files, tmp_path: Path, listen: str, why: str
+) -> None:
+    """The error says nothing of the certificate, which is valid."""
     with pytest.raises(StartError, match=why):
         await Hub.start(config.load(files.settings | {"data_dir": tmp_path / "data", "listen": listen}))
 
@@ -196,10 +198,10 @@ async def test_an_address_that_is_not_ours_is_told_as_that(files: Files, tmp_pat
     ],
 )
 @pytest.mark.parametrize("name", ["tls_certificate", "tls_client_ca"])
-async def test_the_end_of_a_certificate_is_told_before(
+async def test_certificates_that_expire_soon_are_a_warning(
     files: Files, monkeypatch: pytest.MonkeyPatch, times: dict[str, Any], event: str | None, name: str
 ) -> None:
-    """Certificates that have ended, end within 14 days or are not valid yet are a warning with the file's name."""
+    """Expired, expiring within 14 days, not yet valid: the warning names the file."""
     made = certify("hub", **times)
     files.settings[name].write_bytes(made.pem)
     if name == "tls_certificate":
@@ -211,10 +213,10 @@ async def test_the_end_of_a_certificate_is_told_before(
     assert told == ([(event, "warning", str(files.settings[name]))] if event else [])
 
 
-async def test_a_hub_warns_of_its_certificate_again_and_again(
+async def test_the_certificate_warning_is_repeated(
     start_hub: StartHub, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the start and at every look after it: here the looks are a moment apart, else a day."""
+    """At the start and at every check: here the checks are a moment apart, by default a day."""
     monkeypatch.setattr(app, "DAY", 0.01)
     made = certify("hub", files.authority, ends=timedelta(days=13))
     files.settings["tls_certificate"].write_bytes(made.pem)

@@ -9,14 +9,14 @@ from tests.support.verdicts import REQUESTS, verdict, verdicts, written
 CORPUS = written()
 
 
-def test_every_request_is_in_the_corpus() -> None:
-    """A new method's request is written into it by `python -m tests.support.verdicts`."""
+def test_every_request_type_is_in_the_corpus() -> None:
+    """`python -m tests.support.verdicts` adds the request of a new method."""
     assert CORPUS.keys() == REQUESTS.keys()
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_every_verdict_is_as_it_was(name: str) -> None:
-    """The same requests are refused, for the same fields, in the same words."""
+def test_validation_verdicts_have_not_changed(name: str) -> None:
+    """The same requests are refused, for the same fields, with the same texts."""
     now = verdicts(REQUESTS[name])
     for path, before in CORPUS[name].items():
         assert {said: sorted(values) for said, values in now[path].items()} == {
@@ -25,13 +25,13 @@ def test_every_verdict_is_as_it_was(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_every_sample_is_right(name: str) -> None:
-    """What is tried differs from it in one field, so that each verdict is about that field."""
+def test_every_base_sample_is_valid(name: str) -> None:
+    """Each tried request differs from it in one field, so each verdict is about that field."""
     assert CORPUS[name][""] == {"{}": ["sample"]}
 
 
-def test_events_of_a_batch_are_judged_each_alone() -> None:
-    """In the words that are said of an event alone, under their index."""
+def test_events_of_a_batch_get_the_same_verdicts_as_single_events() -> None:
+    """The texts are those of a single event, under the index of the event."""
     event = event_pb2.Event(guild_id="1", member_verified=event_pb2.MemberVerified(user_id="1"))
     batch = event_service_pb2.BatchEmitEventsRequest(events=[event] * 3)
     batch.events[1].guild_id = "01"

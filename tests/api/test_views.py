@@ -60,10 +60,8 @@ def stored(event_type: int, guild: int, position: int, body: bytes = b"", time: 
 
 @unhurried
 @given(event=events(), time=times, withhold=st.booleans())
-def test_an_encoding_is_the_event_without_what_is_withheld(
-    event: event_pb2.Event, time: int, *, withhold: bool
-) -> None:
-    """An encoding reads as a frame with the event in it, as put together field by field, with both of its times."""
+def test_an_encoded_event_leaves_out_withheld_fields(event: event_pb2.Event, time: int, *, withhold: bool) -> None:
+    """The bytes parse as a frame with the expected event, with both of its times."""
     kind = event.WhichOneof("payload")
     number = next(number for number, name in TYPES.items() if name == kind)
     withheld = frozenset({"user_id"} if withhold and kind == "member_verified" else ())
@@ -78,8 +76,8 @@ def test_an_encoding_is_the_event_without_what_is_withheld(
 
 @unhurried
 @given(grants=st.lists(st.tuples(st.sampled_from(SCOPES), st.integers(1, 12)), unique_by=lambda grant: grant[0]))
-def test_looking_step_by_step_shows_what_each_grant_covers(grants: list[tuple[int, int]]) -> None:
-    """Each position is seen by the scopes whose grants come before it, and by no others."""
+def test_each_position_is_seen_by_the_grants_before_it(grants: list[tuple[int, int]]) -> None:
+    """Each position is visible under the scopes granted before it, and under no others."""
     view = View(record("ada", grants), {})
     everything = Narrowing()
     after = 0
@@ -122,7 +120,7 @@ def seen_by(projection: Projection, entry: Entry) -> bool:
     some=st.lists(st.tuples(projections(), st.integers(1, 3), st.booleans()), max_size=8),
     published=st.lists(st.tuples(st.sampled_from(sorted(TYPES)), guilds), max_size=12),
 )
-def test_the_index_finds_exactly_the_lenses_that_show_an_event(
+def test_the_fanout_index_finds_exactly_the_matching_projections(
     some: list[tuple[Projection, int, bool]], published: list[tuple[int, int]]
 ) -> None:
     """An event reaches each projection that shows it, once; a projection without streams gets none."""
@@ -178,10 +176,10 @@ def test_the_index_finds_exactly_the_lenses_that_show_an_event(
     several=st.lists(st.tuples(events(), guilds), min_size=1, max_size=10),
     most=st.integers(1, 2_000),
 )
-def test_a_frame_takes_what_fits_and_at_least_one(
+def test_a_chunk_takes_as_many_events_as_fit_and_at_least_one(
     projection: Projection, several: list[tuple[event_pb2.Event, int]], most: int
 ) -> None:
-    """Joined events stay below the size given, unless the first alone is larger; the rest is for the next frame."""
+    """Joined events stay below the given size, unless the first alone is larger."""
     numbers = {name: number for number, name in TYPES.items()}
     items = [
         CachedEvent(stored(numbers[event.WhichOneof("payload") or ""], guild, position, event.SerializeToString()))
@@ -205,7 +203,7 @@ def test_a_frame_takes_what_fits_and_at_least_one(
         assert len(chunk.data) + len(shown[chunk.events].encoded(mask)) > most
 
 
-def test_an_integration_for_installed_guilds_has_lenses_of_its_own() -> None:
+def test_integrations_that_need_installations_do_not_share_projections() -> None:
     """Two integrations with the same scopes share a projection, unless guilds have to install one of them."""
     access = {"ada": GuildAccess.ALL, "bob": GuildAccess.ALL, "cyd": GuildAccess.INSTALLED}
     views = [View(record(holder, [(1, 1)], whose), {}) for holder, whose in access.items()]
