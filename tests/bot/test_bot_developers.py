@@ -35,7 +35,7 @@ async def keys(hub: RunningHub, integration: Integration) -> int:
     return len(listed.keys)
 
 
-async def test_own_integrations(hub: RunningHub, discord: Discord) -> None:
+async def test_developers_see_only_their_own_integrations(hub: RunningHub, discord: Discord) -> None:
     """Everybody sees their own, over all pages, with state and scopes."""
     for number in range(11):
         await hub.register(
@@ -48,7 +48,7 @@ async def test_own_integrations(hub: RunningHub, discord: Discord) -> None:
     assert "You have none." in answer.text
 
 
-async def test_the_profile(hub: RunningHub, discord: Discord) -> None:
+async def test_a_profile_is_changed_field_by_field(hub: RunningHub, discord: Discord) -> None:
     """One field at a time; the others stay."""
     integration, _ = await hub.register("TICKET_CREATED")
     name = integration.integration_id
@@ -59,8 +59,10 @@ async def test_the_profile(hub: RunningHub, discord: Discord) -> None:
 
 
 @pytest.mark.parametrize("guild", ["", GUILD])
-async def test_a_new_key(hub: RunningHub, discord: Discord, caplog: pytest.LogCaptureFixture, guild: str) -> None:
-    """It comes by direct message wherever it was asked for, opens the hub, and is in no log, whatever is logged."""
+async def test_a_new_key_is_sent_by_direct_message(
+    hub: RunningHub, discord: Discord, caplog: pytest.LogCaptureFixture, guild: str
+) -> None:
+    """Wherever it was asked for; it works, and appears in no log at any level."""
     caplog.set_level(logging.DEBUG)
     integration, _ = await hub.register("TICKET_CREATED")
     sent = await discord.says(f"t!integrationdev key {integration.integration_id}", OWNER, guild=guild)
@@ -72,8 +74,8 @@ async def test_a_new_key(hub: RunningHub, discord: Discord, caplog: pytest.LogCa
     assert await keys(hub, integration) == 2
 
 
-async def test_a_key_that_nobody_could_read_is_not_made(hub: RunningHub, discord: Discord) -> None:
-    """Where direct messages are closed the channel says so, and the keys stay as they are."""
+async def test_no_key_is_made_if_direct_messages_are_closed(hub: RunningHub, discord: Discord) -> None:
+    """The channel says so, and the keys stay as they are."""
     integration, _ = await hub.register("TICKET_CREATED")
     discord.closed.add(OWNER)
     [answer] = await discord.says(f"t!integrationdev key {integration.integration_id}", OWNER, guild=GUILD)
@@ -82,7 +84,7 @@ async def test_a_key_that_nobody_could_read_is_not_made(hub: RunningHub, discord
     assert await keys(hub, integration) == 1
 
 
-async def test_an_integration_of_somebody_else(hub: RunningHub, discord: Discord) -> None:
+async def test_commands_on_anothers_integration_are_refused(hub: RunningHub, discord: Discord) -> None:
     """The hub refuses each command, and nothing is made."""
     integration, _ = await hub.register("TICKET_CREATED")
     name = integration.integration_id
@@ -96,8 +98,8 @@ async def test_an_integration_of_somebody_else(hub: RunningHub, discord: Discord
     assert await keys(hub, integration) == 1
 
 
-async def test_a_test_event(hub: RunningHub, discord: Discord) -> None:
-    """It goes through the integration's own view; the answer says how many streams got it."""
+async def test_a_test_event_goes_through_the_integrations_view(hub: RunningHub, discord: Discord) -> None:
+    """The answer says how many streams got it."""
     integration, reader = await hub.register("TICKET_CREATED", "MEMBER_VERIFIED")
     stream = await reader.subscribe()
     [answer] = await discord.says(f"t!integrationdev test {integration.integration_id}", OWNER, guild=GUILD)
@@ -123,7 +125,9 @@ async def send_test_event(discord: Discord, name: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_webhook(start_hub: StartHub, empty_discord: Discord, start_bot: StartBot) -> None:
+async def test_a_webhook_is_set_up_by_commands(
+    start_hub: StartHub, empty_discord: Discord, start_bot: StartBot
+) -> None:
     """From the URL to the first event: the secret by direct message, the verification, the status, another secret."""
     hub = await start_hub(**ALLOWED)
     discord = empty_discord
@@ -151,8 +155,10 @@ async def test_a_webhook(start_hub: StartHub, empty_discord: Discord, start_bot:
     assert "`ENDPOINT_NOT_FOUND`" in answer.text
 
 
-async def test_another_url(start_hub: StartHub, empty_discord: Discord, start_bot: StartBot) -> None:
-    """A webhook that is there keeps its secret; a receiver that answers wrongly is explained."""
+async def test_changing_the_url_keeps_the_secret(
+    start_hub: StartHub, empty_discord: Discord, start_bot: StartBot
+) -> None:
+    """The answer explains a receiver that replies wrongly."""
     hub = await start_hub(**ALLOWED)
     discord = empty_discord
     await start_bot(hub.address, hub.keys[Role.BOT])
@@ -181,14 +187,14 @@ async def endpoint_of(reader: Caller) -> str:
         ("key no-id", "(`INVALID_REQUEST`)"),
     ],
 )
-async def test_what_is_wrong_with_a_command(discord: Discord, words: str, answer: str) -> None:
-    """It is said by direct message, with what would be right, or with the hub's reason."""
+async def test_errors_of_a_command_are_sent_by_direct_message(discord: Discord, words: str, answer: str) -> None:
+    """With the correct form, or with the hub's reason."""
     *_, found = await discord.says(f"t!integrationdev {words}", OWNER, guild=GUILD)
     assert found.place == DIRECT
     assert found.text.endswith(answer)
 
 
-async def test_a_hub_that_is_not_there(hub: RunningHub, discord: Discord) -> None:
+async def test_an_unreachable_hub_is_reported_without_its_address(hub: RunningHub, discord: Discord) -> None:
     """The developer learns it, and no address."""
     await hub.hub.stop()
     [answer] = await discord.says("t!integrationdev", OWNER)

@@ -41,7 +41,7 @@ async def message_counts(real: RealHub, key: str, count: int) -> list[int]:
     return found
 
 
-async def test_everything_that_happens(hub: RunningHub, discord: Discord) -> None:
+async def test_each_scope_delivers_its_kinds_of_events(hub: RunningHub, discord: Discord) -> None:
     """Each of the six scopes delivers what it is about, and nothing else: six integrations, five kinds of events."""
     readers = {scope: (await hub.register(scope))[1] for scope in EVERY_SCOPE}
     streams = {scope: await reader.subscribe() for scope, reader in readers.items()}
@@ -67,8 +67,8 @@ def close_tickets(bot: commands.Bot, numbers: range) -> None:
         bot.dispatch("hub_ticket_closed", int(GUILD), number)
 
 
-async def test_the_hub_is_killed_and_comes_back(real: RealHub, start_bot: StartBot) -> None:
-    """What happens before, meanwhile and afterwards arrives in order, once."""
+async def test_events_survive_a_killed_hub(real: RealHub, start_bot: StartBot) -> None:
+    """Events from before, during and after the outage arrive in order, once."""
     key = (await asyncio.to_thread(real.register))[1]
     bot = await start_bot(real.address, real.keys["BOT"])
     close_tickets(bot, range(20))
@@ -81,8 +81,8 @@ async def test_the_hub_is_killed_and_comes_back(real: RealHub, start_bot: StartB
     await until(lambda: waiting(bot) == 0)
 
 
-async def test_the_bot_stops_while_the_hub_is_away(real: RealHub, start_bot: StartBot) -> None:
-    """What was dispatched right before it stopped is in the outbox; the next run sends it, in order, once."""
+async def test_events_survive_a_bot_that_stops_while_the_hub_is_down(real: RealHub, start_bot: StartBot) -> None:
+    """They are in the outbox; the next run sends them in order, once."""
     key = (await asyncio.to_thread(real.register))[1]
     bot = await start_bot(real.address, real.keys["BOT"])
     await asyncio.to_thread(real.end, signal.SIGKILL)

@@ -30,7 +30,7 @@ async def asked_to_install(discord: Discord, integration_id: str) -> Message:
     return await discord.command("integrations install", permissions=MANAGE_GUILD, integration=integration_id)
 
 
-async def test_discord_learns_the_commands(discord: Discord) -> None:
+async def test_the_commands_are_registered_with_discord(discord: Discord) -> None:
     """The bot registers one group with the commands, and the scopes of the contract as a filter."""
     [group] = discord.registered
     assert group["name"] == "integrations"
@@ -40,8 +40,8 @@ async def test_discord_learns_the_commands(discord: Discord) -> None:
     assert [one["value"] for one in receives["choices"]] == sorted(numbers(*EVERY_SCOPE))
 
 
-async def test_find_shows_pages(hub: RunningHub, discord: Discord) -> None:
-    """Five integrations stand on a page; buttons lead on and back, and each page is for the person who asked alone."""
+async def test_find_shows_pages_of_five(hub: RunningHub, discord: Discord) -> None:
+    """Buttons turn the pages; only the person who asked can see and use them."""
     for number in range(7):
         await hub.register("TICKET_CREATED", display_name=f"Counter {number}")
     page = await discord.command("integrations find")
@@ -55,8 +55,8 @@ async def test_find_shows_pages(hub: RunningHub, discord: Discord) -> None:
     assert list(page.fields) == [f"Counter {number}" for number in range(5)]
 
 
-async def test_find_filters(hub: RunningHub, discord: Discord) -> None:
-    """By words of the name or description, and by what an integration receives; what fits on a page has no buttons."""
+async def test_find_filters_by_words_and_scope(hub: RunningHub, discord: Discord) -> None:
+    """By words of name or description, and by what an integration receives; a single page has no buttons."""
     await hub.register("TICKET_CREATED", display_name="Counter")
     await hub.register("MEMBER_VERIFIED_IDENTITY", display_name="Doorman", description="Greets the verified.")
     by_words = await discord.command("integrations find", words="greets")
@@ -68,8 +68,8 @@ async def test_find_filters(hub: RunningHub, discord: Discord) -> None:
     assert "No integration fits." in (await discord.command("integrations find", words="nothing like it")).text
 
 
-async def test_texts_of_strangers_are_no_links(hub: RunningHub, discord: Discord) -> None:
-    """What a developer wrote is shown as it is: Discord formats nothing of it, and makes no other text of a link."""
+async def test_texts_of_developers_are_not_formatted(hub: RunningHub, discord: Discord) -> None:
+    """Discord formats none of it, and turns no other text into a link."""
     text = "[Free](https://a.example) and [gifts](https://b.example) for <@7>, **now**"
     await hub.register("TICKET_CREATED", display_name="*Star*", description=text)
     page = await discord.command("integrations find")
@@ -99,8 +99,8 @@ async def test_the_consent_lists_exactly_the_fields_and_levels(hub: RunningHub, 
     assert "https://stats.example/docs" in question.text
 
 
-async def test_every_scope_fits_into_the_consent(hub: RunningHub, discord: Discord) -> None:
-    """An integration with all there is shows all there is."""
+async def test_the_consent_has_room_for_every_scope(hub: RunningHub, discord: Discord) -> None:
+    """An integration with every scope shows all of them."""
     integration, _ = await hub.register(*EVERY_SCOPE, description="x" * 1000)
     question = await asked_to_install(discord, integration.integration_id)
     scopes = (await ask(hub.bot, "DirectoryService/ListScopes")).scopes
@@ -108,8 +108,8 @@ async def test_every_scope_fits_into_the_consent(hub: RunningHub, discord: Disco
     assert len(question.text) < 6000  # Discord's limit for all embeds of a message
 
 
-async def test_who_agrees_installs_what_was_shown(hub: RunningHub, discord: Discord) -> None:
-    """The agreement names the manager and the scopes that were on the screen; delivery begins with it."""
+async def test_agreeing_installs_the_scopes_that_were_shown(hub: RunningHub, discord: Discord) -> None:
+    """The consent has the manager and the scopes on the screen; delivery begins with it."""
     integration, reader = await hub.register("TICKET_CREATED", **INSTALLED)
     stream = await reader.subscribe()
     await hub.emit(ticket("before"))
@@ -125,8 +125,8 @@ async def test_who_agrees_installs_what_was_shown(hub: RunningHub, discord: Disc
     assert [event.id for event in await stream.events(1)] == ["after"]
 
 
-async def test_who_declines_installs_nothing(hub: RunningHub, discord: Discord) -> None:
-    """Cancel changes nothing, and there is nothing left to press."""
+async def test_declining_installs_nothing(hub: RunningHub, discord: Discord) -> None:
+    """Cancel changes nothing, and leaves no button."""
     integration, _ = await hub.register("TICKET_CREATED", **INSTALLED)
     question = await asked_to_install(discord, integration.integration_id)
     answer = await discord.press(question, "Cancel", permissions=MANAGE_GUILD)
@@ -135,8 +135,8 @@ async def test_who_declines_installs_nothing(hub: RunningHub, discord: Discord) 
     assert list(await installations(hub)) == []
 
 
-async def test_silence_is_no_consent(hub: RunningHub, discord: Discord, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a time without an answer the question is gone, and nothing is installed."""
+async def test_no_answer_is_no_consent(hub: RunningHub, discord: Discord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time-out the question is gone, and nothing is installed."""
     monkeypatch.setattr("hub_cog.views.TIME_TO_ANSWER", 0.3)
     integration, _ = await hub.register("TICKET_CREATED", **INSTALLED)
     question = await asked_to_install(discord, integration.integration_id)
@@ -164,8 +164,8 @@ async def test_only_managers_install_and_uninstall(hub: RunningHub, discord: Dis
     assert list(await installations(hub)) == []
 
 
-async def test_a_scope_that_was_revoked_meanwhile(hub: RunningHub, discord: Discord) -> None:
-    """The hub refuses an agreement to what is not granted any more; the reason is shown, and the buttons stay."""
+async def test_agreeing_to_a_scope_revoked_meanwhile_is_refused(hub: RunningHub, discord: Discord) -> None:
+    """The hub refuses it; the reason is shown, and the buttons stay."""
     integration, _ = await hub.register("TICKET_CREATED", "TICKET_STATS", **INSTALLED)
     question = await asked_to_install(discord, integration.integration_id)
     await set_scopes(hub, integration, "TICKET_CREATED")
@@ -176,8 +176,8 @@ async def test_a_scope_that_was_revoked_meanwhile(hub: RunningHub, discord: Disc
     assert list(await installations(hub)) == []
 
 
-async def test_nothing_granted_is_nothing_to_agree_to(hub: RunningHub, discord: Discord) -> None:
-    """An agreement without scopes would be one to whatever is granted by then."""
+async def test_an_integration_without_scopes_cannot_be_installed(hub: RunningHub, discord: Discord) -> None:
+    """Consent without scopes would cover whatever is granted later."""
     integration, _ = await hub.register("TICKET_CREATED", **INSTALLED)
     await set_scopes(hub, integration)
     answer = await asked_to_install(discord, integration.integration_id)
@@ -185,7 +185,7 @@ async def test_nothing_granted_is_nothing_to_agree_to(hub: RunningHub, discord: 
     assert answer.buttons == {}
 
 
-async def test_uninstall(hub: RunningHub, discord: Discord) -> None:
+async def test_uninstall_ends_delivery(hub: RunningHub, discord: Discord) -> None:
     """The question lists what ends; after the yes nothing of the server is delivered."""
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
@@ -202,7 +202,7 @@ async def test_uninstall(hub: RunningHub, discord: Discord) -> None:
     assert [event.id for event in await stream.events(1)] == ["elsewhere"]
 
 
-async def test_uninstall_what_is_suspended(hub: RunningHub, discord: Discord) -> None:
+async def test_a_suspended_integration_can_be_uninstalled(hub: RunningHub, discord: Discord) -> None:
     """What receives nothing at the moment can be uninstalled, too."""
     integration, _ = await hub.register("TICKET_CREATED", **INSTALLED)
     await discord.press(
@@ -217,8 +217,8 @@ async def test_uninstall_what_is_suspended(hub: RunningHub, discord: Discord) ->
     assert list(await installations(hub)) == []
 
 
-async def test_names_are_completed(hub: RunningHub, discord: Discord) -> None:
-    """Discord suggests what can be installed to everybody, and what a server has to its managers alone."""
+async def test_integration_names_are_completed(hub: RunningHub, discord: Discord) -> None:
+    """Everybody gets what can be installed; only managers get what their server has installed."""
     counter, _ = await hub.register("TICKET_CREATED", display_name="Counter")
     doorman, _ = await hub.register("MEMBER_VERIFIED", display_name="Doorman", **INSTALLED)
     found = await discord.completions("integrations install", integration="door")
@@ -238,8 +238,8 @@ async def disclosures(discord: Discord, user: str) -> Message:
             await asyncio.sleep(0.05)
 
 
-async def test_disclosures(hub: RunningHub, discord: Discord) -> None:
-    """Everybody sees who really received something about them, and only that."""
+async def test_disclosures_list_who_received_something(hub: RunningHub, discord: Discord) -> None:
+    """Everybody sees which integrations received something about them, and nothing else."""
     _, reader = await hub.register("TICKET_CREATED")
     await hub.register("TICKET_CREATED", display_name="Never there")
     stream = await reader.subscribe()
@@ -256,8 +256,8 @@ async def test_disclosures(hub: RunningHub, discord: Discord) -> None:
     assert "Nobody has received anything about you" in nobody.text
 
 
-async def test_forget_me(hub: RunningHub, discord: Discord) -> None:
-    """After the yes the events about the person are gone, nobody else's; the number says how far it is."""
+async def test_forget_me_erases_the_persons_events(hub: RunningHub, discord: Discord) -> None:
+    """Only theirs; the number in the answer finds the progress."""
     await hub.emit(by("7001", "mine"))
     await hub.emit(by("7002", "theirs"))
     question = await discord.command("integrations forget-me", "7001", guild="")
@@ -271,7 +271,7 @@ async def test_forget_me(hub: RunningHub, discord: Discord) -> None:
     assert "The hub's own copies: done, 100%." in later.text
 
 
-async def test_who_changes_their_mind_is_not_forgotten(hub: RunningHub, discord: Discord) -> None:
+async def test_cancelling_forget_me_erases_nothing(hub: RunningHub, discord: Discord) -> None:
     """Cancel erases nothing."""
     await hub.emit(by("7001", "mine"))
     question = await discord.command("integrations forget-me", "7001")
@@ -289,16 +289,18 @@ async def test_who_changes_their_mind_is_not_forgotten(hub: RunningHub, discord:
         ("integrations forget-me", {"number": "unknown"}, "ERASURE_NOT_FOUND"),
     ],
 )
-async def test_what_the_hub_refuses(discord: Discord, command: str, options: dict[str, str], reason: str) -> None:
-    """The person who asked, and nobody else, reads the hub's own sentence and its reason."""
+async def test_refusals_of_the_hub_are_shown_to_the_caller_alone(
+    discord: Discord, command: str, options: dict[str, str], reason: str
+) -> None:
+    """With the hub's own sentence and its reason."""
     answer = await discord.command(command, permissions=MANAGE_GUILD, **options)
     assert answer.is_private
     assert answer.text.startswith("The hub of Tickets says: ")
     assert f"(`{reason}`)" in answer.text
 
 
-async def test_a_hub_that_is_not_there(hub: RunningHub, discord: Discord) -> None:
-    """The answer says so, and names no address; suggestions stay empty."""
+async def test_an_unreachable_hub_is_reported_without_its_address(hub: RunningHub, discord: Discord) -> None:
+    """Suggestions stay empty."""
     await hub.hub.stop()
     answer = await discord.command("integrations find")
     assert answer.is_private
@@ -306,10 +308,10 @@ async def test_a_hub_that_is_not_there(hub: RunningHub, discord: Discord) -> Non
     assert await discord.completions("integrations install", integration="") == {}
 
 
-async def test_a_key_that_the_hub_does_not_know(
+async def test_an_invalid_key_refers_people_to_the_bots_maintainers(
     hub: RunningHub, empty_discord: Discord, start_bot: StartBot, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """People are sent to the bot's maintainers, who find the reason in their log, without the key."""
+    """Their log has the reason, without the key."""
     key = hub.keys[Role.BOT][:-4] + "AAAA"
     await start_bot(hub.address, key)
     answer = await empty_discord.command("integrations find")

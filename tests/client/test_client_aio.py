@@ -134,7 +134,7 @@ async def client(hub: ScriptedHub) -> AsyncIterator[AsyncClient]:
 
 
 async def test_events_arrive_in_order_with_notices_beside_them(hub: ScriptedHub, client: AsyncClient) -> None:
-    """The plain case, and what the hub sees of it."""
+    """The plain case, and the calls that the hub gets."""
     notices: list[Notice] = []
     subscription = client.subscribe(start=Start.latest(), on_notice=notices.append)
     reading = asyncio.create_task(anext(subscription))
@@ -164,7 +164,7 @@ async def test_a_broken_stream_is_resumed(hub: ScriptedHub, client: AsyncClient,
     assert any(isinstance(n, Reconnecting) for n in notices)
 
 
-async def test_the_watchdog_leaves_a_silent_stream(hub: ScriptedHub, client: AsyncClient) -> None:
+async def test_the_watchdog_reopens_a_silent_stream(hub: ScriptedHub, client: AsyncClient) -> None:
     """The call is cancelled, so that the hub sees it, and opened again at the cursor."""
     notices: list[Notice] = []
     reading = asyncio.create_task(anext(client.subscribe(on_notice=notices.append)))
@@ -178,8 +178,8 @@ async def test_the_watchdog_leaves_a_silent_stream(hub: ScriptedHub, client: Asy
     assert "no frame for 0.07 s" in str(broken.error)
 
 
-async def test_what_cannot_be_mended_is_raised_once(hub: ScriptedHub, client: AsyncClient) -> None:
-    """With the hub's reason; the subscription is over then."""
+async def test_a_permanent_failure_is_raised_once(hub: ScriptedHub, client: AsyncClient) -> None:
+    """With the hub's reason; the subscription has ended then."""
     subscription = client.subscribe()
     reading = asyncio.create_task(anext(subscription))
     (await hub.peer()).send(ready(), (grpc.StatusCode.UNAUTHENTICATED, details(16, "KEY_REVOKED", key_id="k1")))
@@ -189,8 +189,8 @@ async def test_what_cannot_be_mended_is_raised_once(hub: ScriptedHub, client: As
     assert [e async for e in subscription] == []
 
 
-async def test_goodbye_is_obeyed(hub: ScriptedHub) -> None:
-    """Even where the hub then forgets to end the stream, and with its own delay."""
+async def test_goodbye_reconnects_after_the_hubs_delay(hub: ScriptedHub) -> None:
+    """Also if the hub then forgets to end the stream."""
     notices: list[Notice] = []
     patient = Policy(goodbye_timeout=0.01, first_delay=5)
     async with AsyncClient(hub.address, "tkt_key", policy=patient) as other:
@@ -220,7 +220,7 @@ async def test_aclose_ends_a_blocked_iteration(hub: ScriptedHub, client: AsyncCl
 
 
 async def test_aclose_ends_the_wait_before_a_reconnect(hub: ScriptedHub) -> None:
-    """Half a minute of backoff is nobody's reason to hang."""
+    """Even if the backoff is half a minute."""
     waiting = asyncio.Event()
     async with AsyncClient(hub.address, "tkt_key", policy=Policy(first_delay=3_600, max_delay=3_600)) as patient:
         subscription = patient.subscribe(on_notice=lambda n: waiting.set() if isinstance(n, Reconnecting) else None)
@@ -244,7 +244,7 @@ async def test_cancelling_the_task_ends_the_stream(hub: ScriptedHub, client: Asy
 
 
 async def test_cancelling_and_closing_at_once_is_still_a_cancellation(hub: ScriptedHub, client: AsyncClient) -> None:
-    """A task that is cancelled must end cancelled, or its group waits for ever."""
+    """A cancelled task must end as cancelled, or its task group waits forever."""
     subscription = client.subscribe()
     reading = asyncio.create_task(anext(subscription, None))
     (await hub.peer()).send(ready())
@@ -254,8 +254,8 @@ async def test_cancelling_and_closing_at_once_is_still_a_cancellation(hub: Scrip
         await reading
 
 
-async def test_break_ends_the_stream(hub: ScriptedHub, client: AsyncClient) -> None:
-    """Without `async with`, too: the last reference going away is enough."""
+async def test_break_without_async_with_ends_the_stream(hub: ScriptedHub, client: AsyncClient) -> None:
+    """Dropping the last reference is enough."""
 
     async def first() -> str:
         async for each in client.subscribe():
@@ -269,7 +269,7 @@ async def test_break_ends_the_stream(hub: ScriptedHub, client: AsyncClient) -> N
 
 
 async def test_closing_the_client_ends_its_subscriptions(hub: ScriptedHub) -> None:
-    """And nothing more can be begun with it."""
+    """No new subscription can be opened with it."""
     client = AsyncClient(hub.address, "tkt_key", policy=POLICY)
     reading = asyncio.create_task(anext(client.subscribe(), None))
     await hub.peer()
@@ -281,8 +281,8 @@ async def test_closing_the_client_ends_its_subscriptions(hub: ScriptedHub) -> No
         await client.emit(closed("a"))
 
 
-async def test_auto_commit_follows_what_was_dealt_with(hub: ScriptedHub, client: AsyncClient) -> None:
-    """Ready's cursor first, through a failure that passes; what still waits is sent before the client closes."""
+async def test_auto_commit_follows_processed_events(hub: ScriptedHub, client: AsyncClient) -> None:
+    """First Ready's cursor; commits survive a passing failure, and the last one is sent before the client closes."""
     hub.refusals = [LOST]
     subscription = client.subscribe(auto_commit=True, subscription_id="mine")
     reading = asyncio.create_task(anext(subscription))
@@ -297,8 +297,8 @@ async def test_auto_commit_follows_what_was_dealt_with(hub: ScriptedHub, client:
     assert hub.commits.get_nowait().cursor == "c1"
 
 
-async def test_a_commit_that_fails_for_good_is_raised_while_iterating(hub: ScriptedHub, client: AsyncClient) -> None:
-    """Who asked for a place to be kept must not find out at the next start that it was not."""
+async def test_a_permanent_commit_failure_is_raised_while_iterating(hub: ScriptedHub, client: AsyncClient) -> None:
+    """Otherwise the program would only learn at its next start that nothing was committed."""
     hub.refusals = [(grpc.StatusCode.RESOURCE_EXHAUSTED, details(8, "TOO_MANY_SUBSCRIPTIONS"))]
     subscription = client.subscribe(auto_commit=True)
     reading = asyncio.create_task(anext(subscription))
@@ -310,7 +310,7 @@ async def test_a_commit_that_fails_for_good_is_raised_while_iterating(hub: Scrip
         await reading
 
 
-async def test_a_subscription_that_is_forgotten_ends_its_task(hub: ScriptedHub, client: AsyncClient) -> None:
+async def test_an_unreferenced_subscription_ends_its_task(hub: ScriptedHub, client: AsyncClient) -> None:
     """A plain `break` leaves neither a call nor a committing task behind."""
     subscription = client.subscribe(auto_commit=True)
     assert subscription._committer
@@ -332,8 +332,8 @@ async def test_emit_repeats_with_the_same_id(hub: ScriptedHub, client: AsyncClie
     assert result.event_id
 
 
-async def test_emit_raises_what_a_repetition_cannot_mend(hub: ScriptedHub, client: AsyncClient) -> None:
-    """At once, with the reason."""
+async def test_emit_raises_a_permanent_failure_at_once(hub: ScriptedHub, client: AsyncClient) -> None:
+    """With the reason."""
     hub.refusals = [(grpc.StatusCode.ALREADY_EXISTS, details(6, "EVENT_ID_CONFLICT"))]
     with pytest.raises(HubCallError) as raised:
         await client.emit(closed("a"))
@@ -341,7 +341,7 @@ async def test_emit_raises_what_a_repetition_cannot_mend(hub: ScriptedHub, clien
     assert len(hub.emitted) == 1
 
 
-async def test_emit_batch_says_what_was_stored(hub: ScriptedHub, client: AsyncClient) -> None:
+async def test_emit_batch_reports_what_was_stored(hub: ScriptedHub, client: AsyncClient) -> None:
     """In order, 1,000 a call; a refused call's error has the results of those before."""
     assert len(await client.emit_batch(closed(f"e{i}") for i in range(1_001))) == 1_001
     assert len(hub.emitted) == 2
@@ -371,8 +371,8 @@ async def test_the_synchronous_client_speaks_real_grpc_too(hub: ScriptedHub) -> 
         await asyncio.wait_for(again.gone.wait(), 10)
 
 
-async def test_a_hub_that_comes_later_is_found(hub: ScriptedHub) -> None:
-    """Nobody has to start things in order: the connection is tried again, too, not only the call."""
+async def test_a_client_may_start_before_its_hub(hub: ScriptedHub) -> None:
+    """The connection is retried, not only the call."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     refused = asyncio.Event()

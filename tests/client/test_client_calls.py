@@ -44,7 +44,7 @@ def unnamed() -> Event:
 
 
 async def test_a_burst_of_single_emits_loses_nothing(real: RealHub) -> None:
-    """Twenty thousand emits at once, as a bot writes them: each is acknowledged, and each is in the log once."""
+    """Twenty thousand concurrent emits: each is acknowledged, and each is in the log once."""
     _, key = real.register()
     events = [unnamed() for _ in range(BURST)]
     async with AsyncClient(real.address, real.keys["BOT"]) as bot:
@@ -55,8 +55,8 @@ async def test_a_burst_of_single_emits_loses_nothing(real: RealHub) -> None:
     assert reading.got.empty()
 
 
-async def test_a_call_that_others_cancelled_is_repeated(hub: ScriptedHub, client: AsyncClient) -> None:
-    """The hub's end, gRPC in a burst and proxies answer CANCELLED: the same event is sent again, with its id."""
+async def test_a_cancelled_answer_is_retried_with_the_same_id(hub: ScriptedHub, client: AsyncClient) -> None:
+    """CANCELLED from a stopping hub, gRPC or a proxy: the client sends the same event again."""
     hub.refusals = [CANCELLED, CANCELLED]
     assert (await client.emit(unnamed())).event_id
     assert hub.emitted[0] == hub.emitted[1] == hub.emitted[2]
@@ -66,15 +66,15 @@ async def test_a_call_that_others_cancelled_is_repeated(hub: ScriptedHub, client
     assert (await client.commit("c1")).cursor == "c1"
 
 
-async def test_threads_repeat_what_others_cancelled_too(hub: ScriptedHub) -> None:
-    """The same, of the client for threads."""
+async def test_the_threaded_client_retries_a_cancelled_answer_too(hub: ScriptedHub) -> None:
+    """The same, for the threaded client."""
     hub.refusals = [CANCELLED]
     with Client(hub.address, "tkt_key", policy=POLICY) as client:
         await asyncio.to_thread(client.emit, closed("a"))
     assert len(hub.emitted) == 2
 
 
-async def test_a_call_that_its_own_caller_cancels_is_not_repeated(hub: ScriptedHub, client: AsyncClient) -> None:
+async def test_a_call_cancelled_by_its_own_caller_is_not_retried(hub: ScriptedHub, client: AsyncClient) -> None:
     """A cancelled task ends as cancelled, and its event keeps the id under which it may be stored."""
     hub.blocked.clear()
     mine = unnamed()
@@ -88,8 +88,8 @@ async def test_a_call_that_its_own_caller_cancels_is_not_repeated(hub: ScriptedH
     assert [request.event.id for request in hub.emitted] == [mine.id, "next"]  # type: ignore[union-attr]  # single ones
 
 
-async def test_closing_the_client_says_so_to_a_call_on_its_way(hub: ScriptedHub) -> None:
-    """GRPC raises a cancellation where nobody cancelled the task: the caller hears that the client was closed."""
+async def test_a_call_in_flight_learns_that_its_client_was_closed(hub: ScriptedHub) -> None:
+    """GRPC raises a cancellation although nobody cancelled the task: the client says what happened."""
     hub.blocked.clear()
     client = AsyncClient(hub.address, "tkt_key", policy=POLICY)
     mine = unnamed()
@@ -102,8 +102,8 @@ async def test_closing_the_client_says_so_to_a_call_on_its_way(hub: ScriptedHub)
     hub.blocked.set()
 
 
-async def test_a_failure_names_the_events_it_is_about(hub: ScriptedHub, client: AsyncClient) -> None:
-    """Of one event, and of the call of a batch that failed: the callers' own messages have the same ids."""
+async def test_a_failure_names_its_events(hub: ScriptedHub, client: AsyncClient) -> None:
+    """For a single event, and for the failed call of a batch: the callers' own messages have the same ids."""
     hub.refusals = [REFUSED]
     one, many = unnamed(), [unnamed() for _ in range(1_002)]
     with pytest.raises(HubCallError) as raised:
@@ -117,8 +117,8 @@ async def test_a_failure_names_the_events_it_is_about(hub: ScriptedHub, client: 
     assert len({each.id for each in many}) == 1_002
 
 
-async def test_a_failure_of_threads_names_its_events_too(hub: ScriptedHub) -> None:
-    """The same, of the client for threads."""
+async def test_a_failure_of_the_threaded_client_names_its_events_too(hub: ScriptedHub) -> None:
+    """The same, for the threaded client."""
     one, many = unnamed(), [unnamed(), unnamed()]
     with Client(hub.address, "tkt_key", policy=POLICY) as client:
         hub.refusals = [REFUSED, REFUSED]
@@ -130,8 +130,8 @@ async def test_a_failure_of_threads_names_its_events_too(hub: ScriptedHub) -> No
         assert raised.value.event_ids == tuple(each.id for each in many)
 
 
-async def test_waiting_for_a_turn_ends_where_no_call_succeeds() -> None:
-    """A hub that is away keeps the last of many emits no longer than the first; one that answers keeps none."""
+async def test_waiting_emits_time_out_if_the_hub_is_away() -> None:
+    """The last of many emits waits no longer than the first, unless the hub answers in between."""
     turns = Turns(Policy(max_calls=1, call_timeout=0.05))
     async with turns:
         with pytest.raises(HubCallError, match=r"no call to the hub has succeeded for 0\.05 s"):
@@ -140,7 +140,7 @@ async def test_waiting_for_a_turn_ends_where_no_call_succeeds() -> None:
         pass
 
 
-def test_a_client_that_is_made_at_import_serves_one_loop(real: RealHub) -> None:
+def test_a_client_made_at_import_serves_one_event_loop(real: RealHub) -> None:
     """Bots make it before their loop runs: its channel opens at first use; a second loop gets an error."""
     bot = AsyncClient(real.address, real.keys["BOT"])
 
@@ -171,8 +171,8 @@ async def subscribe(client: AsyncClient) -> None:
     client.subscribe()
 
 
-async def test_a_client_that_was_never_used_closes() -> None:
-    """There is no channel to close, and none is opened for it; it stays closed."""
+async def test_an_unused_client_can_be_closed() -> None:
+    """No channel is opened for it, and it stays closed."""
     client = AsyncClient("127.0.0.1:1", "tkt_key")
     await client.aclose()
     with pytest.raises(HubCallError, match="closed"):

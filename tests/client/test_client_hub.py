@@ -37,8 +37,8 @@ def real(tmp_path: Path) -> Iterator[RealHub]:
     hub.close()
 
 
-def test_a_killed_hub_costs_no_event_and_repeats_none(real: RealHub) -> None:
-    """Killed with -9, an emit into the void, a restart: the bot's call succeeds, each event arrives once."""
+def test_a_killed_hub_loses_and_repeats_no_event(real: RealHub) -> None:
+    """Kill -9, an emit meanwhile, a restart: the bot's call succeeds, and each event arrives once."""
     _, key = real.register()
     bot, reading = real.bot, Reading(real.client(key), start=Start.earliest())
     bot.emit_batch(closed(f"a{i}") for i in range(3))
@@ -54,7 +54,7 @@ def test_a_killed_hub_costs_no_event_and_repeats_none(real: RealHub) -> None:
     assert reading.got.empty()
 
 
-def test_a_drained_hub_says_goodbye_and_is_found_again(real: RealHub) -> None:
+def test_a_client_returns_to_a_drained_hub(real: RealHub) -> None:
     """SIGTERM: the client gets a Goodbye, comes back after its delay, and resumes."""
     _, key = real.register()
     bot, reading = real.bot, Reading(real.client(key))
@@ -69,8 +69,8 @@ def test_a_drained_hub_says_goodbye_and_is_found_again(real: RealHub) -> None:
     assert reading.ids(1) == ["b"]
 
 
-async def test_a_reader_may_linger(real: RealHub) -> None:
-    """Both clients ask for it, and the notice Ready says how long the hub really lets events wait."""
+async def test_both_clients_support_linger(real: RealHub) -> None:
+    """Ready says how long the hub really lets events wait."""
     _, key = real.register()
     real.bot.emit(closed("a"))
     said: list[Notice] = []
@@ -82,8 +82,8 @@ async def test_a_reader_may_linger(real: RealHub) -> None:
     assert [one.linger.ToMilliseconds() for one in said if isinstance(one, Ready)] == [900, 900]
 
 
-def test_a_frozen_hub_is_noticed_by_its_silence(real: RealHub) -> None:
-    """The connection stands, nothing moves: after two heartbeats and the slack the stream is opened again."""
+def test_a_frozen_hub_is_detected_by_its_silence(real: RealHub) -> None:
+    """The connection is up, nothing moves: after two heartbeats and the slack the stream is opened again."""
     _, key = real.register()
     bot, reading = real.bot, Reading(real.client(key), heartbeat_interval=1)
     bot.emit(closed("a"))
@@ -97,8 +97,8 @@ def test_a_frozen_hub_is_noticed_by_its_silence(real: RealHub) -> None:
     assert reading.ids(1) == ["b"]
 
 
-def test_a_key_that_is_rotated_away_ends_it_with_the_reason(real: RealHub) -> None:
-    """Not as a permission problem, not as a silent stream, and not with one more try."""
+def test_a_rotated_key_ends_the_subscription_with_the_reason(real: RealHub) -> None:
+    """Not as a permission problem, not silently, and without another attempt."""
     integration_id, key = real.register()
     reading = Reading(real.client(key))
     stub, admin = real.admin()
@@ -113,7 +113,7 @@ def test_a_key_that_is_rotated_away_ends_it_with_the_reason(real: RealHub) -> No
     assert resumed.ids(1) == ["a"]
 
 
-def test_a_change_of_scopes_is_told_and_the_stream_goes_on(real: RealHub) -> None:
+def test_grants_changed_is_delivered_and_the_stream_continues(real: RealHub) -> None:
     """The integration learns what it gained and lost; events follow the new scopes."""
     integration_id, key = real.register()
     reading = Reading(real.client(key))
@@ -143,7 +143,7 @@ def test_a_change_of_scopes_is_told_and_the_stream_goes_on(real: RealHub) -> Non
     ],
 )
 def test_a_wrong_request_fails_at_once_with_its_reason(real: RealHub, wanted: dict[str, object], reason: str) -> None:
-    """A developer's mistake is shown the first time, not retried in the background."""
+    """A developer's mistake is raised at once, not retried in the background."""
     _, key = real.register()
     with pytest.raises(HubCallError) as raised:
         next(real.client(key).subscribe(**wanted))  # type: ignore[arg-type]  # a table's column
@@ -151,8 +151,8 @@ def test_a_wrong_request_fails_at_once_with_its_reason(real: RealHub, wanted: di
     assert bool(raised.value.violations) == (reason == "INVALID_REQUEST")
 
 
-def test_emitting_tells_duplicates_from_conflicts(real: RealHub) -> None:
-    """The same again is fine, something else under the same id is not."""
+def test_emit_distinguishes_duplicates_from_conflicts(real: RealHub) -> None:
+    """The same event again succeeds; another event with its id does not."""
     bot = real.bot
     first = bot.emit(closed("a"))
     again = bot.emit(closed("a"))
@@ -163,8 +163,8 @@ def test_emitting_tells_duplicates_from_conflicts(real: RealHub) -> None:
     assert raised.value.reason == "EVENT_ID_CONFLICT"
 
 
-def test_auto_commit_lets_the_next_run_go_on(real: RealHub) -> None:
-    """The first run begins with the latest; what happens between two runs is the first that the second gets."""
+def test_auto_commit_lets_the_next_run_resume(real: RealHub) -> None:
+    """The first run starts at the latest event; the second begins with what happened between the two."""
     _, key = real.register()
     bot = real.bot
     with Client(real.address, key, policy=POLICY) as first:
@@ -177,8 +177,8 @@ def test_auto_commit_lets_the_next_run_go_on(real: RealHub) -> None:
     assert second.ids(1) == ["between"]
 
 
-async def test_auto_commit_keeps_the_place_for_tasks_too(real: RealHub) -> None:
-    """A run that ends without a single event still has its beginning kept; `committed` finds it."""
+async def test_auto_commit_of_the_asyncio_client_lets_the_next_run_resume(real: RealHub) -> None:
+    """A run that gets no event still commits its start; `committed` finds it."""
     _, key = real.register()
     ready = asyncio.Event()
     async with AsyncClient(real.address, key, policy=POLICY) as first:
@@ -215,16 +215,16 @@ async def test_auto_commit_survives_a_restore(start_hub: StartHub) -> None:
         assert (await asyncio.wait_for(anext(resumed), PATIENCE)).id == "b"
 
 
-def test_committed_without_a_commit_is_said(real: RealHub) -> None:
-    """Rather than begun anywhere: the developer asked for a place that does not exist."""
+def test_starting_at_committed_without_a_commit_fails(real: RealHub) -> None:
+    """Rather than starting anywhere: the developer asked for a cursor that does not exist."""
     _, key = real.register()
     with pytest.raises(HubCallError) as raised:
         next(real.client(key).subscribe(start=Start.committed()))
     assert raised.value.reason == "SUBSCRIPTION_NOT_FOUND"
 
 
-def test_a_newer_reader_takes_over_and_the_older_stays_away(real: RealHub) -> None:
-    """Two readers of one subscription would each get half, or fight for ever."""
+def test_a_newer_reader_takes_over_and_the_older_does_not_return(real: RealHub) -> None:
+    """Otherwise two readers would take the subscription from each other forever."""
     _, key = real.register()
     older = Reading(real.client(key))
     newer = Reading(real.client(key))
@@ -235,8 +235,8 @@ def test_a_newer_reader_takes_over_and_the_older_stays_away(real: RealHub) -> No
     assert newer.ids(1) == ["a"]
 
 
-async def test_a_cut_connection_is_mended(real: RealHub) -> None:
-    """A proxy between drops the connection without a word, and then takes none for a while."""
+async def test_a_dropped_connection_is_reopened(real: RealHub) -> None:
+    """A proxy drops the connection silently, and accepts none for a while."""
     _, key = real.register()
     bot = real.bot
     async with HubProxy(real.port) as proxy, AsyncClient(proxy.address, key, policy=POLICY) as client:
@@ -256,7 +256,7 @@ async def test_a_cut_connection_is_mended(real: RealHub) -> None:
         assert (await asyncio.wait_for(reading, PATIENCE)).id == "b"
 
 
-async def test_a_frozen_connection_is_left(real: RealHub) -> None:
+async def test_a_half_open_connection_is_replaced(real: RealHub) -> None:
     """A half-open connection: another stream on it would hang as well; the pings find out, not only the watchdog.
 
     With the keepalive that is the default this takes 25 s, with that of gRPC alone 80 s; the test's is shorter.
@@ -293,8 +293,8 @@ async def heard(hub: RunningHub, key: str, *, threads: bool, last: str, **option
 
 
 @pytest.mark.parametrize("threads", [True, False])
-async def test_an_erasure_is_confirmed_once_a_handler_was_given_for_it(start_hub: StartHub, threads: bool) -> None:  # noqa: FBT001  of pytest
-    """`on_notice` is none, and one that fails has forgotten nobody; without one the developer is warned each time."""
+async def test_an_erasure_is_confirmed_only_with_a_handler(start_hub: StartHub, threads: bool) -> None:  # noqa: FBT001  of pytest
+    """Not by `on_notice`, nor by a handler that fails; without a handler the client logs a warning each time."""
     hub = await start_hub()
     integration, reader = await hub.register("TICKET_CREATED")
     await hub.emit(by(USER, "mine"))

@@ -44,8 +44,8 @@ def real(tmp_path: Path) -> Iterator[RealHub]:
 
 
 @pytest.mark.parametrize("overlap", [None, 0])
-def test_a_client_rotates_its_key_and_keeps_its_subscription(real: RealHub, overlap: float | None) -> None:
-    """The stream goes on with the old key, or ends with it and is resumed with the new one; no event is missing."""
+def test_a_subscription_survives_a_key_rotation(real: RealHub, overlap: float | None) -> None:
+    """The stream continues with the old key, or resumes with the new one; no event is missing."""
     integration_id, key = real.register()
     client, bot = real.client(key), real.bot
     reading = Reading(client, auto_commit=True)
@@ -69,8 +69,8 @@ def test_a_client_rotates_its_key_and_keeps_its_subscription(real: RealHub, over
     assert Reading(real.client(new), start=Start.earliest()).ids(2) == ["a", "b"]
 
 
-async def test_tasks_rotate_their_key_too(real: RealHub) -> None:
-    """The same, of the client for asyncio, with the old key ended at once; the commits go on with the new one."""
+async def test_a_subscription_of_the_asyncio_client_survives_a_key_rotation(real: RealHub) -> None:
+    """The old key ends at once; commits continue with the new one."""
     _, key = real.register()
     async with AsyncClient(real.address, key, policy=POLICY) as client, client.subscribe(auto_commit=True) as events:
         reading = asyncio.create_task(anext(events))
@@ -90,8 +90,8 @@ async def test_tasks_rotate_their_key_too(real: RealHub) -> None:
             assert (await anext(client.subscribe(start=Start.committed()))).id == "after"
 
 
-def test_a_key_that_was_rotated_elsewhere_is_taken(real: RealHub) -> None:
-    """An admin made it: streams, calls and commits go on with it once the earlier one has ended."""
+def test_a_client_can_switch_to_a_key_that_was_rotated_elsewhere(real: RealHub) -> None:
+    """Streams, calls and commits use it once the earlier one has ended."""
     integration_id, key = real.register()
     client = real.client(key)
     reading = Reading(client, auto_commit=True)
@@ -107,8 +107,8 @@ def test_a_key_that_was_rotated_elsewhere_is_taken(real: RealHub) -> None:
     assert client.commit(reading.subscription.cursor).committed
 
 
-async def test_an_ended_key_waits_for_the_one_on_its_way(hub: ScriptedHub) -> None:
-    """With overlap 0 the streams end before the new key is here: the subscription must not give up meanwhile."""
+async def test_streams_wait_for_a_rotation_in_progress(hub: ScriptedHub) -> None:
+    """With overlap 0 the streams end before the new key arrives: the subscription must not give up."""
     async with AsyncClient(hub.address, "tkt_old", policy=QUICK) as client:
         subscription = client.subscribe()
         reading = asyncio.create_task(anext(subscription))
@@ -127,8 +127,8 @@ async def test_an_ended_key_waits_for_the_one_on_its_way(hub: ScriptedHub) -> No
 
 
 @pytest.mark.parametrize("version", [0, 1])
-async def test_the_same_key_that_has_ended_is_not_tried_again(hub: ScriptedHub, version: int) -> None:
-    """Without a newer key, or with one that has ended as well, trying again mends nothing."""
+async def test_an_ended_key_is_not_retried(hub: ScriptedHub, version: int) -> None:
+    """Without a newer key, or with another ended one, trying again cannot help."""
     hub.refusals = [ENDED] * (version + 1)
     async with AsyncClient(hub.address, "tkt_key", policy=QUICK) as client:
         if version:
@@ -150,7 +150,7 @@ def shown(thing: Any) -> Iterator[str]:  # noqa: ANN401  anything that a develop
         yield from (repr(value), repr(getattr(value, "__dict__", "")))
 
 
-async def test_nothing_that_is_printed_shows_a_key(hub: ScriptedHub) -> None:
+async def test_no_printed_object_shows_a_key(hub: ScriptedHub) -> None:
     """Clients, subscriptions, committers, keys, flags of the command line and messages show no key."""
     new = RotateOwnKeyResponse(key=Key(key_id="AbCdEfGhIjKl", secret=KEY), previous_keys=[Key(key_id="x", secret=KEY)])
     registered = RegisterIntegrationResponse(key=new.key)
@@ -167,8 +167,8 @@ async def test_nothing_that_is_printed_shows_a_key(hub: ScriptedHub) -> None:
     assert new.key.secret == copy.deepcopy(new).key.secret == pickle.loads(pickle.dumps(new)).key.secret == KEY  # noqa: S301  our own
 
 
-def test_a_short_or_strange_key_is_shown_not_at_all() -> None:
-    """What is not of the form of a key may be one that was copied badly."""
+def test_a_malformed_key_is_not_printed_either() -> None:
+    """It may be a key that was copied badly."""
     assert "0123" not in repr(ClientKey("tkt_integration_0123456789"))
     assert "0123" not in repr(ClientKey("0123456789"))
 
@@ -206,10 +206,10 @@ def environment(proxy: Listener) -> dict[str, str]:
     return dict.fromkeys(names, proxy.url) | direct
 
 
-async def test_no_proxy_of_the_environment_gets_the_key(
+async def test_clients_ignore_proxies_of_the_environment(
     hub: ScriptedHub, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GRPC would send even what goes to 127.0.0.1 to a proxy that a variable names: both clients go to the hub."""
+    """GRPC would send even calls to 127.0.0.1 through such a proxy: both clients connect to the hub directly."""
     for name, value in environment(listener).items():
         monkeypatch.setenv(name, value)
     async with AsyncClient(hub.address, "tkt_key", policy=QUICK) as tasks:
@@ -220,7 +220,7 @@ async def test_no_proxy_of_the_environment_gets_the_key(
     assert await asyncio.to_thread(listener.heard) == b""
 
 
-async def test_the_command_line_goes_through_no_proxy_unasked(
+async def test_the_command_line_ignores_proxies_of_the_environment(
     hub: ScriptedHub, listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`hub emit` goes to the hub in such an environment; a key in plaintext goes through no proxy, asked or not."""
@@ -237,8 +237,8 @@ async def test_the_command_line_goes_through_no_proxy_unasked(
 
 
 @pytest.mark.parametrize("through", ["http://", ""])
-async def test_a_proxy_that_is_asked_for_is_used(hub: ScriptedHub, listener: Listener, through: str) -> None:
-    """By both clients, for TLS; the key is inside of what the proxy cannot read."""
+async def test_a_given_proxy_is_used(hub: ScriptedHub, listener: Listener, through: str) -> None:
+    """By both clients, with TLS inside: the proxy cannot read the key."""
     proxy = through + listener.url[7:]
     secured = {"credentials": grpc.ssl_channel_credentials(), "policy": QUICK, "proxy": proxy}
     with Client(hub.address, "tkt_key", **secured) as threads:  # type: ignore[arg-type]  # a table of arguments
@@ -259,15 +259,15 @@ async def test_a_proxy_that_is_asked_for_is_used(hub: ScriptedHub, listener: Lis
         {"options": [("grpc.address_http_proxy_enabled_addresses", "127.0.0.0/8")]},
     ],
 )
-def test_a_key_in_plaintext_goes_through_no_proxy(kind: type, asked: dict[str, Any]) -> None:
-    """Whichever way a proxy was asked for: TLS, or an explicit word that plaintext is meant."""
+def test_a_proxy_needs_tls_or_an_explicit_plaintext(kind: type, asked: dict[str, Any]) -> None:
+    """However the proxy was given."""
     with pytest.raises(ValueError, match="the proxy could read the key"):
         kind("127.0.0.1:1", "tkt_key", **asked)
     assert kind("127.0.0.1:1", "tkt_key", insecure=True, **asked)
 
 
-def test_plaintext_leaves_this_machine_only_where_that_was_said() -> None:
-    """Elsewhere TLS is the default, so that a forgotten flag sends no key."""
+def test_plaintext_beyond_loopback_must_be_explicit() -> None:
+    """TLS is the default there, so that a forgotten flag sends no key."""
     options = channel_options(())
     assert channel_credentials("127.0.0.1:1", None, options, insecure=False) is None
     assert channel_credentials("10.0.0.1:1", None, options, insecure=False) is not None
@@ -277,14 +277,14 @@ def test_plaintext_leaves_this_machine_only_where_that_was_said() -> None:
 @pytest.mark.parametrize(
     "proxy", ["", "proxy", "https://proxy:1", "socks5://proxy:1", "http://", "proxy:port", "a b:1"]
 )
-def test_what_is_no_proxy_is_refused(proxy: str) -> None:
+def test_an_invalid_proxy_is_refused(proxy: str) -> None:
     """GRPC itself would log it and connect without one."""
     with pytest.raises(ValueError, match="proxy: must be host:port"):
         Client("10.0.0.1:1", "tkt_key", proxy=proxy)
 
 
-def test_an_overlap_reaches_the_hub() -> None:
-    """Zero is not the same as none."""
+def test_a_zero_overlap_reaches_the_hub() -> None:
+    """Zero is not the same as unset."""
     from tickets_hub.requests import rotate_request  # noqa: PLC0415  internal to the clients
 
     assert not rotate_request(None).HasField("overlap")

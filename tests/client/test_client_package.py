@@ -118,10 +118,10 @@ def bot_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-async def test_a_bot_with_packages_of_the_same_names_emits_and_subscribes(
+async def test_the_client_works_beside_packages_with_the_hubs_names(
     hub: RunningHub, bot_python: Path, tmp_path: Path
 ) -> None:
-    """In its own environment, beside its own `hub`, `tickets` and `buf`, both clients do what they do here."""
+    """Beside a bot's own `hub`, `tickets` and `buf`, both clients emit and subscribe."""
     for name in OWN_PACKAGES:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text('OWN = "the bot\'s own"\n')
@@ -137,7 +137,7 @@ async def test_a_bot_with_packages_of_the_same_names_emits_and_subscribes(
 
 
 @pytest.mark.parametrize("version", ["the same", "another"])
-async def test_a_bot_that_brings_the_rules_of_fields_itself(bot_python: Path, tmp_path: Path, version: str) -> None:
+async def test_the_client_accepts_an_existing_validate_proto(bot_python: Path, tmp_path: Path, version: str) -> None:
     """Its pool has `buf/validate/validate.proto` before the client comes, of whichever version: the client uses it."""
     content: bytes = protovalidate.ViolationPb.desc().file.proto.to_binary()
     (tmp_path / "validate.binpb").write_bytes(content)
@@ -163,7 +163,7 @@ async def test_a_strict_program_is_typed(bot_python: Path, tmp_path: Path) -> No
     assert ended.code == 0, ended.out
 
 
-async def test_messages_survive_a_pickle(bot_python: Path, tmp_path: Path) -> None:
+async def test_messages_can_be_pickled(bot_python: Path, tmp_path: Path) -> None:
     """A class says where it is imported from: in the client's package, not at a name that the bot may have itself."""
     program = """
 import pickle
@@ -174,7 +174,7 @@ print(Event.__module__, pickle.loads(pickle.dumps(Event(id="e1"))).id)
     assert (ended.code, ended.out, ended.err) == (0, "tickets_hub.v1.event_pb2 e1\n", "")
 
 
-def test_the_server_has_the_same_code() -> None:
+def test_the_server_reexports_the_client() -> None:
     """`hub.client` and `tickets.hub.v1` are other names of what the client's package has, not copies."""
     assert hub.client.__all__ == tickets_hub.__all__
     for name in tickets_hub.__all__:
@@ -182,12 +182,12 @@ def test_the_server_has_the_same_code() -> None:
     assert by_contract.Event is of_client.Event
 
 
-def test_the_rules_of_fields_come_along_as_published() -> None:
+def test_the_packaged_validate_proto_is_the_published_one() -> None:
     """Byte for byte: a program that brings the same version of the file shares it."""
     assert vars(validate_pb2)["_FILE"] == protovalidate.ViolationPb.desc().file.proto.to_binary()
 
 
-def test_the_client_asks_for_what_its_messages_were_made_with() -> None:
+def test_the_lower_bounds_are_those_of_the_generator() -> None:
     """Generated code refuses an older grpcio or protobuf, so these are the oldest that the client allows."""
     wanted = {one.name: one.specifier for one in map(Requirement, PROJECT["dependencies"])}
     assert set(wanted) == {"grpcio", "protobuf", "googleapis-common-protos"}
@@ -199,7 +199,7 @@ def test_the_client_asks_for_what_its_messages_were_made_with() -> None:
     assert Version({one.operator: one.version for one in wanted["protobuf"]}[">="]) == made
 
 
-async def test_the_snippets_of_its_page_are_python(bot_python: Path) -> None:
+async def test_the_readme_snippets_compile(bot_python: Path) -> None:
     """Each one of README compiles, with an `await` at its top level as in a notebook."""
     page = (SOURCE / "README.md").read_text()
     snippets = page.split("```python\n")[1:]

@@ -20,7 +20,7 @@ from tests.support.events import closed
 from tests.support.scripted_hub import details
 
 
-def test_everything_wanted_reaches_the_request() -> None:
+def test_every_option_reaches_the_request() -> None:
     """Names, short and whole, and numbers of scopes, ids as strings or ints, times in seconds."""
     request = subscribe_request(
         {
@@ -44,8 +44,8 @@ def test_everything_wanted_reaches_the_request() -> None:
     assert request.linger.ToMilliseconds() == 250
 
 
-def test_nothing_wanted_leaves_everything_to_the_hub() -> None:
-    """Defaults are the hub's to choose, so that they are written once."""
+def test_unset_options_leave_the_defaults_to_the_hub() -> None:
+    """So defaults are written once."""
     assert subscribe_request({}).ByteSize() == 0
 
 
@@ -53,12 +53,12 @@ def test_nothing_wanted_leaves_everything_to_the_hub() -> None:
     ("start", "form"),
     [(Start.latest(), "latest"), (Start.earliest(), "earliest"), (Start.committed(), "committed")],
 )
-def test_start_forms_are_set_even_though_they_are_empty(start: Start, form: str) -> None:
+def test_empty_start_messages_are_set(start: Start, form: str) -> None:
     """An empty message inside a oneof still has to be there."""
     assert subscribe_request({"start": start}).WhichOneof("start") == form
 
 
-def test_a_time_to_start_at_needs_its_zone() -> None:
+def test_a_start_time_needs_a_time_zone() -> None:
     """Hours of difference would be hours of events, missed or repeated."""
     at = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=1)))
     assert subscribe_request({"start": Start.since(at)}).since.ToJsonString() == "2030-01-02T02:04:05Z"
@@ -88,7 +88,7 @@ def test_event_ids_differ_at_the_same_time() -> None:
     assert len({event_id(5) for _ in range(1_000)}) == 1_000
 
 
-def test_an_id_is_given_to_the_callers_own_message() -> None:
+def test_the_generated_id_is_set_in_the_callers_message() -> None:
     """A caller that emits the message again after an error repeats its id, and the event is stored once."""
     nameless = Event(guild_id="1")
     assert with_id(nameless, 5) is nameless
@@ -112,8 +112,8 @@ def test_the_batch_limit_is_the_contracts() -> None:
     assert re.search(rf"max_items: {MAX_BATCH}\b", rules)
 
 
-def test_a_failure_is_read_with_all_that_the_hub_says() -> None:
-    """Reason, metadata, when to try again, which fields."""
+def test_a_failure_has_all_details_of_the_hub() -> None:
+    """Reason, metadata, retry delay, fields."""
     bad = BadRequest(field_violations=[BadRequest.FieldViolation(field="event.guild_id", description="is no id")])
     failure = HubCallError.decode("INVALID_ARGUMENT", "no", details(3, "INVALID_REQUEST", retry=1.5, more=[bad], a="b"))
     assert (failure.code, failure.reason, failure.message) == ("INVALID_ARGUMENT", "INVALID_REQUEST", "no")
@@ -124,14 +124,14 @@ def test_a_failure_is_read_with_all_that_the_hub_says() -> None:
 
 @pytest.mark.parametrize("status", [None, b"", b"\xff\xff no protobuf"])
 def test_a_failure_without_details_still_has_its_code(status: bytes | None) -> None:
-    """What a proxy between says is not the hub's word, and must not hide what happened."""
+    """A proxy's answer has no details of the hub, and must not hide what happened."""
     failure = HubCallError.decode("UNAVAILABLE", "connection refused", status)
     assert (failure.reason, failure.retry_after, str(failure)) == ("", None, "UNAVAILABLE: connection refused")
 
 
 @pytest.mark.parametrize("key", ["", "tkt_bot\n", "tkt_böt"])
-def test_a_key_that_is_none_is_refused_before_anything_is_sent(key: str) -> None:
-    """An unset variable, or a key read from a file with its line break."""
+def test_a_malformed_key_is_refused_before_anything_is_sent(key: str) -> None:
+    """For example an unset variable, or a key read from a file with its line break."""
     with pytest.raises(ValueError, match="the key is empty"):
         ClientKey(key)
 
@@ -152,8 +152,8 @@ def test_a_key_that_is_none_is_refused_before_anything_is_sent(key: str) -> None
         ("0.0.0.0:50051", False),
     ],
 )
-def test_plaintext_is_for_this_machine_only(target: str, expected: bool) -> None:  # noqa: FBT001  a table's column
-    """A key in plaintext on a network is everyone's."""
+def test_plaintext_is_for_loopback_only(target: str, expected: bool) -> None:  # noqa: FBT001  a table's column
+    """Anyone on the network can read a key in plaintext."""
     assert is_loopback(target) is expected
 
 

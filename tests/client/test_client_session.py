@@ -26,8 +26,8 @@ def taken(of: StreamSession) -> list[str]:
     return [e.id for e in iter(of.take, None) if e]
 
 
-def test_the_cursor_counts_once_every_event_of_its_frame_was_handed_over() -> None:
-    """A cursor in the middle of a frame would skip the events that nobody has seen yet."""
+def test_the_cursor_advances_after_the_last_event_of_its_frame() -> None:
+    """Earlier it would skip events that the program has not seen."""
     s = session()
     s.received(ready("c0"))
     s.received(frame("c1", "a", "b"))
@@ -37,7 +37,7 @@ def test_the_cursor_counts_once_every_event_of_its_frame_was_handed_over() -> No
     assert s.cursor == "c1"
 
 
-def test_frames_without_events_move_the_cursor_at_once() -> None:
+def test_frames_without_events_advance_the_cursor_at_once() -> None:
     """A heartbeat's cursor lies past what was withheld: resuming at it saves the hub the work."""
     s = session()
     s.received(ready("c0"))
@@ -45,7 +45,7 @@ def test_frames_without_events_move_the_cursor_at_once() -> None:
     assert s.cursor == "c7"
 
 
-def test_the_first_stream_is_opened_as_asked_and_the_next_at_the_cursor() -> None:
+def test_later_streams_start_at_the_cursor() -> None:
     """The start form holds once; after a frame only its cursor loses nothing and repeats nothing."""
     s = session(subscription_id="mine")
     s._request.earliest.SetInParent()
@@ -58,7 +58,7 @@ def test_the_first_stream_is_opened_as_asked_and_the_next_at_the_cursor() -> Non
     assert (again.cursor, again.subscription_id) == ("c1", "mine")
 
 
-def test_a_stream_that_breaks_before_its_first_frame_is_opened_as_asked_again() -> None:
+def test_a_stream_that_breaks_before_its_first_frame_is_opened_as_before() -> None:
     """Without a cursor there is nothing to resume at."""
     s = session()
     s._request.latest.SetInParent()
@@ -67,8 +67,8 @@ def test_a_stream_that_breaks_before_its_first_frame_is_opened_as_asked_again() 
     assert s.request().WhichOneof("start") == "latest"
 
 
-def test_a_frame_in_hand_outlives_its_stream() -> None:
-    """Breaking in the middle of a frame repeats nothing: the rest is handed over, then the resume starts after it."""
+def test_the_rest_of_a_frame_is_delivered_after_its_stream_broke() -> None:
+    """Then the client resumes after it, so nothing is repeated."""
     s = session()
     s.received(ready("c0"))
     s.received(frame("c1", "a", "b", "c"))
@@ -78,7 +78,7 @@ def test_a_frame_in_hand_outlives_its_stream() -> None:
     assert s.request().cursor == "c1"
 
 
-def test_notices_are_returned_and_events_beside_them_kept() -> None:
+def test_a_frame_may_hold_a_notice_and_events() -> None:
     """A frame may hold both; neither gets lost."""
     s = session()
     mixed = frame("c1", "a")
@@ -87,15 +87,15 @@ def test_notices_are_returned_and_events_beside_them_kept() -> None:
     assert taken(s) == ["a"]
 
 
-def test_a_frame_of_a_kind_unknown_to_this_client_is_no_error() -> None:
-    """A newer hub may say more than this client understands; the cursor still counts."""
+def test_an_unknown_kind_of_frame_is_no_error() -> None:
+    """A newer hub may send more than this client knows; the cursor still counts."""
     unknown = SubscribeResponse.FromString(SubscribeResponse(cursor="c3").SerializeToString() + b"\xfa\x01\x00")
     s = session()
     assert s.received(unknown) is None
     assert s.cursor == "c3"
 
 
-def test_delays_double_up_to_the_cap_while_nothing_is_proved() -> None:
+def test_the_backoff_doubles_up_to_a_cap() -> None:
     """A hub that is away is not hammered."""
     s = session()
     delays = []
@@ -107,8 +107,8 @@ def test_delays_double_up_to_the_cap_while_nothing_is_proved() -> None:
 
 
 @pytest.mark.parametrize(("after_ready", "expected"), [(heartbeat("c1"), 1), (frame("c1", "a"), 1), (goodbye("c1"), 4)])
-def test_only_a_frame_after_ready_proves_a_stream(after_ready: SubscribeResponse, expected: float) -> None:
-    """Ready alone, or Ready and a farewell, in a circle, must not become a busy loop."""
+def test_only_a_frame_after_ready_resets_the_backoff(after_ready: SubscribeResponse, expected: float) -> None:
+    """Ready alone, or Ready and Goodbye, again and again, must not become a busy loop."""
     s = session()
     for _ in range(2):
         s.request()
@@ -119,28 +119,28 @@ def test_only_a_frame_after_ready_proves_a_stream(after_ready: SubscribeResponse
     assert s.ended(LOST).delay == expected
 
 
-def test_chance_takes_at_most_half_of_a_delay() -> None:
-    """Clients that broke together do not come back together, and never at once."""
+def test_jitter_takes_at_most_half_of_a_delay() -> None:
+    """Clients that broke together do not return together, and never at once."""
     assert Backoff(POLICY, lambda: 0.0).failed() == 0.5
     assert Backoff(POLICY, lambda: 0.5).failed() == 0.75
 
 
 @given(st.lists(st.floats(0, 100), max_size=50), st.floats(0, 1, exclude_max=True))
-def test_no_delay_is_shorter_than_asked_or_longer_than_both(asked: list[float], chance: float) -> None:
+def test_a_delay_is_at_least_the_hubs_and_at_most_the_larger_of_both(asked: list[float], chance: float) -> None:
     """Whatever the hub asks for, and however often."""
     backoff = Backoff(POLICY, lambda: chance)
     for wish in asked:
         assert wish <= backoff.failed(wish) <= max(wish, POLICY.max_delay)
 
 
-def test_a_night_without_a_hub_overflows_nothing() -> None:
-    """The doubling is capped before it is computed, too."""
+def test_the_backoff_does_not_overflow() -> None:
+    """The exponent is capped before the delay is computed."""
     backoff = Backoff(POLICY, lambda: 1.0)
     assert {backoff.failed() for _ in range(2_000)} == {1, 2, 4, 8}
 
 
-def test_goodbye_says_when_to_come_back() -> None:
-    """The hub spreads its clients itself: its delay is taken as it is."""
+def test_the_delay_of_goodbye_is_used_as_it_is() -> None:
+    """The hub already spreads its clients."""
     s = session()
     s.request()
     s.received(ready())
@@ -150,8 +150,8 @@ def test_goodbye_says_when_to_come_back() -> None:
     assert s.request().cursor == "c2"
 
 
-def test_goodbye_without_reconnect_ends_it() -> None:
-    """Even where the status alone would allow another try."""
+def test_goodbye_without_reconnect_ends_the_subscription() -> None:
+    """Even if the status alone would allow a retry."""
     s = session()
     s.request()
     s.received(goodbye("c1", reconnect=False, reason="this replica is for tests"))
@@ -159,7 +159,7 @@ def test_goodbye_without_reconnect_ends_it() -> None:
         s.ended(LOST)
 
 
-def test_goodbye_does_not_outlive_its_stream() -> None:
+def test_a_goodbye_does_not_affect_the_next_stream() -> None:
     """What one stream said of its end says nothing of the next one's."""
     s = session()
     s.request()
@@ -183,7 +183,7 @@ def test_goodbye_does_not_outlive_its_stream() -> None:
         ("UNIMPLEMENTED", ""),
     ],
 )
-def test_what_reopening_cannot_mend_is_raised(code: str, reason: str) -> None:
+def test_a_permanent_failure_of_a_stream_is_raised(code: str, reason: str) -> None:
     """The same failure object, so that its details reach the caller; a goodbye before it changes nothing."""
     s = session()
     s.request()
@@ -195,25 +195,25 @@ def test_what_reopening_cannot_mend_is_raised(code: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["OK", "CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE"])
-def test_what_reopening_may_mend_is_tried_again(code: str) -> None:
-    """A restart, a proxy, a fault of the hub: the subscription goes on."""
+def test_a_temporary_failure_of_a_stream_is_retried(code: str) -> None:
+    """A restart, a proxy, an internal error of the hub: the subscription continues."""
     assert session().ended(HubCallError(code, "", "broken")).delay == 1
 
 
-def test_a_limit_that_passes_is_waited_for() -> None:
-    """RESOURCE_EXHAUSTED with RetryInfo is a matter of time, and of how much."""
+def test_a_limit_with_a_retry_delay_is_waited_for() -> None:
+    """RESOURCE_EXHAUSTED with RetryInfo passes after that time."""
     assert session().ended(HubCallError("RESOURCE_EXHAUSTED", "AUTH_THROTTLED", "slow", retry_after=42)).delay == 42
 
 
-def test_a_limit_without_a_reason_is_not_the_hubs_and_passes() -> None:
-    """A proxy, or gRPC itself, refused it in a moment of too much: the subscription goes on, the call is repeated."""
+def test_a_limit_without_a_reason_is_retried() -> None:
+    """It comes from a proxy or from gRPC, not from the hub."""
     bare = HubCallError("RESOURCE_EXHAUSTED", "", "Concurrent RPC limit exceeded!")
     assert session().ended(bare).delay == 1
     assert Attempts(POLICY, 0, lambda: 1.0).failed(bare, 0) == 1
 
 
-def test_silence_counts_only_while_somebody_waits_for_a_frame() -> None:
-    """A caller that thinks for an hour about an event must not lose the stream for it."""
+def test_silence_counts_only_while_the_caller_waits_for_a_frame() -> None:
+    """A caller that works on an event for an hour must not lose the stream."""
     s = session()
     s.request()
     assert s.remaining(1_000) == float("inf")
@@ -226,8 +226,8 @@ def test_silence_counts_only_while_somebody_waits_for_a_frame() -> None:
     assert s.silence().message == "no frame for 5 s"
 
 
-def test_a_farewell_is_followed_by_the_end_soon() -> None:
-    """A hub that says goodbye and hangs must not keep its clients for two heartbeats."""
+def test_after_goodbye_the_end_is_awaited_only_briefly() -> None:
+    """A hub that hangs after its Goodbye must not hold its clients for two heartbeats."""
     s = session()
     s.request()
     s.received(ready(heartbeat=60))
@@ -237,15 +237,15 @@ def test_a_farewell_is_followed_by_the_end_soon() -> None:
     assert s.patience == POLICY.open_timeout
 
 
-def test_a_ready_without_an_interval_keeps_the_patience_for_opening() -> None:
-    """One second of patience would tear a healthy stream down again and again."""
+def test_ready_without_an_interval_keeps_the_opening_timeout() -> None:
+    """A time-out of one second would tear down a healthy stream again and again."""
     s = session()
     s.received(SubscribeResponse(cursor="c", ready=Ready(heartbeat_interval=Duration())))
     assert s.patience == POLICY.open_timeout
 
 
-def test_a_call_is_repeated_until_its_time_is_over() -> None:
-    """Then the last failure is raised, rather than a wait begun that cannot end in time."""
+def test_a_call_is_retried_until_its_deadline() -> None:
+    """Then the last failure is raised, without waiting for a retry that cannot finish in time."""
     attempts = Attempts(Policy(first_delay=4, max_delay=100, call_timeout=10, try_timeout=3), 0, lambda: 1.0)
     assert attempts.timeout(0) == 3
     assert attempts.failed(LOST, 1) == 4
@@ -255,20 +255,20 @@ def test_a_call_is_repeated_until_its_time_is_over() -> None:
 
 
 @pytest.mark.parametrize("code", ["ALREADY_EXISTS", "INVALID_ARGUMENT", "UNKNOWN", "INTERNAL"])
-def test_a_call_that_was_refused_is_not_repeated(code: str) -> None:
-    """An event that the hub does not take now it does not take later."""
+def test_a_refused_call_is_not_retried(code: str) -> None:
+    """The hub would refuse the event again."""
     with pytest.raises(HubCallError):
         Attempts(POLICY, 0).failed(HubCallError(code, "", "no"), 0)
 
 
-def test_a_call_waits_as_long_as_the_hub_asks() -> None:
+def test_a_call_waits_for_the_hubs_retry_delay() -> None:
     """EMIT_BACKLOG_FULL comes with a time."""
     failure = HubCallError("RESOURCE_EXHAUSTED", "EMIT_BACKLOG_FULL", "full", retry_after=2.5)
     assert Attempts(POLICY, 0).failed(failure, 0) == 2.5
 
 
-def test_the_newest_cursor_is_committed_and_not_too_often() -> None:
-    """What was offered in between is overtaken: a commit for each event would cost the hub as much as the event."""
+def test_only_the_newest_cursor_is_committed_at_an_interval() -> None:
+    """A commit for each event would cost the hub as much as the event."""
     commits = Commits(Policy(commit_interval=5))
     assert commits.due(100) == float("inf")
     commits.offer("c1")
@@ -283,7 +283,7 @@ def test_the_newest_cursor_is_committed_and_not_too_often() -> None:
 
 
 def test_the_same_cursor_is_committed_once() -> None:
-    """A reader that finds nothing new has nothing to commit; neither has one that has not begun."""
+    """A reader without a new cursor commits nothing."""
     commits = Commits(POLICY)
     commits.offer("")
     assert commits.due(0) == float("inf")
@@ -293,8 +293,8 @@ def test_the_same_cursor_is_committed_once() -> None:
     assert commits.due(9_999) == float("inf")
 
 
-def test_a_commit_that_failed_is_repeated_unless_overtaken() -> None:
-    """The hub is away for a while: later, with the delays of a reconnect."""
+def test_a_failed_commit_is_retried_unless_a_newer_one_waits() -> None:
+    """With the delays of a reconnect."""
     commits = Commits(POLICY, lambda: 1.0)
     commits.offer("c1")
     commits.settled(commits.take(), LOST, 100)
@@ -306,8 +306,8 @@ def test_a_commit_that_failed_is_repeated_unless_overtaken() -> None:
     assert commits.take() == "c2"
 
 
-def test_an_expired_cursor_is_let_go() -> None:
-    """Ready's cursor predates a restore: the Gap has one that can be kept, and nothing else waits."""
+def test_a_commit_of_an_expired_cursor_is_dropped() -> None:
+    """Ready's cursor predates a restore; the Gap brings one that can be committed."""
     commits = Commits(Policy(commit_interval=5))
     commits.offer("before the gap")
     commits.settled(commits.take(), HubCallError("OUT_OF_RANGE", "CURSOR_EXPIRED", "restored"), 100)
@@ -317,15 +317,15 @@ def test_an_expired_cursor_is_let_go() -> None:
     assert commits.take() == "after the gap"
 
 
-def test_a_commit_that_fails_for_good_is_raised() -> None:
-    """A place that is not kept must not look kept."""
+def test_a_permanent_commit_failure_is_raised() -> None:
+    """A cursor that was not committed must not look committed."""
     commits = Commits(POLICY)
     with pytest.raises(HubCallError, match="TOO_MANY_SUBSCRIPTIONS"):
         commits.settled("c1", HubCallError("RESOURCE_EXHAUSTED", "TOO_MANY_SUBSCRIPTIONS", "no"), 0)
 
 
-def test_a_stream_whose_store_is_silent_is_alive() -> None:
-    """A heartbeat that says so is a frame like any other: the client waits on, and resumes where it stood."""
+def test_a_heartbeat_with_store_silent_keeps_the_stream_alive() -> None:
+    """It is a frame like any other: the client waits, and resumes at the same cursor."""
     s = session()
     s.request()
     s.received(ready("c0", heartbeat=2))

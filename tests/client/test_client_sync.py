@@ -98,7 +98,7 @@ def fail(rpc: grpc_testing.UnaryUnaryChannelRpc, code: grpc.StatusCode, status: 
 
 
 def test_events_arrive_in_order_with_notices_beside_them(hub: Hub) -> None:
-    """The plain case: Ready, frames, a heartbeat; the key is shown to the hub."""
+    """The plain case: Ready, frames, a heartbeat; the call carries the key."""
     subscription, stream = hub.subscribe(start=Start.earliest(), scopes=["ticket_stats"])
     stream.send(ready(), frame("c1", "a", "b"), heartbeat("c2"), frame("c3", "c"))
     assert [hub.next() for _ in range(3)] == ["a", "b", "c"]
@@ -125,7 +125,7 @@ def test_a_broken_stream_is_resumed_after_the_last_event(hub: Hub) -> None:
     assert (broken.delay, str(broken.error)) == (delay, "UNAVAILABLE: gone")
 
 
-def test_a_clean_end_is_resumed_too(hub: Hub) -> None:
+def test_a_stream_that_ends_without_an_error_is_resumed_too(hub: Hub) -> None:
     """A stream that ends without an error is no reason to end the subscription silently."""
     _, stream = hub.subscribe()
     stream.send(ready("c5")).end()
@@ -194,8 +194,8 @@ def test_a_slow_caller_is_not_taken_for_a_silent_hub(hub: Hub) -> None:
     subscription.close()
 
 
-def test_what_cannot_be_mended_is_raised_once(hub: Hub) -> None:
-    """With the hub's reason; the subscription is over then."""
+def test_a_permanent_failure_is_raised_once(hub: Hub) -> None:
+    """With the hub's reason; the subscription has ended then."""
     subscription, stream = hub.subscribe()
     stream.send(ready())
     stream.end(grpc.StatusCode.ABORTED, "taken", details(10, "SUBSCRIPTION_TAKEN_OVER", by="k2"))
@@ -205,8 +205,8 @@ def test_what_cannot_be_mended_is_raised_once(hub: Hub) -> None:
     assert list(subscription) == []
 
 
-def test_goodbye_is_obeyed(hub: Hub) -> None:
-    """The hub's own delay, then the cursor of the goodbye."""
+def test_goodbye_reconnects_after_the_hubs_delay(hub: Hub) -> None:
+    """The stream is opened at the cursor of the Goodbye."""
     _, stream = hub.subscribe()
     stream.send(ready(), heartbeat("c1"), goodbye("c2", delay=7)).end()
     assert hub.clock.sleeping(READER) == 7
@@ -225,7 +225,7 @@ def test_close_ends_a_blocked_iteration(hub: Hub) -> None:
 
 
 def test_close_ends_the_wait_before_a_reconnect(hub: Hub) -> None:
-    """Half a minute of backoff is nobody's reason to hang."""
+    """Even if the backoff is half a minute."""
     subscription, stream = hub.subscribe()
     stream.end(LOST)
     hub.clock.sleeping(READER)
@@ -234,7 +234,7 @@ def test_close_ends_the_wait_before_a_reconnect(hub: Hub) -> None:
 
 
 def test_closing_the_client_ends_its_subscriptions(hub: Hub) -> None:
-    """And nothing more can be begun with it."""
+    """No new subscription can be opened with it."""
     _, stream = hub.subscribe()
     stream.send(ready(), frame("c1", "a"))
     assert hub.next() == "a"
@@ -262,7 +262,7 @@ def test_with_ends_the_stream(hub: Hub, background: Callable[..., Future[Any]]) 
 
 
 def test_break_without_with_ends_the_stream_too(hub: Hub, background: Callable[..., Future[Any]]) -> None:
-    """The last reference going away is enough: nobody has to know about calls."""
+    """Dropping the last reference is enough."""
 
     def first() -> str:
         for each in hub.client.subscribe(on_notice=hub.notices.append):
@@ -277,7 +277,7 @@ def test_break_without_with_ends_the_stream_too(hub: Hub, background: Callable[.
 
 
 def test_an_error_in_the_callback_ends_the_stream_and_is_raised(hub: Hub) -> None:
-    """A developer's mistake is shown, not swallowed, and leaves no call behind."""
+    """A developer's mistake is raised, not swallowed, and leaves no call behind."""
 
     def broken(_: Notice) -> None:
         raise RuntimeError("mine")
@@ -291,16 +291,16 @@ def test_an_error_in_the_callback_ends_the_stream_and_is_raised(hub: Hub) -> Non
     stream.await_cancel()
 
 
-def test_unless_told_otherwise_a_broken_stream_is_a_warning(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
-    """A subscription that cannot reach the hub must not look like one where nothing happens."""
+def test_a_broken_stream_is_logged_as_a_warning_by_default(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise a subscription that cannot reach the hub would look like a quiet one."""
     hub.read(hub.client.subscribe())
     Stream(hub.channel).end(LOST, "connection refused")
     hub.clock.sleeping(READER)
     assert "connection refused" in caplog.text
 
 
-def test_auto_commit_begins_with_ready_and_follows_what_was_dealt_with(hub: Hub) -> None:
-    """Ready's cursor first; a frame's once the next event is asked for after its last; never a frame in hand."""
+def test_auto_commit_begins_with_ready_and_follows_processed_events(hub: Hub) -> None:
+    """A frame's cursor is committed once its last event was processed."""
     subscription = hub.client.subscribe(auto_commit=True, on_notice=hub.notices.append, subscription_id="mine")
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(next, subscription)
@@ -320,8 +320,8 @@ def test_auto_commit_begins_with_ready_and_follows_what_was_dealt_with(hub: Hub)
         subscription.close()
 
 
-def test_closing_sends_what_still_waits(hub: Hub) -> None:
-    """The interval between commits is no reason to lose the last one."""
+def test_closing_sends_the_last_commit(hub: Hub) -> None:
+    """Also within the interval between commits."""
     subscription = hub.client.subscribe(auto_commit=True, on_notice=hub.notices.append)
     hub.read(subscription)
     stream = Stream(hub.channel).send(ready("c0"))
@@ -339,8 +339,8 @@ def test_closing_sends_what_still_waits(hub: Hub) -> None:
     rpc.terminate(CommitCursorResponse(), (), grpc.StatusCode.OK, "")
 
 
-def test_a_commit_that_fails_for_good_is_raised_while_iterating(hub: Hub) -> None:
-    """Who asked for a place to be kept must not find out at the next start that it was not."""
+def test_a_permanent_commit_failure_is_raised_while_iterating(hub: Hub) -> None:
+    """Otherwise the program would only learn at its next start that nothing was committed."""
     subscription = hub.client.subscribe(auto_commit=True, on_notice=hub.notices.append)
     hub.read(subscription)
     stream = Stream(hub.channel).send(ready("c0"))
@@ -356,7 +356,7 @@ def test_a_commit_that_fails_for_good_is_raised_while_iterating(hub: Hub) -> Non
 
 
 def test_after_a_restore_the_gaps_cursor_is_committed(hub: Hub) -> None:
-    """Ready's cursor is of the log before the restore and cannot be kept: who asked to go on goes on."""
+    """Ready's cursor predates the restore and cannot be committed; the subscription continues."""
     hub.read(hub.client.subscribe(auto_commit=True, on_expired_cursor="earliest", on_notice=hub.notices.append))
     stream = Stream(hub.channel).send(ready("before"))
     request, rpc = hub.unary("CommitCursor")
@@ -373,8 +373,8 @@ def test_after_a_restore_the_gaps_cursor_is_committed(hub: Hub) -> None:
     assert hub.next() == "a"
 
 
-def test_commit_keeps_a_place_by_hand(hub: Hub, background: Callable[..., Future[Any]]) -> None:
-    """For whoever decides alone what is dealt with; repeated like an emit."""
+def test_a_cursor_can_be_committed_by_hand(hub: Hub, background: Callable[..., Future[Any]]) -> None:
+    """For programs that decide alone when an event is processed; it is retried like an emit."""
     answer = background(lambda: hub.client.commit("c9", subscription_id="mine", force=True))
     request, rpc = hub.unary("CommitCursor")
     fail(rpc, LOST)
@@ -385,8 +385,8 @@ def test_commit_keeps_a_place_by_hand(hub: Hub, background: Callable[..., Future
     assert request == again == CommitCursorRequest(cursor="c9", subscription_id="mine", force=True)
 
 
-def test_a_gap_is_a_warning_unless_told_otherwise(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
-    """No loss is silent, not even for who listens to nothing."""
+def test_a_gap_is_logged_as_a_warning_by_default(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    """No loss is silent, also without a handler."""
     hub.read(hub.client.subscribe(on_expired_cursor="earliest"))
     stream = Stream(hub.channel).send(ready(), SubscribeResponse(cursor="c1", gap=Gap()), frame("c2", "a"))
     assert hub.next() == "a"
@@ -394,8 +394,8 @@ def test_a_gap_is_a_warning_unless_told_otherwise(hub: Hub, caplog: pytest.LogCa
     assert stream.request.on_expired_cursor == ON_EXPIRED_CURSOR_EARLIEST
 
 
-def test_emit_repeats_with_the_same_id(hub: Hub, background: Callable[..., Future[Any]]) -> None:
-    """The hub tells a repetition by the id, so it must not change; the time between is the hub's to choose."""
+def test_emit_retries_with_the_same_id(hub: Hub, background: Callable[..., Future[Any]]) -> None:
+    """The hub recognises a repetition by its id; the hub sets the delay."""
     nameless = closed("")
     answer = background(hub.client.emit, nameless)
     first, rpc = hub.unary("EmitEvent")
@@ -414,8 +414,8 @@ def test_emit_repeats_with_the_same_id(hub: Hub, background: Callable[..., Futur
     assert nameless.id == first.event.id
 
 
-def test_emit_raises_what_a_repetition_cannot_mend(hub: Hub, background: Callable[..., Future[Any]]) -> None:
-    """At once, with the reason."""
+def test_emit_raises_a_permanent_failure_at_once(hub: Hub, background: Callable[..., Future[Any]]) -> None:
+    """With the reason."""
     answer = background(hub.client.emit, closed("a"))
     _, rpc = hub.unary("EmitEvent")
     fail(rpc, grpc.StatusCode.ALREADY_EXISTS, details(6, "EVENT_ID_CONFLICT"))
@@ -424,7 +424,7 @@ def test_emit_raises_what_a_repetition_cannot_mend(hub: Hub, background: Callabl
     assert raised.value.reason == "EVENT_ID_CONFLICT"
 
 
-def test_emit_gives_up_when_its_time_is_over(hub: Hub, background: Callable[..., Future[Any]]) -> None:
+def test_emit_gives_up_at_its_deadline(hub: Hub, background: Callable[..., Future[Any]]) -> None:
     """A bot must not hang because the hub is away."""
     answer = background(hub.client.emit, closed("a"))
     for last in (False, False, True):
@@ -438,7 +438,7 @@ def test_emit_gives_up_when_its_time_is_over(hub: Hub, background: Callable[...,
 
 
 def test_close_ends_a_waiting_emit(hub: Hub, background: Callable[..., Future[Any]]) -> None:
-    """It learns that the event was not acknowledged, too."""
+    """The caller learns that the event was not acknowledged."""
     answer = background(hub.client.emit, closed("a"))
     _, rpc = hub.unary("EmitEvent")
     fail(rpc, LOST)
@@ -448,7 +448,7 @@ def test_close_ends_a_waiting_emit(hub: Hub, background: Callable[..., Future[An
         answer.result(10)
 
 
-def test_emit_batch_keeps_order_and_says_what_was_stored(hub: Hub, background: Callable[..., Future[Any]]) -> None:
+def test_emit_batch_keeps_order_and_reports_what_was_stored(hub: Hub, background: Callable[..., Future[Any]]) -> None:
     """Two thousand events are two calls; when the second is refused, the error has the results of the first."""
     answer = background(hub.client.emit_batch, [closed(f"e{i}") for i in range(1_500)])
     request, rpc = hub.unary("BatchEmitEvents")
@@ -462,7 +462,7 @@ def test_emit_batch_keeps_order_and_says_what_was_stored(hub: Hub, background: C
     assert [r.event_id for r in raised.value.results] == [f"e{i}" for i in range(1_000)]
 
 
-def test_no_thread_is_left_behind(hub: Hub) -> None:
+def test_the_watchdog_thread_ends_with_its_stream(hub: Hub) -> None:
     """The watchdog ends with its stream."""
     subscription, stream = hub.subscribe()
     stream.send(ready(), frame("c1", "a"))
@@ -475,8 +475,8 @@ def test_no_thread_is_left_behind(hub: Hub) -> None:
         assert not thread.is_alive()
 
 
-def test_a_real_clock_wakes_when_told() -> None:
-    """The clock that everybody uses: woken early it returns early, and is ready for the next wait."""
+def test_a_wait_of_the_real_clock_can_be_interrupted() -> None:
+    """Woken early it returns early, and is ready for the next wait."""
     wake = threading.Event()
     wake.set()
     before = time.monotonic()
@@ -486,7 +486,7 @@ def test_a_real_clock_wakes_when_told() -> None:
     assert not wake.is_set()
 
 
-def test_a_forgotten_subscription_is_collected(hub: Hub) -> None:
+def test_an_unreferenced_subscription_is_collected(hub: Hub) -> None:
     """The client keeps no subscription alive that nobody reads."""
     gone = weakref.ref(hub.client.subscribe())
     gc.collect()

@@ -23,8 +23,8 @@ def signed(seconds: int | None = None) -> dict[str, str]:
     return headers([KEY], "msg_1", int(time.time()) if seconds is None else seconds, BODY)
 
 
-def test_it_verifies_what_the_hub_signs() -> None:
-    """The body comes back, read; the case of the headers does not matter."""
+def test_requests_signed_by_the_hub_verify() -> None:
+    """The parsed body is returned; the case of the headers does not matter."""
     assert KEY is not None
     assert webhooks.verify(signed(), BODY, KEY.secret) == {"type": "ready", "data": {}}
     assert webhooks.verify({name.title(): value for name, value in signed().items()}, BODY, KEY.secret)
@@ -32,8 +32,8 @@ def test_it_verifies_what_the_hub_signs() -> None:
     assert kept == BODY
 
 
-def test_it_verifies_what_the_official_library_signs() -> None:
-    """Any sender of Standard Webhooks is understood."""
+def test_requests_signed_by_the_official_library_verify() -> None:
+    """The client accepts any sender of Standard Webhooks."""
     assert KEY is not None
     at = time.time()
     signature = Webhook(KEY.secret).sign("msg_2", datetime.fromtimestamp(at, UTC), BODY.decode())
@@ -55,14 +55,14 @@ def test_it_verifies_what_the_official_library_signs() -> None:
         ({"webhook-timestamp": "1"}, "too old"),
     ],
 )
-def test_what_was_changed_does_not_verify(change: dict[str, str], why: str) -> None:
-    """One error, which says why."""
+def test_a_changed_request_does_not_verify(change: dict[str, str], why: str) -> None:
+    """The error says why."""
     assert KEY is not None
     with pytest.raises(webhooks.WebhookError, match=why):
         webhooks.verify(signed() | change, BODY, KEY.secret)
 
 
-def test_a_request_of_another_time_does_not_verify() -> None:
+def test_an_old_or_future_request_does_not_verify() -> None:
     """Five minutes either way are allowed."""
     assert KEY is not None
     for off, verifies in ((290, True), (-290, True), (310, False), (-310, False)):
@@ -75,7 +75,7 @@ def test_a_request_of_another_time_does_not_verify() -> None:
 
 
 def test_another_body_and_a_forgery_do_not_verify() -> None:
-    """The exact bytes count, and so does the secret."""
+    """The exact bytes count, and the secret."""
     assert KEY is not None
     for given, body in ((signed(), BODY + b" "), (forged(signed()), BODY)):
         with pytest.raises(webhooks.WebhookError):
@@ -83,7 +83,7 @@ def test_another_body_and_a_forgery_do_not_verify() -> None:
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "secret", "whsec_%%%", "c2VjcmV0"])
-def test_a_secret_that_is_none_is_the_callers_fault(secret: str) -> None:
+def test_an_invalid_secret_raises_value_error(secret: str) -> None:
     """It is said at once, and is not taken for a wrong signature."""
     with pytest.raises(ValueError, match="whsec_"):
         webhooks.verify(signed(), BODY, secret)
