@@ -136,6 +136,15 @@ def require(record: EndpointRecord, allowed: frozenset[EndpointState], what: str
         )
 
 
+def require_verifiable(record: EndpointRecord) -> None:
+    """Check that an endpoint may be verified without being resumed.
+
+    Raises:
+        StateForbids: it is switched off.
+    """
+    require(record, UNVERIFIED_OR_ON, "verifying")
+
+
 def require_secret(record: EndpointRecord, *, has_key: bool) -> None:
     """Check that the endpoint's secret was shown and can still be derived.
 
@@ -170,8 +179,13 @@ def paused(record: EndpointRecord) -> EndpointRecord:
     return replace(record, state=EndpointState.PAUSED)
 
 
+def verified_again(record: EndpointRecord, url: str, now: int) -> EndpointRecord:
+    """As `verified`, by the hub itself; unchanged if the endpoint was switched off meanwhile."""
+    return verified(record, url, now) if record.state in UNVERIFIED_OR_ON else record
+
+
 def verified(record: EndpointRecord, url: str, now: int) -> EndpointRecord:
-    """The record, active if the verified URL is still its URL."""
+    """The record, active if the verified URL is still its URL. Check first that it may be switched on."""
     if record.url != url:
         return record
     return replace(

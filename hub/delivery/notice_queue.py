@@ -35,6 +35,12 @@ class NoticeQueue:
                 self._known.add(notice.erasure_id)
                 self.erased.append(notice)
 
+    def take_back(self) -> None:
+        """Queue the erasure in the last frame again, before the others: it has not arrived."""
+        if self.sending is not None:
+            self.erased.insert(0, self.sending)
+            self.sending = None
+
     def add_sample(self, entry: Entry) -> bool:
         """Queue a test event; returns False if too many wait already."""
         if len(self.samples) >= MAX_SAMPLES:

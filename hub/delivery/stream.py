@@ -201,7 +201,7 @@ class Stream:
     def back_to(self, cursor: Cursor) -> None:
         """Continue from an earlier cursor, and drop what waits: what was sent since has not arrived."""
         self._queue.notices.clear()
-        self._queue.sending = None  # it has not arrived
+        self._queue.take_back()
         self._queue_erased()
         self.progress.move(cursor)
         self.progress.accepts_any_start = False

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hub.control.registry import Registry
 from hub.errors import DisclosuresNotReady
 from hub.privacy.disclosures import Disclosures
-from hub.privacy_model import DisclosureRecord
+from hub.privacy_model import DisclosureRecord, ErasureState
 from hub.storage import Log
 from hub.subjects import Subject
 
@@ -47,13 +47,15 @@ class Lookups:
             DisclosuresNotReady: it takes longer; the same question later gets the answer.
             StorageUnavailable, StorageFull: not now.
         """
-        erasures = self._registry.hidden.erasures
-        name = f"{erasures.keys.digest(subject)}/{len(erasures.of_subject(subject))}"
+        erasures = self._registry.hidden.erasures.of_subject(subject)
+        if any(record.state is ErasureState.HIDDEN for record in erasures):
+            raise DisclosuresNotReady  # its events are hidden already, and who received them is not stored yet
+        name = f"{self._registry.hidden.erasures.keys.digest(subject)}/{len(erasures)}"
         task = self._running.get(name)
         if task is None:
             if len(self._running) >= MAX_LOOKUPS:
                 raise DisclosuresNotReady
-            task = self._running[name] = asyncio.create_task(self._look(subject))
+            task = self._running[name] = asyncio.create_task(self._look(subject, len(erasures)))
             task.add_done_callback(partial(self._keep, name))
         with suppress(TimeoutError):
             async with asyncio.timeout(MAX_WAIT):
@@ -65,7 +67,8 @@ class Lookups:
         failed = task.cancelled() or task.exception() is not None
         asyncio.get_running_loop().call_later(0 if failed else KEPT, self._running.pop, name, None)
 
-    async def _look(self, subject: Subject) -> list[Disclosure]:
+    async def _look(self, subject: Subject, erasures: int) -> list[Disclosure]:
+        """Search; not ready if there is another erasure of the subject since, which hides some of the events."""
         async with self._turn:
             recipients = await self._disclosures.recipients()
             bounds = await self._store.bounds()
@@ -79,6 +82,8 @@ class Lookups:
                     break
                 at = page.through
                 await asyncio.sleep(0)
+        if len(self._registry.hidden.erasures.of_subject(subject)) != erasures:
+            raise DisclosuresNotReady
         found = [
             Disclosure(integration_id, one)
             for integration_id, disclosures in recipients.disclosures().items()

@@ -13,7 +13,15 @@ import structlog
 from msgspec.structs import replace
 
 from hub.clock import Clock
-from hub.control.endpoint_changes import DELIVERING, HUB_ITSELF, Decide, EndpointChanges, delivering, disabled, verified
+from hub.control.endpoint_changes import (
+    DELIVERING,
+    HUB_ITSELF,
+    Decide,
+    EndpointChanges,
+    delivering,
+    disabled,
+    verified_again,
+)
 from hub.control.endpoints import name_of
 from hub.control.registry import Registry
 from hub.control.transactions import Intent
@@ -257,7 +265,7 @@ class Dispatchers:
             self._tried[name_of(record)] = record.url, self._clock.monotonic() + (error.retry_after or VERIFY_PERIOD)
             return
         if found.is_verified:
-            await self._change(record, partial(verified, url=record.url, now=self._clock.now()))
+            await self._change(record, partial(verified_again, url=record.url, now=self._clock.now()))
 
     async def _keep_verified(self, record: EndpointRecord) -> None:
         """Verify an endpoint again every week, while it is delivered to."""
@@ -272,7 +280,7 @@ class Dispatchers:
         with suppress(TooManyChanges):
             found = await self.verify(record)
             if found.is_verified:
-                return await self._change(record, partial(verified, url=record.url, now=self._clock.now()))
+                return await self._change(record, partial(verified_again, url=record.url, now=self._clock.now()))
             if found.outcome.failure is Failure.FORGERY_ACCEPTED:
                 if record.forgeries + 1 >= MAX_FORGERIES:
                     await self._disable(record, "its receiver accepts requests with a wrong signature")

@@ -12,6 +12,7 @@ from hub.control.notices import ErasureNotices
 from hub.delivery import streams as streams_module
 from hub.model import Kind
 from hub.privacy import erasing
+from hub.privacy.disclosures import Disclosures, Recipients
 from hub.privacy.erasing import ABANDONED, PERIOD, Eraser
 from hub.privacy_model import Channel, DisclosureRecord, ErasureState, NoticeRecord
 from hub.state import NOTICE
@@ -24,6 +25,7 @@ from tests.support.streams import RawStream, standing_still
 
 SCOPES = ("TICKET_CREATED", "MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY")
 INSTALLED = 2
+NOT_READY = "DISCLOSURES_NOT_READY"
 DAY = 24 * 3_600 * 10**6
 
 
@@ -322,6 +324,59 @@ async def test_what_was_found_is_kept_with_the_erasure(timed_hub: RunningHub, cl
     await done(hub.bot, (await erase_user(hub)).erasure_id)  # what was found before is kept for some seconds
     assert await disclosed(hub.bot, user_id=USER, acting_user_id=USER) == {}
     assert list(await notices(hub, erasure.erasure_id)) == [integration.integration_id]
+    del stream
+
+
+async def test_disclosures_are_not_ready_while_an_erasure_looks_for_them(
+    timed_hub: RunningHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its events are hidden already: nobody is told that nobody had received them, neither then nor afterwards."""
+
+    async def later(*_: object) -> None:
+        """Work on no erasure."""
+
+    hub = timed_hub
+    integration, reader = await hub.register("TICKET_CREATED")
+    await hub.emit(by(USER, "t1"))
+    stream = await reads(hub, clock, reader, integration.integration_id)
+    with monkeypatch.context() as patched:
+        patched.setattr(Eraser, "_finish", later)
+        erasure = await erase_user(hub)
+        assert (await refused(hub.admin, "PrivacyService/ListDisclosures", user_id=USER)).reason == NOT_READY
+        assert await disclosed(hub.admin, user_id=LONGER) == {}
+    await done(hub.admin, erasure.erasure_id)
+    found = await disclosed(hub.admin, user_id=USER)
+    assert {name: one.event_count for name, one in found.items()} == {integration.integration_id: 1}
+    del stream
+
+
+async def test_a_search_that_an_erasure_overtakes_is_repeated(
+    timed_hub: RunningHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began before the request and would end after it: part of what it looks for is hidden by then."""
+    hub = timed_hub
+    integration, reader = await hub.register("TICKET_CREATED")
+    await hub.emit(by(USER, "t1"))
+    stream = await reads(hub, clock, reader, integration.integration_id)
+    asked, may_go = asyncio.Event(), asyncio.Event()
+    recipients = Disclosures.recipients
+
+    async def slowly(self: Disclosures, erasure_position: int = 0) -> Recipients:
+        """Find the recipients, and wait."""
+        found = await recipients(self, erasure_position)
+        if not erasure_position:
+            asked.set()
+            await may_go.wait()
+        return found
+
+    monkeypatch.setattr(Disclosures, "recipients", slowly)
+    searching = asyncio.create_task(refused(hub.admin, "PrivacyService/ListDisclosures", user_id=USER))
+    await asked.wait()
+    erasure = await erase_user(hub)
+    may_go.set()
+    assert (await searching).reason == NOT_READY
+    await done(hub.admin, erasure.erasure_id)
+    assert list(await disclosed(hub.admin, user_id=USER)) == [integration.integration_id]
     del stream
 
 

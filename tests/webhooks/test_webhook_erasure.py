@@ -40,6 +40,31 @@ async def test_a_receiver_is_told_whom_to_forget_and_confirms(start_hub: StartHu
                 await asyncio.sleep(0.05)
 
 
+@pytest.mark.usefixtures("fast_retries")
+async def test_a_notice_that_is_not_taken_comes_again(start_hub: StartHub) -> None:
+    """A receiver that fails twice gets the notice all the same, before the events that follow it."""
+    refused = 0
+
+    async def behave(body: dict[str, Any], _: web.Request) -> web.Response | None:
+        nonlocal refused
+        if body["type"] == "erased" and refused < 2:
+            refused += 1
+            return web.Response(status=500)
+        return None
+
+    hub = await start_hub(**ALLOWED)
+    _, reader = await hub.register("TICKET_CREATED")
+    async with receiving(behave) as receiver:
+        await connect(reader, receiver)
+        await hub.emit(event("one", ticket_created={"creator_user_id": USER}))
+        await receiver.until(lambda: receiver.ids == ["one"])
+        made = await ask(hub.admin, "PrivacyService/EraseUser", user_id=USER, reason="asked for")
+        await done(hub.admin, made.erasure.erasure_id)
+        await hub.emit(ticket("next"))
+        await receiver.until(lambda: "next" in receiver.ids)
+        assert (receiver.types, refused) == (["ready", "events", "erased", "events"], 2)
+
+
 @pytest.mark.parametrize("what", ["erasure", "sharing"])
 async def test_a_request_in_flight_is_cut_when_its_event_is_withheld(start_hub: StartHub, what: str) -> None:
     """A receiver that holds a request back loses it when its event is erased, or its guild shares no longer."""

@@ -15,10 +15,11 @@ from hub.webhooks import sender, verification
 from tests.support.calls import ask, fails, info_of, steer
 from tests.support.certificates import certify
 from tests.support.events import ticket
-from tests.support.hubs import FakeClock, RunningHub, StartHub
+from tests.support.hubs import PATIENCE, Caller, FakeClock, RunningHub, StartHub, until
 from tests.support.name_server import serving_names
 from tests.support.receivers import ALLOWED, Receiver, connect, create, endpoint_when, receiving
 
+PAUSED, DISABLED = 4, 5
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -59,6 +60,38 @@ async def reset(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
+class Held:
+    """Holds a receiver's next request back until it may go on."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._arrived, self._may_go = asyncio.Event(), asyncio.Event()
+        receiver.handler = self._handle
+
+    async def arrived(self) -> None:
+        """Wait for the request."""
+        async with asyncio.timeout(PATIENCE):
+            await self._arrived.wait()
+
+    def let_go(self) -> None:
+        """Let the receiver answer as usual."""
+        self._may_go.set()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self._arrived.set()
+        await self._may_go.wait()
+        self._receiver.handler = None
+        self._receiver.requests -= 1  # it is counted again
+        return await self._receiver.handle(request)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver that runs."""
+    async with receiving() as made:
+        yield made
+
+
 CASES: dict[str, tuple[Handler, str, str]] = {
     "says yes to everything": (partial(answer, 200, b"{}"), "CHALLENGE", "challenge"),
     "answers with another challenge": (partial(answer, 200, b'{"challenge": "x"}'), "CHALLENGE", "challenge"),
@@ -92,8 +125,8 @@ SAID = {
 @pytest.mark.parametrize("name", CASES)
 async def test_receivers_that_do_not_pass(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Each is refused with the step and the category; the endpoint stays UNVERIFIED and gets no event."""
-    monkeypatch.setattr(sender, "REQUEST_TIMEOUT", 1.0)
-    monkeypatch.setattr(verification, "VERIFY_TIMEOUT", 2.0)
+    monkeypatch.setattr(sender, "REQUEST_TIMEOUT", 3.0)
+    monkeypatch.setattr(verification, "VERIFY_TIMEOUT", 6.0)
     handler, category, step = CASES[name]
     hub = await start_hub(**ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
@@ -180,6 +213,76 @@ async def test_a_new_url_is_verified_by_itself(start_hub: StartHub) -> None:
         assert old.ids == ["one"]
         own = (await ask(reader, "DeveloperService/GetOwnIntegration")).integration
         assert own.endpoint_url == new.url
+
+
+Switch = Callable[[RunningHub, Caller, str], Awaitable[Any]]
+
+
+async def pause(_: RunningHub, reader: Caller, __: str) -> None:
+    """Its developer pauses an endpoint."""
+    await ask(reader, "WebhookService/PauseEndpoint")
+
+
+async def disable(hub: RunningHub, _: Caller, integration_id: str) -> None:
+    """An admin disables an endpoint."""
+    await ask(hub.admin, "WebhookService/DisableEndpoint", integration_id=integration_id, reason="abuse")
+
+
+@pytest.mark.parametrize(("switch_off", "state"), [(pause, PAUSED), (disable, DISABLED)])
+async def test_who_switches_it_off_meanwhile_is_obeyed(
+    start_hub: StartHub, receiver: Receiver, switch_off: Switch, state: int
+) -> None:
+    """A receiver that takes its time to pass does not switch on what was switched off while it did."""
+    hub = await start_hub(**ALLOWED)
+    integration, reader = await hub.register("TICKET_CREATED")
+    await create(reader, receiver)
+    held = Held(receiver)
+    verifying = asyncio.create_task(fails(ask(reader, "WebhookService/VerifyEndpoint")))
+    await held.arrived()
+    await switch_off(hub, reader, integration.integration_id)
+    held.let_go()
+    assert info_of(await verifying).reason == "STATE_FORBIDS"
+    assert (await ask(reader, "WebhookService/GetEndpoint")).endpoint.state == state
+
+
+async def test_a_developer_who_resumes_does_not_overrule_an_admin(start_hub: StartHub, receiver: Receiver) -> None:
+    """The endpoint was paused when the call came, and disabled when its receiver had passed."""
+    clock = FakeClock()
+    hub = await start_hub(clock, **ALLOWED)
+    integration, reader = await hub.register("TICKET_CREATED")
+    await connect(reader, receiver)
+    await pause(hub, reader, "")
+    clock.monotonic_offset += verification.VERIFY_PERIOD + 1
+    held = Held(receiver)
+    resuming = asyncio.create_task(fails(ask(reader, "WebhookService/ResumeEndpoint")))
+    await held.arrived()
+    await disable(hub, reader, integration.integration_id)
+    held.let_go()
+    assert "an admin has disabled this endpoint" in ((await resuming).details() or "")
+    assert (await ask(reader, "WebhookService/GetEndpoint")).endpoint.state == DISABLED
+
+
+@pytest.mark.parametrize(("switch_off", "state"), [(pause, PAUSED), (disable, DISABLED)])
+async def test_the_hub_itself_switches_on_nothing_that_was_switched_off(
+    start_hub: StartHub, receiver: Receiver, switch_off: Switch, state: int
+) -> None:
+    """It verifies a new URL by itself, and meanwhile the endpoint is paused or disabled."""
+    clock = FakeClock()
+    hub = await start_hub(clock, **ALLOWED)
+    integration, reader = await hub.register("TICKET_CREATED")
+    await connect(reader, receiver)
+    await receiver.until(lambda: receiver.types == ["ready"])
+    clock.monotonic_offset += verification.VERIFY_PERIOD + 1
+    held = Held(receiver)
+    await ask(reader, "WebhookService/UpdateEndpoint", endpoint={"url": f"{receiver.url}/new"})
+    await held.arrived()
+    await switch_off(hub, reader, integration.integration_id)
+    held.let_go()
+    await until(lambda: receiver.forgeries == 2)
+    await hub.emit(ticket("one"))
+    await until(lambda: not hub.hub.dispatchers._tasks)
+    assert (await ask(reader, "WebhookService/GetEndpoint")).endpoint.state == state
+    assert receiver.ids == []
 
 
 async def test_two_accepted_forgeries_disable(start_hub: StartHub) -> None:

@@ -1,6 +1,6 @@
 """WebhookService: endpoints, by their developer, through the bot, or by an admin."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -145,8 +145,8 @@ class WebhookService(webhook_service_pb2_grpc.WebhookServiceServicer):
         """Verify an endpoint that is neither paused nor disabled."""
         target = self._target(request, change=True)
         record = self._found(target).record
-        life.require(record, life.UNVERIFIED_OR_ON, "verifying")
-        return pb.VerifyEndpointResponse(endpoint=await self._verified(target, record, ""))
+        life.require_verifiable(record)
+        return pb.VerifyEndpointResponse(endpoint=await self._verified(target, record, "", life.require_verifiable))
 
     async def PauseEndpoint(self, request: pb.PauseEndpointRequest, context: Context) -> pb.PauseEndpointResponse:
         """Pause an endpoint."""
@@ -157,8 +157,9 @@ class WebhookService(webhook_service_pb2_grpc.WebhookServiceServicer):
         """Verify a paused or disabled endpoint, and resume delivery."""
         target = self._target(request, change=True)
         record = self._found(target).record
-        life.require_resumable(record, target.by)
-        return pb.ResumeEndpointResponse(endpoint=await self._verified(target, record, request.etag))
+        require = partial(life.require_resumable, by=target.by)
+        require(record)
+        return pb.ResumeEndpointResponse(endpoint=await self._verified(target, record, request.etag, require))
 
     async def DisableEndpoint(self, request: pb.DisableEndpointRequest, context: Context) -> pb.DisableEndpointResponse:
         """Disable an endpoint until an admin resumes it."""
@@ -244,8 +245,10 @@ class WebhookService(webhook_service_pb2_grpc.WebhookServiceServicer):
                 metadata={"scopes": names.replace(" ", "")},
             )
 
-    async def _verified(self, target: Target, record: EndpointRecord, etag: str) -> pb.Endpoint:
-        """Verify an endpoint, and begin delivery.
+    async def _verified(
+        self, target: Target, record: EndpointRecord, etag: str, require: Callable[[EndpointRecord], None]
+    ) -> pb.Endpoint:
+        """Verify an endpoint, and begin delivery; `require` is what allowed it, and must still do so at the end.
 
         Raises:
             EndpointNotVerified: its receiver does not pass.
@@ -257,7 +260,11 @@ class WebhookService(webhook_service_pb2_grpc.WebhookServiceServicer):
         found = await self._parts.dispatchers.verify(record)
         if not found.is_verified:
             raise not_verified(found)
-        decide = partial(life.verified, url=record.url, now=self._parts.clock.now())
+
+        def decide(newest: EndpointRecord) -> EndpointRecord:
+            require(newest)
+            return life.verified(newest, record.url, self._parts.clock.now())
+
         return await self._message(await self._change(target, decide, etag))
 
     async def _start(self, request: pb.RewindEndpointRequest) -> Cursor | None:
