@@ -330,7 +330,7 @@ async def test_what_was_found_is_kept_with_the_erasure(timed_hub: RunningHub, cl
 async def test_disclosures_are_not_ready_while_an_erasure_looks_for_them(
     timed_hub: RunningHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its events are hidden already: nobody is told that nobody had received them, neither then nor afterwards."""
+    """Its events are hidden already: the list never says that nobody had received them, neither then nor afterwards."""
 
     async def later(*_: object) -> None:
         """Work on no erasure."""
