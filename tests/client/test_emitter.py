@@ -126,8 +126,8 @@ def names(hub: ScriptedHub) -> list[list[str]]:
     ]
 
 
-async def test_what_waits_shares_one_call(hub: ScriptedHub, driven: Driven) -> None:
-    """While a call is under way nothing else is sent; then all that waits goes together, in the order of emit()."""
+async def test_waiting_events_share_one_call(hub: ScriptedHub, driven: Driven) -> None:
+    """While a call is in flight nothing else is sent; then all waiting events go together, in the order of emit()."""
     emitting = [await first(hub, driven), *await driven.emit_behind(*(closed(name) for name in ids("e", 20)))]
     assert names(hub) == [["first"]]
     hub.blocked.set()
@@ -136,7 +136,7 @@ async def test_what_waits_shares_one_call(hub: ScriptedHub, driven: Driven) -> N
     assert names(hub) == [["first"], ids("e", 20)]
 
 
-async def test_a_shared_call_is_repeated_before_anything_newer(hub: ScriptedHub, driven: Driven) -> None:
+async def test_a_failed_shared_call_is_retried_before_newer_events(hub: ScriptedHub, driven: Driven) -> None:
     """The order of emit() holds through failures: what failed goes again, as it was, and then the next."""
     emitting = [await first(hub, driven), *await driven.emit_behind(closed("a"), closed("b"))]
     hub.refusals = [LOST, LOST]
@@ -147,8 +147,8 @@ async def test_a_shared_call_is_repeated_before_anything_newer(hub: ScriptedHub,
     assert names(hub).count(["first"]) == 3
 
 
-async def test_an_older_hub_refuses_the_whole_call_and_gets_them_alone(hub: ScriptedHub, driven: Driven) -> None:
-    """Then the events go one by one: the bad one fails, its neighbours are stored."""
+async def test_an_older_hub_gets_the_events_one_by_one(hub: ScriptedHub, driven: Driven) -> None:
+    """It refuses the whole call; then the bad event fails alone, its neighbours are stored."""
     emitting = [await first(hub, driven), *await driven.emit_behind(closed("a"), closed("b"))]
     hub.refuse_from = 1
     hub.blocked.set()
@@ -157,8 +157,10 @@ async def test_an_older_hub_refuses_the_whole_call_and_gets_them_alone(hub: Scri
 
 
 @pytest.mark.parametrize("wrong", [SimpleNamespace(id="x"), "text", TicketCreated()])
-async def test_what_is_no_event_concerns_its_caller_alone(hub: ScriptedHub, driven: Driven, wrong: object) -> None:
-    """It is a TypeError, alone and while a call is under way; the line goes on, and nothing of it is sent."""
+async def test_emitting_something_else_than_an_event_fails_for_its_caller_only(
+    hub: ScriptedHub, driven: Driven, wrong: object
+) -> None:
+    """A TypeError, also while a call is in flight; the emitter continues, and sends nothing of it."""
     event = cast("Event", wrong)
     with pytest.raises(TypeError, match=type(wrong).__name__):
         await driven.emit(event)
@@ -173,8 +175,8 @@ async def test_what_is_no_event_concerns_its_caller_alone(hub: ScriptedHub, driv
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_an_answer_that_makes_no_sense_leaves_nobody_waiting(hub: ScriptedHub, driven: Driven) -> None:
-    """A hub that answers two events of three: these are stored, the third fails with its id."""
+async def test_an_answer_with_too_few_results_fails_the_missing_events(hub: ScriptedHub, driven: Driven) -> None:
+    """A hub answers two events of three: these are stored, the third fails with its id."""
     emitting = [await first(hub, driven), *await driven.emit_behind(*(closed(name) for name in "abc"))]
     hub.answers = 2
     hub.blocked.set()
@@ -184,7 +186,7 @@ async def test_an_answer_that_makes_no_sense_leaves_nobody_waiting(hub: Scripted
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_calls_are_shared_again_after_a_surprise_in_one(hub: ScriptedHub, driven: Driven) -> None:
+async def test_calls_are_shared_again_after_an_unexpected_error(hub: ScriptedHub, driven: Driven) -> None:
     """What sends shared calls ended with the surprise: the next shared call has another."""
     for answers in (0, None):
         emitting = [await first(hub, driven), *await driven.emit_behind(closed("a"), closed("b"))]
@@ -194,8 +196,8 @@ async def test_calls_are_shared_again_after_a_surprise_in_one(hub: ScriptedHub, 
         assert [isinstance(result, HubCallError) for result in results] == [False, answers == 0, answers == 0]
 
 
-async def test_closing_sends_what_waits(hub: ScriptedHub, driven: Driven) -> None:
-    """close() refuses what comes from then on, and ends once everything before it is answered."""
+async def test_closing_sends_the_waiting_events(hub: ScriptedHub, driven: Driven) -> None:
+    """close() refuses later events, and ends once all earlier ones are answered."""
     emitting = [await first(hub, driven), *await driven.emit_behind(closed("a"), closed("b"))]
     closing = asyncio.ensure_future(driven.close(PATIENCE))
     await until(lambda: driven.line._ending is not None)
@@ -210,9 +212,7 @@ async def test_closing_sends_what_waits(hub: ScriptedHub, driven: Driven) -> Non
     assert caught.value.event_ids == ("later",)
 
 
-async def test_closing_between_two_calls_of_a_list_keeps_what_the_first_stored(
-    hub: ScriptedHub, driven: Driven
-) -> None:
+async def test_closing_between_two_calls_of_a_batch_keeps_the_first_results(hub: ScriptedHub, driven: Driven) -> None:
     """The error has the results of the call before, and the ids of the events that were not sent."""
     emitting = [await first(hub, driven)]
     listed = driven.emit_batch(*(closed(name) for name in ids("e", 1_001)))
@@ -227,8 +227,8 @@ async def test_closing_between_two_calls_of_a_list_keeps_what_the_first_stored(
     await asyncio.gather(*emitting, closing)
 
 
-def test_what_ends_refuses_under_the_lock_that_takes_events_in() -> None:
-    """An emit that comes a moment after close() is refused: nobody is left to send it."""
+def test_an_emit_that_races_with_close_is_refused() -> None:
+    """Closing is checked under the lock of the queue: nobody would send the event."""
     sent: list[EmitEventRequest | BatchEmitEventsRequest] = []
 
     def send(request: EmitEventRequest | BatchEmitEventsRequest) -> EmitEventResponse:
@@ -242,8 +242,8 @@ def test_what_ends_refuses_under_the_lock_that_takes_events_in() -> None:
     assert (sent, caught.value.event_ids) == ([], ("late",))
 
 
-async def test_closing_has_a_deadline_and_names_what_is_not_known(hub: ScriptedHub, driven: Driven) -> None:
-    """What was not sent fails with its id; what is under way is named, for nobody knows whether it is stored."""
+async def test_closing_has_a_deadline_and_names_uncertain_events(hub: ScriptedHub, driven: Driven) -> None:
+    """Unsent events fail with their ids; events in flight are named, as they may or may not be stored."""
     emitting = [await first(hub, driven), *await driven.emit_behind(closed("a"))]
     assert await driven.close(0.05) == ("first",)
     errors: list[Any] = await asyncio.gather(*emitting, return_exceptions=True)
@@ -251,8 +251,8 @@ async def test_closing_has_a_deadline_and_names_what_is_not_known(hub: ScriptedH
     assert names(hub) == [["first"]]
 
 
-async def test_a_cancelled_emit_concerns_nobody_else(hub: ScriptedHub) -> None:
-    """Its event is not sent where it had not been; of a shared call under way the others get their answer."""
+async def test_a_cancelled_emit_does_not_affect_others(hub: ScriptedHub) -> None:
+    """Its event is not sent if it had not been; others in its shared call get their answer."""
     async with AsyncClient(hub.address, "tkt_key", policy=POLICY) as client:
         driven = Driven(client)
         before = await first(hub, driven)
@@ -266,8 +266,8 @@ async def test_a_cancelled_emit_concerns_nobody_else(hub: ScriptedHub) -> None:
         assert (await client.emit(closed("next"))).event_id == "next"
 
 
-async def test_many_callers_share_calls_by_themselves(hub: ScriptedHub, driven: Driven) -> None:
-    """Sixty-four callers in a loop: a call carries about all of them, without anybody waiting for company."""
+async def test_many_callers_share_calls_without_a_delay(hub: ScriptedHub, driven: Driven) -> None:
+    """Sixty-four callers in a loop: a call carries about all of their events."""
     callers = [[f"{name}-{turn}" for turn in range(10)] for name in ids("c", 64)]
     emitted = await asyncio.gather(*(driven.emit_each(*map(closed, mine)) for mine in callers))
     assert emitted == callers
@@ -276,7 +276,7 @@ async def test_many_callers_share_calls_by_themselves(hub: ScriptedHub, driven: 
     assert len(sizes) <= (12 if isinstance(driven.client, AsyncClient) else 40)  # threads run in no certain order
 
 
-async def test_refusals_and_duplicates_find_their_callers(real: RealHub, kind: Kind) -> None:
+async def test_refusals_and_duplicates_reach_their_own_callers(real: RealHub, kind: Kind) -> None:
     """Many callers against a real hub: the bad events fail with their ids, each good one is stored once."""
     _, key = real.register()
     driven, outcomes = Driven(kind(real.address, real.keys["BOT"])), dict[str, str]()

@@ -49,8 +49,8 @@ def settled(
     line.settle(call, answer)
 
 
-def test_what_comes_meanwhile_shares_the_next_call() -> None:
-    """One call at a time; the next carries all that waits, in order, and is independent."""
+def test_events_that_arrive_during_a_call_share_the_next_one() -> None:
+    """One call at a time; the next carries all waiting events, in order, and is independent."""
     line, first = busy()
     waiting = [parcel(name) for name in ids("e", 60)]
     put(line, *waiting)
@@ -65,8 +65,8 @@ def test_what_comes_meanwhile_shares_the_next_call() -> None:
     assert (line.next_call(), line.is_idle) == (None, True)
 
 
-def test_a_call_has_its_bounds() -> None:
-    """It has 1,000 events or 256 KiB at most; what is larger than that by itself goes alone."""
+def test_a_call_has_at_most_1000_events_and_256_kib() -> None:
+    """A larger event goes alone."""
     line, _ = busy()
     put(line, *(parcel(name) for name in ids("e", 1_500)))
     assert names(line.next_call()) == ids("e", 1_500)[:1_000]
@@ -79,8 +79,8 @@ def test_a_call_has_its_bounds() -> None:
     assert sizes == [1, 2, 2]
 
 
-def test_a_list_is_a_call_of_its_own_in_its_place() -> None:
-    """It stays all or none, and passes nobody."""
+def test_a_batch_is_a_call_of_its_own_in_order() -> None:
+    """It stays all or none, and overtakes nothing."""
     line, _ = busy()
     put(line, parcel("a"), parcel("b"), parcel("c", "d", is_list=True), parcel("e"))
     calls: list[tuple[list[str], Message]] = []
@@ -92,7 +92,7 @@ def test_a_list_is_a_call_of_its_own_in_its_place() -> None:
     assert not batch.independent
 
 
-def test_a_refused_event_fails_alone_as_if_it_was_sent_alone() -> None:
+def test_a_refused_event_fails_as_if_it_had_been_sent_alone() -> None:
     """Its caller gets the reason, its own id, and fields by the name that EmitEvent has for them."""
     line, first = busy()
     bad, good = parcel("bad"), parcel("good")
@@ -112,7 +112,7 @@ def test_a_refused_event_fails_alone_as_if_it_was_sent_alone() -> None:
     assert violation.renamed("events[1]", "event").violations == (Violation("event.guild_id", "no"),)
 
 
-def test_an_older_hub_gets_them_one_by_one() -> None:
+def test_an_older_hub_gets_the_events_one_by_one() -> None:
     """It refuses a whole call for one event: each goes alone, in order, before anything that came later."""
     line, first = busy()
     put(line, parcel("a"), parcel("b"), parcel("c"))
@@ -126,7 +126,7 @@ def test_an_older_hub_gets_them_one_by_one() -> None:
     assert calls == [["a"], ["b"], ["c"], ["later", "last"]]
 
 
-def test_a_failed_call_fails_its_callers_and_the_line_goes_on() -> None:
+def test_a_failed_call_fails_only_its_own_callers() -> None:
     """Each caller gets an exception of its own, with its own ids."""
     line, first = busy()
     shared = [parcel("a"), parcel("b")]
@@ -141,8 +141,8 @@ def test_a_failed_call_fails_its_callers_and_the_line_goes_on() -> None:
     assert names(line.next_call()) == ["c"]
 
 
-def test_who_waited_through_the_patience_of_others_fails_with_them() -> None:
-    """A hub that is away keeps the last of many no longer than the first; who came later has time yet."""
+def test_events_that_waited_as_long_as_the_failed_call_fail_with_it() -> None:
+    """The last of many waits no longer than the first; later events still have time."""
     line, _ = busy()
     early, late = parcel("early", since=10), parcel("late", since=11)
     put(line, early, late)
@@ -152,7 +152,7 @@ def test_who_waited_through_the_patience_of_others_fails_with_them() -> None:
 
 
 def test_a_withdrawn_event_is_not_sent() -> None:
-    """Its neighbours are. What was sent can not be withdrawn."""
+    """Its neighbours are. An event that was sent cannot be withdrawn."""
     line, _ = busy()
     gone = parcel("gone")
     put(line, parcel("a"), gone, parcel("b"))
@@ -164,8 +164,8 @@ def test_a_withdrawn_event_is_not_sent() -> None:
     assert line.unknown == ("a", "b")
 
 
-def test_giving_up_fails_everything() -> None:
-    """What is under way and what waits: nobody waits for ever."""
+def test_giving_up_fails_all_events() -> None:
+    """Events in flight and waiting ones: no caller waits forever."""
     line, first = busy()
     waiting = parcel("a")
     put(line, waiting)

@@ -70,8 +70,8 @@ def bot(request: pytest.FixtureRequest, path: Path) -> Iterator[MakeBot]:
         each.close(0)
 
 
-def test_a_hub_that_is_away_costs_nothing(real: RealHub, bot: MakeBot) -> None:
-    """emit() returns while the hub is down; once it is there again everything arrives, in order, once."""
+def test_emit_returns_while_the_hub_is_down(real: RealHub, bot: MakeBot) -> None:
+    """Once the hub is up again everything arrives, in order, once."""
     _, reader = real.register()
     real.end(signal.SIGKILL)
     emitter = bot(real.address, real.keys["BOT"])
@@ -86,7 +86,7 @@ def test_a_hub_that_is_away_costs_nothing(real: RealHub, bot: MakeBot) -> None:
     assert stored(real, reader) == ids("a", 50)
 
 
-def test_a_bot_that_was_restarted_sends_what_it_left(real: RealHub, bot: MakeBot) -> None:
+def test_a_restarted_bot_sends_the_events_it_left(real: RealHub, bot: MakeBot) -> None:
     """The file outlives the client: the next one sends first what an earlier one left."""
     _, reader = real.register()
     earlier = bot()
@@ -100,7 +100,7 @@ def test_a_bot_that_was_restarted_sends_what_it_left(real: RealHub, bot: MakeBot
 
 
 def test_many_callers_share_a_transaction_and_keep_their_order(real: RealHub, bot: MakeBot) -> None:
-    """A sync of the disk serves everyone who waits for one; an event comes after those that were taken before."""
+    """One sync of the disk serves every waiting caller; events keep the order in which they were emitted."""
     _, reader = real.register()
     emitter, commits = bot(), list[str]()
     emitter.file._file._database.set_trace_callback(lambda s: commits.append(s) if s == "COMMIT" else None)
@@ -116,8 +116,8 @@ def test_many_callers_share_a_transaction_and_keep_their_order(real: RealHub, bo
         assert found == first + second
 
 
-def test_what_the_hub_refuses_for_good_is_put_aside(real: RealHub, bot: MakeBot, path: Path) -> None:
-    """It goes into a table, with the reason, is counted and called back; the others go on, in order."""
+def test_permanently_refused_events_move_to_a_table(real: RealHub, bot: MakeBot, path: Path) -> None:
+    """With the reason; they are counted and reported to on_rejected, and later events continue in order."""
     _, reader = real.register()
     heard = list[Rejected]()
     emitter = bot(real.address, real.keys["BOT"], Outbox(path, on_rejected=heard.append))
@@ -142,8 +142,8 @@ def test_what_the_hub_refuses_for_good_is_put_aside(real: RealHub, bot: MakeBot,
     assert bot().status.rejected == 2
 
 
-def test_an_event_right_before_the_closing_is_sent(real: RealHub, path: Path) -> None:
-    """The sender has found the file empty; then comes an event, and then the closing, before it goes on."""
+def test_an_event_right_before_close_is_sent(real: RealHub, path: Path) -> None:
+    """The sender finds the file empty; then an event arrives, then close(), before the sender continues."""
     _, reader = real.register()
     client = Client(real.address, real.keys["BOT"], outbox=Outbox(path))
     emitter = client._emitter
@@ -168,8 +168,8 @@ def test_an_event_right_before_the_closing_is_sent(real: RealHub, path: Path) ->
     assert stored(real, reader) == [one("last")]
 
 
-async def test_an_event_right_before_the_closing_is_sent_by_tasks(real: RealHub, path: Path) -> None:
-    """The same in a loop."""
+async def test_an_event_right_before_close_is_sent_by_the_asyncio_client(real: RealHub, path: Path) -> None:
+    """The same, for the asyncio client."""
     _, reader = real.register()
     client = await AsyncClient(real.address, real.keys["BOT"], outbox=Outbox(path)).__aenter__()
     emitter = client._emitter
@@ -193,8 +193,8 @@ async def test_an_event_right_before_the_closing_is_sent_by_tasks(real: RealHub,
     assert await asyncio.to_thread(stored, real, reader) == [one("last")]
 
 
-def test_a_callback_that_fails_stops_nothing(real: RealHub, bot: MakeBot, path: Path) -> None:
-    """A mistake in on_rejected is logged; what comes after is sent."""
+def test_a_failing_callback_does_not_stop_the_outbox(real: RealHub, bot: MakeBot, path: Path) -> None:
+    """An error in on_rejected is logged; later events are sent."""
 
     def broken(_: Rejected) -> None:
         raise RuntimeError("mine")
@@ -207,8 +207,8 @@ def test_a_callback_that_fails_stops_nothing(real: RealHub, bot: MakeBot, path: 
     assert stored(real, reader) == [one("good")]
 
 
-def test_a_wrong_key_keeps_everything(real: RealHub, bot: MakeBot) -> None:
-    """No event is lost to a key that ended, or to one that may not emit; with the right one they are sent."""
+def test_a_wrong_key_keeps_all_events(real: RealHub, bot: MakeBot) -> None:
+    """With a key that has ended or may not emit nothing is lost; with the right one the events are sent."""
     _, reader = real.register()
     emitter = bot(real.address, reader)
     for name in ids("a", 5):
@@ -224,8 +224,8 @@ def test_a_wrong_key_keeps_everything(real: RealHub, bot: MakeBot) -> None:
     assert stored(real, reader) == ids("a", 5)
 
 
-def test_an_event_gets_an_id_and_its_time(real: RealHub, bot: MakeBot) -> None:
-    """emit() stamps both, so that an event that waits for an hour did not happen an hour later."""
+def test_emit_stamps_id_and_occur_time(real: RealHub, bot: MakeBot) -> None:
+    """An event that waits for an hour did not happen an hour later."""
     emitter, event = bot(real.address, real.keys["BOT"]), closed("")
     name = emitter.emit(event)
     assert event.id == name != ""
@@ -236,8 +236,8 @@ def test_an_event_gets_an_id_and_its_time(real: RealHub, bot: MakeBot) -> None:
     assert own.occur_time.seconds == 1_700_000_000
 
 
-def test_a_copied_file_loses_nothing(real: RealHub, bot: MakeBot, path: Path, tmp_path: Path) -> None:
-    """Original and copy go on side by side: what both hold is stored once, what each adds is stored, too."""
+def test_a_copied_outbox_loses_no_event(real: RealHub, bot: MakeBot, path: Path, tmp_path: Path) -> None:
+    """Original and copy run side by side: common events are stored once, new ones of each are stored, too."""
     _, reader = real.register()
     earlier = bot()
     for name in ids("both", 3):
@@ -256,8 +256,8 @@ def test_a_copied_file_loses_nothing(real: RealHub, bot: MakeBot, path: Path, tm
     assert [name for name in found if name.startswith(one("both"))] == ids("both", 3)
 
 
-def test_a_restored_file_loses_nothing(real: RealHub, bot: MakeBot, path: Path, tmp_path: Path) -> None:
-    """An older copy takes the file's place: it goes on with new numbers, not with those that the hub knows."""
+def test_a_restored_outbox_loses_no_event(real: RealHub, bot: MakeBot, path: Path, tmp_path: Path) -> None:
+    """An older copy replaces the file: it continues with new numbers, not with those that the hub knows."""
     _, reader = real.register()
     first = bot(real.address, real.keys["BOT"])
     for name in ids("a", 3):
@@ -276,8 +276,8 @@ def test_a_restored_file_loses_nothing(real: RealHub, bot: MakeBot, path: Path, 
     assert stored(real, reader) == [*ids("a", 3), *ids("b", 3), *ids("c", 3)]
 
 
-def test_a_hub_that_was_restored_from_a_backup(bot: MakeBot, tmp_path: Path) -> None:
-    """It does not know the numbers any more: the outbox goes on under another name, in order, and loses nothing."""
+def test_an_outbox_survives_a_restore_of_the_hub(bot: MakeBot, tmp_path: Path) -> None:
+    """The hub lost the numbers: the outbox continues as another emitter, in order, and loses nothing."""
     hub = RealHub(tmp_path)
     try:
         _, reader = hub.register()
@@ -303,8 +303,8 @@ def test_a_hub_that_was_restored_from_a_backup(bot: MakeBot, tmp_path: Path) -> 
         hub.close()
 
 
-def test_a_full_outbox_says_so(real: RealHub, bot: MakeBot, path: Path) -> None:
-    """There are bounds in events and in bytes; with the hub there is room again."""
+def test_a_full_outbox_refuses_events(real: RealHub, bot: MakeBot, path: Path) -> None:
+    """It is bounded in events and bytes; once the hub is there it has room again."""
     emitter = bot(outbox=Outbox(path, max_events=2))
     emitter.emit(closed(one("a")))
     emitter.emit(closed(one("b")))
@@ -318,16 +318,16 @@ def test_a_full_outbox_says_so(real: RealHub, bot: MakeBot, path: Path) -> None:
     assert later.emit(closed(one("c"))) == one("c")
 
 
-def test_an_event_that_no_hub_takes_is_refused_at_once(bot: MakeBot) -> None:
-    """It would stand in the way of the others for good."""
+def test_an_invalid_event_is_refused_at_once(bot: MakeBot) -> None:
+    """In the file it would block later events."""
     emitter = bot()
     with pytest.raises(ValueError, match="the hub takes up to 262144"):
         emitter.emit(Event(id=one("large"), guild_id="4" * 300_000))
     assert emitter.status.waiting == 0
 
 
-def test_a_disk_that_is_full_fails_the_caller_and_passes(real: RealHub, bot: MakeBot) -> None:
-    """SQLite has no page left: emit() says so, nothing is kept halfway, and with room it goes on."""
+def test_a_full_disk_fails_emit_until_there_is_room(real: RealHub, bot: MakeBot) -> None:
+    """SQLite has no page left: emit() fails, nothing is stored in part, and it works again with room."""
     _, reader = real.register()
     emitter = bot(real.address, real.keys["BOT"])
     emitter.emit(closed(one("a")))
@@ -344,7 +344,7 @@ def test_a_disk_that_is_full_fails_the_caller_and_passes(real: RealHub, bot: Mak
     assert stored(real, reader) == [one("a"), one("b")]
 
 
-def test_one_process_at_a_time_has_the_file(bot: MakeBot, path: Path) -> None:
+def test_only_one_process_may_open_the_file(bot: MakeBot, path: Path) -> None:
     """Another one is refused, in this process and in any other; with the first one gone it is let in."""
     first = bot()
     with pytest.raises(OutboxError, match="is in use: each process needs a file of its own"):
@@ -357,8 +357,8 @@ def test_one_process_at_a_time_has_the_file(bot: MakeBot, path: Path) -> None:
     assert subprocess.run(other, check=False).returncode == 0  # noqa: S603  ourselves
 
 
-def test_what_is_no_outbox_is_left_alone(bot: MakeBot, path: Path, tmp_path: Path) -> None:
-    """Somebody else's database, a text, an outbox of a newer client, a directory that is not there."""
+def test_files_that_are_not_outboxes_are_refused_and_unchanged(bot: MakeBot, path: Path, tmp_path: Path) -> None:
+    """Another database, a text, an outbox of a newer client, a missing directory."""
     other = sqlite3.connect(path)
     other.execute("CREATE TABLE guilds (id)")
     other.close()
@@ -380,15 +380,15 @@ def test_what_is_no_outbox_is_left_alone(bot: MakeBot, path: Path, tmp_path: Pat
         bot(outbox=Outbox(newer))
 
 
-def test_the_file_is_for_the_bot_alone(bot: MakeBot, path: Path) -> None:
-    """Events are nobody else's business."""
+def test_the_outbox_file_is_readable_by_its_owner_only(bot: MakeBot, path: Path) -> None:
+    """Other users must not read the events."""
     bot().emit(closed(one("a")))
     for file in path.parent.glob("bot-outbox.db*"):
         assert file.stat().st_mode & 0o077 == 0, file.name
 
 
-def test_a_closed_client_takes_nothing(bot: MakeBot) -> None:
-    """emit() after close() is refused, and the file may be opened by the next client."""
+def test_a_closed_client_refuses_events(bot: MakeBot) -> None:
+    """The next client may open the file."""
     emitter = bot()
     emitter.emit(closed(one("a")))
     emitter.close(0)

@@ -46,7 +46,7 @@ def answer(count: int) -> BatchEmitEventsResponse:
     return BatchEmitEventsResponse(results=[EmitEventResponse(event_id=f"e{number}") for number in range(count)])
 
 
-def test_a_call_names_its_emitter_and_its_numbers() -> None:
+def test_a_call_carries_the_emitter_and_its_numbers() -> None:
     """Each event is judged alone, and is unique by its number."""
     request = batch(3).request()
     assert [event.id for event in request.events] == ["e0", "e1", "e2"]
@@ -55,8 +55,8 @@ def test_a_call_names_its_emitter_and_its_numbers() -> None:
 
 
 @pytest.mark.parametrize(("code", "reason"), KEPT)
-def test_everything_is_kept_where_the_hub_refused_no_event(code: str, reason: str) -> None:
-    """Whoever may not emit, or cannot reach the hub, keeps the events and tries again, later and later."""
+def test_events_are_kept_unless_the_hub_refuses_them(code: str, reason: str) -> None:
+    """Without permission, or without a hub, the client keeps the events and retries with a backoff."""
     forward, error = forwarder(), HubCallError(code, reason, "no")
     assert forward.judge(batch(2), error) == Verdict(delay=1)
     assert forward.judge(batch(2), error) == Verdict(delay=2)
@@ -66,14 +66,14 @@ def test_everything_is_kept_where_the_hub_refused_no_event(code: str, reason: st
     assert forward.judge(batch(2), error) == Verdict(delay=1)
 
 
-def test_the_hub_says_when_to_come_again() -> None:
+def test_the_hubs_retry_delay_is_obeyed() -> None:
     """A hub that is shutting down spreads its callers itself."""
     draining = HubCallError("UNAVAILABLE", "DRAINING", "the hub is shutting down", retry_after=7)
     assert forwarder().judge(batch(1), draining) == Verdict(delay=7)
 
 
-def test_a_gap_gives_the_events_another_emitter() -> None:
-    """At once; a hub that refuses the new numbers, too, is not asked without a pause."""
+def test_a_sequence_gap_begins_a_new_emitter() -> None:
+    """At once; if the hub refuses the new numbers, too, the client pauses between attempts."""
     forward, gap = forwarder(), HubCallError("ABORTED", "EMITTER_SEQUENCE_GAP", "numbers are missing")
     assert forward.judge(batch(2), gap) == Verdict(renumber=True)
     assert forward.judge(batch(2), gap) == Verdict(renumber=True, delay=2)
@@ -81,8 +81,8 @@ def test_a_gap_gives_the_events_another_emitter() -> None:
     assert forward.judge(batch(2), gap) == Verdict(renumber=True)
 
 
-def test_a_hub_that_judges_a_call_as_a_whole_gets_one_event_at_a_time() -> None:
-    """An older hub: the bad event is found, the others are stored; then calls are shared again."""
+def test_an_older_hub_gets_one_event_at_a_time() -> None:
+    """The bad event is found, the others are stored; then calls are shared again."""
     forward, refused = (
         forwarder(),
         HubCallError("INVALID_ARGUMENT", "INVALID_REQUEST", "events[0].guild_id: is required"),
@@ -97,6 +97,6 @@ def test_a_hub_that_judges_a_call_as_a_whole_gets_one_event_at_a_time() -> None:
         assert forward.most == left
 
 
-def test_an_answer_that_does_not_fit_settles_nothing() -> None:
-    """A hub that answers for two of three events is not believed."""
+def test_an_answer_with_too_few_results_removes_nothing() -> None:
+    """The client does not trust an answer for two of three events."""
     assert forwarder().judge(batch(3), answer(2)) == Verdict(delay=1)

@@ -51,7 +51,7 @@ def lines(beginning: str) -> list[str]:
 
 
 @pytest.mark.timeout(600)
-async def test_a_bot_with_the_pasted_cog_emits(hub: RunningHub, tmp_path: Path) -> None:
+async def test_a_bot_with_the_copied_cog_emits(hub: RunningHub, tmp_path: Path) -> None:
     """The printed command installs what the copied folder needs; every printed line of a bot reaches the hub."""
     shutil.copytree(EXAMPLE / "hub_cog", tmp_path / "hub_cog", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "clients" / "python", tmp_path / "clients" / "python")

@@ -24,18 +24,18 @@ def wrong(client: list[str]) -> dict[str, str]:
 @pytest.mark.timeout(300)  # the first one of a client plays them all
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_the_client_follows_the_script(wrong: dict[str, str], script: Script) -> None:
-    """What the script's own sentence says."""
+    """What it checks is described in the script."""
     assert script.name not in wrong, wrong[script.name]
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", REQUESTS)
-def test_the_client_verifies_what_the_hub_posts(wrong: dict[str, str], name: str) -> None:
-    """A request of the hub is believed, any other is not."""
+def test_the_client_verifies_webhooks(wrong: dict[str, str], name: str) -> None:
+    """A request of the hub verifies, any other does not."""
     assert name not in wrong, wrong[name]
 
 
-def test_every_ending_of_the_page_has_its_script() -> None:
+def test_every_documented_ending_has_a_script() -> None:
     """The rows of "Endings" in docs/delivery.md are those of endings.json: statuses, reasons, and whether to retry."""
     section = (ROOT / "docs" / "delivery.md").read_text().partition("\n## Endings\n")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
@@ -49,8 +49,8 @@ def test_every_ending_of_the_page_has_its_script() -> None:
     assert documented == played
 
 
-def test_the_page_and_the_scripts_agree_on_retries() -> None:
-    """Where the page says no or never, the script stops; where it says yes, the script goes on."""
+def test_the_documentation_and_the_scripts_agree_on_retries() -> None:
+    """If the page says no or never, the script stops; if it says yes, the script continues."""
     section = (ROOT / "docs" / "delivery.md").read_text().partition("\n## Endings\n")[2].partition("\n## ")[0]
     retries = {
         reason: retry.strip("* ")

@@ -22,7 +22,7 @@ LEFT_OUT = shutil.ignore_patterns("node_modules", "dist", "__pycache__")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", TOOLS)
 async def test_the_readme_leads_to_the_first_event(hub: RunningHub, tmp_path: Path, language: str) -> None:
-    """Every command works as printed, the program shows an event, and Ctrl-C ends it without a complaint."""
+    """Every command works as printed, the program shows an event, and Ctrl-C ends it without an error."""
     needs(TOOLS[language])
     clone, folder = tmp_path / "clone", tmp_path / "empty"
     shutil.copytree(CLIENTS, clone / "clients", ignore=LEFT_OUT)

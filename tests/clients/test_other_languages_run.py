@@ -38,7 +38,7 @@ def variables_for(folder: Path) -> dict[str, str]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", TOOLS)
-async def test_the_reader_shows_an_event_and_why_its_stream_ends(
+async def test_the_documented_reader_shows_an_event_and_why_its_stream_ends(
     hub: RunningHub, tmp_path: Path, language: str
 ) -> None:
     """With the files in place its commands lead to the first event; when its key is revoked it says so and ends."""

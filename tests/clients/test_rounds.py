@@ -138,7 +138,9 @@ def many(names: Sequence[str]) -> list[Event]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "drained"])
-async def test_a_hub_that_ends_and_starts_again(client: list[str], world: World, how: signal.Signals) -> None:
+async def test_a_client_resumes_after_a_restart_of_the_hub(
+    client: list[str], world: World, how: signal.Signals
+) -> None:
     """The client has read half of what it was sent; it gets the rest and what comes later, and so does its next run."""
     first, second, third = ids("a", 20), ids("b", 20), ids("c", 2)
     async with world.serves() as hub:
@@ -157,8 +159,8 @@ async def test_a_hub_that_ends_and_starts_again(client: list[str], world: World,
     assert got == (first + second + third)[-len(got) :]
 
 
-async def test_a_run_that_ends_half_way(client: list[str], world: World) -> None:
-    """The next run gets what the first was sent and did not come to: only what was processed is committed."""
+async def test_the_next_run_gets_events_that_were_not_processed(client: list[str], world: World) -> None:
+    """Only processed events are committed."""
     names = ids("a", 20)
     async with world.serves() as hub:
         async with following(client, world.target, world.key) as subject:
@@ -169,8 +171,8 @@ async def test_a_run_that_ends_half_way(client: list[str], world: World) -> None
     assert once(got) == names
 
 
-async def test_a_hub_that_is_frozen(client: list[str], world: World) -> None:
-    """The connection stands and nothing comes: the client opens another stream, and loses nothing."""
+async def test_a_client_leaves_a_frozen_hub(client: list[str], world: World) -> None:
+    """The connection is up and nothing arrives: the client opens another stream, and loses nothing."""
     async with world.serves() as hub, following(client, world.target, world.key, heartbeat_interval=1) as subject:
         await world.emit(hub, closed("a"))
         got = await events(subject, "a")
@@ -182,8 +184,8 @@ async def test_a_hub_that_is_frozen(client: list[str], world: World) -> None:
 
 
 @pytest.mark.parametrize("auto_commit", [True, False])
-async def test_a_connection_that_is_cut(client: list[str], world: World, auto_commit: bool) -> None:  # noqa: FBT001  of pytest
-    """For a while nobody answers; what the bot emits meanwhile comes afterwards, also where nothing is committed."""
+async def test_a_client_survives_a_cut_connection(client: list[str], world: World, auto_commit: bool) -> None:  # noqa: FBT001  of pytest
+    """For a while nothing answers; events emitted meanwhile arrive afterwards, also without commits."""
     async with (
         world.serves() as hub,
         HubProxy(world.port) as proxy,
@@ -199,7 +201,7 @@ async def test_a_connection_that_is_cut(client: list[str], world: World, auto_co
 
 
 @pytest.mark.parametrize("hub_hears", [False, True], ids=["both ways", "the hub hears"])
-async def test_a_connection_that_stands_and_passes_nothing(client: list[str], world: World, hub_hears: bool) -> None:  # noqa: FBT001  of pytest
+async def test_a_client_leaves_a_half_open_connection(client: list[str], world: World, hub_hears: bool) -> None:  # noqa: FBT001  of pytest
     """Both ends stay open, and bytes are lost in between: the reader and the bot leave it, and nothing is missing.
 
     Another stream on that connection would hang as well: the pings find out, after 25 s. The first event after the
@@ -226,8 +228,8 @@ async def test_a_connection_that_stands_and_passes_nothing(client: list[str], wo
         await hear(bot, "close")
 
 
-async def test_a_key_that_is_revoked(client: list[str], world: World) -> None:
-    """The caller hears why the stream has ended; with the new key it goes on from what it has processed."""
+async def test_a_revoked_key_ends_the_stream_with_the_reason(client: list[str], world: World) -> None:
+    """With the new key the client continues from what it has processed."""
     async with world.serves() as hub, following(client, world.target, world.key) as subject:
         await world.emit(hub, closed("a"))
         assert await events(subject, "a") == ["a"]
@@ -243,8 +245,8 @@ async def test_a_key_that_is_revoked(client: list[str], world: World) -> None:
         assert got == ["a", "b"][-len(got) :]
 
 
-async def test_a_key_that_the_client_rotates(client: list[str], world: World) -> None:
-    """The stream goes on, also when the old key is revoked, and the next run has the new key."""
+async def test_a_client_rotates_its_key(client: list[str], world: World) -> None:
+    """The stream continues, also when the old key is revoked, and the next run has the new key."""
     async with world.serves() as hub:
         async with following(client, world.target, world.key) as subject:
             subject.tell({"do": "rotate_key"})
@@ -261,8 +263,8 @@ async def test_a_key_that_the_client_rotates(client: list[str], world: World) ->
             assert got == ["a", "b", "c"][-len(got) :]
 
 
-async def test_scopes_that_change(client: list[str], world: World) -> None:
-    """The stream goes on: nothing of a scope while it is revoked, and what it allows comes again once it is granted."""
+async def test_the_stream_follows_changes_of_scopes(client: list[str], world: World) -> None:
+    """The stream continues: nothing of a scope while it is revoked, and its events again once it is granted."""
     async with world.serves() as hub, following(client, world.target, world.key) as subject:
         await world.set_scopes(hub, "MEMBER_VERIFIED")
         await notice(subject, "grants_changed")
@@ -275,7 +277,9 @@ async def test_scopes_that_change(client: list[str], world: World) -> None:
 
 
 @pytest.mark.parametrize("start_over", [False, True])
-async def test_history_that_is_trimmed(client: list[str], start_hub: StartHub, start_over: bool) -> None:  # noqa: FBT001  of pytest
+async def test_a_client_gets_a_gap_for_trimmed_history(
+    client: list[str], start_hub: StartHub, start_over: bool
+) -> None:  # noqa: FBT001  of pytest
     """While the client was cut off its next events became too old: it hears so, or gets a gap and what is kept.
 
     This hub is a part of the test, for its clock to be moved.

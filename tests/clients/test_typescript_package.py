@@ -53,7 +53,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("ending", LOADING)
-def test_it_is_loaded(program: Path, ending: str) -> None:
+def test_the_package_loads_as_esm_and_commonjs(program: Path, ending: str) -> None:
     """`import` and `require` find the client and the messages."""
     file = program / f"program.{ending}"
     file.write_text(LOADING[ending] + "console.log(typeof HubClient, Scope[Scope.TICKET_STATS]);")

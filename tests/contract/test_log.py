@@ -36,7 +36,7 @@ def tail_of(log: Log, after: int = 0) -> Any:  # noqa: ANN401  contextlib has no
 # append
 
 
-async def test_entries_come_back_as_they_went_in_with_ascending_positions(log: Log) -> None:
+async def test_entries_are_read_back_unchanged_with_ascending_positions(log: Log) -> None:
     """What was appended is read back field by field, in order."""
     entries = [event("a", b"\x00\xff", 5, 2**63 - 1, 6), state("integration/x", b'{"a":1}', 6), event("", b"", 7)]
     results = await log.append(entries)
@@ -48,13 +48,13 @@ async def test_entries_come_back_as_they_went_in_with_ascending_positions(log: L
 
 
 async def test_given_positions_are_ignored(log: Log) -> None:
-    """The log alone gives positions."""
+    """Only the log assigns positions."""
     await log.append([Entry(Kind.EVENT, 1, b"x", position=77)])
     assert [e.position for e in await read_all(log)] == [1]
 
 
 async def test_an_empty_append_adds_nothing(log: Log) -> None:
-    """No entries, no results; an expectation without entries is still checked."""
+    """No entries, no results; an expectation is still checked."""
     assert await log.append([]) == []
     with pytest.raises(Conflict):
         await log.append([], {"integration/x": 3})
@@ -62,7 +62,7 @@ async def test_an_empty_append_adds_nothing(log: Log) -> None:
     assert (await log.bounds()).last == 0
 
 
-async def test_what_was_appended_is_there_after_opening_again(store: Store) -> None:
+async def test_entries_survive_reopening(store: Store) -> None:
     """A store opened again holds the same entries, gives the next position and knows the ids."""
     log = await store.open()
     first = await log.append([event("a"), state("k")])
@@ -95,7 +95,7 @@ async def test_a_known_id_with_the_same_body_is_a_duplicate(log: Log) -> None:
     assert len(await read_all(log)) == 1
 
 
-async def test_a_duplicate_among_new_entries_lets_these_in(log: Log) -> None:
+async def test_new_entries_beside_a_duplicate_are_stored(log: Log) -> None:
     """Known ids are marked and the rest is stored, in one call; also where the id stands twice in it."""
     await log.append([event("a")])
     results = await log.append([event("b"), event("a"), event("b"), event("c")])
@@ -103,8 +103,8 @@ async def test_a_duplicate_among_new_entries_lets_these_in(log: Log) -> None:
     assert [e.id for e in await read_all(log)] == ["a", "b", "c"]
 
 
-async def test_independent_entries_are_judged_each_alone(log: Log) -> None:
-    """An id that conflicts leaves out its own entry; what stood before and after it, and the state, is stored."""
+async def test_independent_entries_are_stored_separately(log: Log) -> None:
+    """An entry whose id conflicts is left out; the entries before and after it, and the state, are stored."""
     await log.append([event("a", time=5)])
     entries = [event("b"), event("a", b"other"), event("b", b"other"), state("k"), event("a", time=5), event("c")]
     results = await log.append(entries, {"k": 0}, independent=True)
@@ -145,7 +145,7 @@ async def test_an_id_is_forgotten_after_the_window(store: Store) -> None:
         await log.append([event("a", time=21 * SECOND)])
 
 
-async def test_ids_are_known_for_their_window_however_many_windows_pass(store: Store) -> None:
+async def test_ids_are_known_exactly_for_their_window(store: Store) -> None:
     """Across several windows each id is known to the end of its own and not longer."""
     log = await store.open(dedupe_window=10)
     for second in range(60):
@@ -158,7 +158,7 @@ async def test_ids_are_known_for_their_window_however_many_windows_pass(store: S
     assert not any(result.duplicate for result in fresh)
 
 
-async def test_side_by_side_appends_of_one_id_give_one_position(log: Log) -> None:
+async def test_concurrent_appends_of_one_id_give_one_position(log: Log) -> None:
     """Of many callers with the same event one is the first, whether their calls were grouped or not."""
     results = await asyncio.gather(*(log.append([event("a"), event(f"b{n}")]) for n in range(50)))
     assert {r[0].position for r in results} == {1}
@@ -166,7 +166,7 @@ async def test_side_by_side_appends_of_one_id_give_one_position(log: Log) -> Non
     assert len(await read_all(log)) == 51
 
 
-async def test_side_by_side_a_conflict_fails_alone(log: Log) -> None:
+async def test_of_concurrent_appends_only_conflicting_ones_fail(log: Log) -> None:
     """Those that conflict with an earlier one fail, those beside them are stored."""
     results = await asyncio.gather(
         *(log.append([event("a", b"%d" % n), event(f"b{n}")]) for n in range(3)),
@@ -181,8 +181,8 @@ async def test_side_by_side_a_conflict_fails_alone(log: Log) -> None:
 # append with expect
 
 
-async def test_expect_holds_a_key_to_its_position(log: Log) -> None:
-    """0 stands for "not there"; otherwise the newest entry of the key must have the position."""
+async def test_expect_checks_the_position_of_a_key(log: Log) -> None:
+    """0 means that the key does not exist; otherwise its newest entry must have that position."""
     await log.append([state("k", b"1")], {"k": 0})
     with pytest.raises(Conflict) as refused:
         await log.append([state("k", b"2")], {"k": 0})
@@ -194,7 +194,7 @@ async def test_expect_holds_a_key_to_its_position(log: Log) -> None:
 
 
 async def test_expect_of_several_keys_is_all_or_nothing(log: Log) -> None:
-    """One key that moved refuses the call, and may be a key that the call does not write."""
+    """One key that has moved refuses the call, also a key that the call does not write."""
     await log.append([state("a"), state("b")])
     with pytest.raises(Conflict) as refused:
         await log.append([state("a"), state("c")], {"a": 1, "b": 1, "c": 0})
@@ -203,8 +203,8 @@ async def test_expect_of_several_keys_is_all_or_nothing(log: Log) -> None:
     assert (await log.bounds()).last == 3
 
 
-async def test_side_by_side_one_of_those_who_expect_the_same_wins(log: Log) -> None:
-    """A conditional append makes two admins' changes safe, grouped or not; others are not held up."""
+async def test_of_concurrent_appends_with_one_expectation_one_wins(log: Log) -> None:
+    """Grouped or not; appends without the expectation are not delayed."""
     await log.append([state("k")])
     results = await asyncio.gather(
         *(log.append([state("k", b"%d" % n)], {"k": 1}) for n in range(20)),
@@ -217,7 +217,7 @@ async def test_side_by_side_one_of_those_who_expect_the_same_wins(log: Log) -> N
 
 
 async def test_expectations_build_on_each_other_in_one_group(log: Log) -> None:
-    """A call that expects what the one before it just wrote is served, though both may be stored together."""
+    """A call may expect what the call before it wrote, although both may be stored together."""
     results = await asyncio.gather(*(log.append([state("k", b"%d" % n)], {"k": n}) for n in range(10)))
     assert [r[0].position for r in results] == list(range(1, 11))
 
@@ -225,8 +225,8 @@ async def test_expectations_build_on_each_other_in_one_group(log: Log) -> None:
 # cancellation
 
 
-async def test_a_cancelled_append_is_wholly_in_or_out_and_harms_nobody(log: Log) -> None:
-    """Cancelled ever later, until too late: both of its entries are there or none, and the next append works."""
+async def test_a_cancelled_append_is_stored_whole_or_not_at_all(log: Log) -> None:
+    """Cancelled at ever later moments: both of its entries are stored or none, and the next append works."""
     steps, finished = 0, 0
     while finished < 3:
         steps += 1 + steps // 20
@@ -247,7 +247,7 @@ async def test_a_cancelled_append_is_wholly_in_or_out_and_harms_nobody(log: Log)
         assert {f"{steps}-beside", f"{steps}-after"} <= {e.id for e in await read_all(log)}
 
 
-async def test_a_cancelled_append_repeated_is_stored_once(log: Log) -> None:
+async def test_a_retried_append_after_a_cancellation_is_stored_once(log: Log) -> None:
     """The retry after a cancellation finds its own entry or makes it: one position either way."""
     for steps in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377):
         task = asyncio.create_task(log.append([event(f"{steps}")]))
@@ -292,11 +292,11 @@ async def test_snapshot_is_the_newest_of_each_key(log: Log) -> None:
 
 
 async def test_snapshot_of_an_empty_log(log: Log) -> None:
-    """Nothing, and that is the truth through position 0."""
+    """It is empty, through position 0."""
     assert await log.snapshot() == ([], 0)
 
 
-async def test_a_snapshot_under_way_is_the_whole_truth_through_its_position(log: Log) -> None:
+async def test_a_snapshot_is_consistent_while_others_write(log: Log) -> None:
     """While others write, each snapshot is the newest of each key up to its `through`, no older and no newer."""
 
     async def write() -> None:
@@ -317,8 +317,8 @@ async def test_a_snapshot_under_way_is_the_whole_truth_through_its_position(log:
 
 
 @pytest.mark.parametrize("prefix", COMPACTED_PREFIXES)
-async def test_of_ephemeral_keys_only_the_newest_is_kept(log: Log, prefix: str) -> None:
-    """Superseded entries go, whether the newer one comes in the same call, the same group or later; others stay."""
+async def test_of_compacted_keys_only_the_newest_entry_is_kept(log: Log, prefix: str) -> None:
+    """Superseded entries are removed, whether the newer one is in the same call, the same group or later."""
     await log.append([state(prefix + "a", b"1"), state(prefix + "a", b"2"), state("integration/a", b"1")])
     await asyncio.gather(*(log.append([state(prefix + "a", b"%d" % n)]) for n in range(10)))
     await log.append([state(prefix + "b"), state("integration/a", b"2")])
@@ -334,7 +334,7 @@ async def test_of_ephemeral_keys_only_the_newest_is_kept(log: Log, prefix: str) 
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
-async def test_reading_by_pages_gives_everything_once(log: Log, limit: int) -> None:
+async def test_pages_give_every_entry_once(log: Log, limit: int) -> None:
     """Pages of any size, followed by their `through`, are the log; also by kinds."""
     entries = [event(f"{n}") if n % 3 else state(f"k{n}") for n in range(20)]
     await log.append(entries)
@@ -345,13 +345,13 @@ async def test_reading_by_pages_gives_everything_once(log: Log, limit: int) -> N
 
 
 async def test_rare_kinds_among_many_are_found(log: Log) -> None:
-    """A page of few among many others may be empty before the end, and always gets on."""
+    """A page may be empty before the end, and always makes progress."""
     await append_all(log, [event(f"{n}") for n in range(25_000)])
     await log.append([state("k")])
     assert [e.key for e in await read_all(log, kinds=frozenset([Kind.STATE]))] == ["k"]
 
 
-async def test_reading_after_the_end_is_an_empty_page_that_stays(log: Log) -> None:
+async def test_reading_after_the_end_gives_an_empty_page(log: Log) -> None:
     """At the end and beyond it, `through` does not go back."""
     await log.append([event("a")])
     for after in (1, 50):
@@ -370,8 +370,8 @@ async def test_history_goes_back_page_by_page(log: Log) -> None:
     assert bodies == [14, 13, 11, 10, 8, 7, 5, 4, 2, 1]
 
 
-async def test_history_of_a_prefix_without_ephemeral_keys(log: Log) -> None:
-    """Only keys that begin with the prefix, taken literally; entries under COMPACTED_PREFIXES are left out."""
+async def test_history_of_a_prefix_leaves_out_compacted_keys(log: Log) -> None:
+    """Only keys that begin with the prefix, taken literally, and none under COMPACTED_PREFIXES."""
     keys = [
         "integration/a",
         "integration/ab",
@@ -403,7 +403,7 @@ async def test_a_tail_catches_up_and_then_follows(log: Log) -> None:
         assert [(e.id, e.key, e.position) for e in await waiting] == [("new", "", 2_501), ("", "k", 2_502)]
 
 
-async def test_a_tail_tells_accept_times_as_they_are_stored(log: Log) -> None:
+async def test_a_tail_has_the_stored_accept_times(log: Log) -> None:
     """Live and replayed entries are the same."""
     async with tail_of(log) as tail:
         waiting = asyncio.create_task(anext(tail))
@@ -428,8 +428,8 @@ async def test_several_tails_each_get_everything_while_others_write(log: Log) ->
         assert positions == list(range(positions[0], 601))
 
 
-async def test_a_tail_after_the_end_waits_for_what_lies_after_it(log: Log) -> None:
-    """Entries up to the position are not told, though they come later."""
+async def test_a_tail_that_starts_after_the_end_waits_for_its_position(log: Log) -> None:
+    """Entries up to the position are left out, although they are appended later."""
     async with tail_of(log, 3) as tail:
         waiting = asyncio.create_task(take(tail, 2))
         await asyncio.sleep(0)
@@ -438,8 +438,8 @@ async def test_a_tail_after_the_end_waits_for_what_lies_after_it(log: Log) -> No
         assert [e.position for e in await waiting] == [4, 5]
 
 
-async def test_a_tail_that_was_not_read_for_long_has_no_hole(log: Log) -> None:
-    """A slow reader is behind, nothing more: it gets everything, and memory for it is bounded."""
+async def test_a_slow_tail_misses_nothing(log: Log) -> None:
+    """It falls behind, gets everything, and uses bounded memory."""
     async with tail_of(log) as tail:
         waiting = asyncio.create_task(anext(tail))
         await log.append([event("0")])
@@ -454,7 +454,7 @@ async def test_a_tail_that_was_not_read_for_long_has_no_hole(log: Log) -> None:
 
 
 async def test_tails_end_when_the_log_is_closed(log: Log) -> None:
-    """A waiting tail ends; what was handed over to it comes first."""
+    """A waiting tail ends, after the entries that were handed over to it."""
     async with tail_of(log) as tail:
         waiting = asyncio.create_task(anext(tail))
         await log.append([event("a")])
@@ -482,8 +482,8 @@ async def test_bounds_of_an_empty_log(store: Store) -> None:
     assert await (await store.open()).bounds() == bounds
 
 
-async def test_newest_is_the_last_position_given(log: Log) -> None:
-    """Also where nothing is there any more."""
+async def test_newest_is_the_last_assigned_position(log: Log) -> None:
+    """Also if its entry was removed."""
     assert await log.newest() == 0
     await log.append([event("a", time=10), state("cursor/x", time=20)])
     assert await log.newest() == 2
@@ -492,8 +492,8 @@ async def test_newest_is_the_last_position_given(log: Log) -> None:
     assert await log.newest() == 3
 
 
-async def test_position_at_is_the_place_before_that_time(log: Log) -> None:
-    """Read after it and all that was accepted at that time or later comes, and nothing older."""
+async def test_position_at_is_the_position_before_that_time(log: Log) -> None:
+    """Reading after it gives every entry accepted at that time or later, and none older."""
     times = [10, 10, 20, 20, 20, 30, 50]
     await log.append([event(f"{n}", time=time) for n, time in enumerate(times)])
     for time in range(5, 60):
@@ -501,7 +501,7 @@ async def test_position_at_is_the_place_before_that_time(log: Log) -> None:
         assert [e.time for e in await read_all(log, position)] == [t for t in times if t >= time]
 
 
-async def test_position_at_with_holes_and_after_trim(log: Log) -> None:
+async def test_position_at_with_compacted_and_trimmed_entries(log: Log) -> None:
     """Holes of compacted keys change nothing; a time before which all was trimmed differs from one that lost events."""
     await log.append([event("a", time=10), state("cursor/x", time=20), event("b", time=30), event("c", time=40)])
     await log.append([state("cursor/x", time=50)])
@@ -512,7 +512,7 @@ async def test_position_at_with_holes_and_after_trim(log: Log) -> None:
         assert await log.position_at(lost) < 3
 
 
-async def test_position_at_with_lost_events(store: Store) -> None:
+async def test_position_at_with_lost_entries(store: Store) -> None:
     """A lost event has no time: it hides no older event, and where it may be recent enough it is read."""
     log = await store.open()
     await log.append([event(f"{n}", time=10 * n) for n in range(1, 9)])
@@ -541,22 +541,22 @@ async def test_trim_removes_the_oldest_events_and_no_state(log: Log) -> None:
     assert await log.trim(9, 4) == 8
 
 
-async def test_where_only_state_is_old_nothing_is_gone(log: Log) -> None:
-    """A quiet log of state entries keeps its `first`: nobody's cursor expires for want of events."""
+async def test_a_log_without_old_events_keeps_its_first_position(log: Log) -> None:
+    """A quiet log of state entries keeps its `first`: no cursor expires."""
     await log.append([state("k", b"1"), state("claim/a/b", b"x"), state("k", b"2"), event("x")])
     assert await log.trim(4, 100) == 1
     assert (await log.bounds()).first == 1
 
 
-async def test_what_was_forgotten_goes_with_the_events_of_its_time(log: Log) -> None:
-    """An entry without a body under an ephemeral key is removed by a trim, and moves no mark."""
+async def test_tombstones_are_trimmed_with_the_events_of_their_time(log: Log) -> None:
+    """A tombstone of a compacted key is removed by a trim, which does not move `first`."""
     await log.append([state("claim/a/b", b"x"), state("claim/a/b", b""), state("k", b"1"), event("x")])
     assert await log.trim(4, 100) == 1
     assert [e.key for e in await read_all(log)] == ["k", ""]
     assert [e.key for e in (await log.snapshot())[0]] == ["k"]
 
 
-async def test_trim_never_goes_back_and_never_beyond_the_end(log: Log) -> None:
+async def test_trim_neither_goes_back_nor_beyond_the_end(log: Log) -> None:
     """An older `before` changes nothing; one beyond the end stops after the last entry."""
     await log.append([event(f"{n}") for n in range(5)])
     assert await log.trim(3, 10) == 3
@@ -567,7 +567,7 @@ async def test_trim_never_goes_back_and_never_beyond_the_end(log: Log) -> None:
     assert (bounds.first, bounds.last) == (6, 5)
 
 
-async def test_marks_and_positions_survive_the_trimming_of_everything(store: Store) -> None:
+async def test_positions_and_times_continue_after_everything_was_trimmed(store: Store) -> None:
     """After all entries are gone and the store is opened again, positions and times go on where they were."""
     log = await store.open()
     await log.append([event("a", time=77), event("b", time=88)])
@@ -584,7 +584,7 @@ async def test_marks_and_positions_survive_the_trimming_of_everything(store: Sto
 # erase
 
 
-async def test_erase_takes_the_content_and_leaves_the_place(log: Log) -> None:
+async def test_erase_removes_the_content_and_keeps_the_position(log: Log) -> None:
     """EVENT entries become ERASED with nothing in them but time and position; state and holes are passed over."""
     await log.append([event("a", b"one", 5), state("k", b"{}", 6), event("b", b"two", 7)])
     await log.erase([1, 2, 99])
@@ -623,7 +623,7 @@ async def test_erase_of_many_in_one_call(log: Log) -> None:
 # remove_superseded
 
 
-async def test_of_each_key_the_newest_entry_stays_and_older_ones_go(store: Store) -> None:
+async def test_remove_superseded_keeps_the_newest_entry_of_each_key(store: Store) -> None:
     """Also in the audit trail, in a snapshot and for a log that is opened later; events and holes are ignored."""
     log = await store.open()
     await log.append([state("a", b"1"), event("e"), state("b", b"2"), state("a", b"3"), state("a", b"4"), event("f")])
@@ -644,7 +644,7 @@ async def test_of_each_key_the_newest_entry_stays_and_older_ones_go(store: Store
     assert [e.position for e in (await log.snapshot())[0]] == [5, 7]
 
 
-async def test_removed_entries_are_no_loss(log: Log) -> None:
+async def test_removed_entries_do_not_count_as_damage(log: Log) -> None:
     """No page, tail or search by time takes the holes for damage, or for the end."""
     await log.append([entry for n in range(40) for entry in (state("a", b"%d" % n, n), event(f"{n}", time=n))])
     await log.remove_superseded(range(1, 80))
@@ -666,7 +666,7 @@ async def test_many_superseded_entries_in_one_call(log: Log) -> None:
 
 
 async def test_the_secret_is_made_once(store: Store) -> None:
-    """32 bytes, the same ever after."""
+    """32 bytes, the same at every later opening."""
     log = await store.open()
     secret = (await log.secrets())[0]
     assert len(secret) == 32
@@ -674,7 +674,7 @@ async def test_the_secret_is_made_once(store: Store) -> None:
     assert (await (await store.open()).secrets())[0] == secret
 
 
-async def test_a_given_secret_is_taken(store: Store) -> None:
+async def test_a_given_secret_is_used(store: Store) -> None:
     """Of the settings' text 32 bytes are made, always the same; they do not hold the text."""
     log = await store.open(secret="x" * 40)
     secret = (await log.secrets())[0]
@@ -702,7 +702,7 @@ async def test_a_secret_is_rotated_with_its_entry(store: Store, *, keep: bool) -
     assert [entry.body for entry in entries if entry.key == "secret"] == [b"2"]
 
 
-async def test_close_lets_what_was_begun_come_to_its_end(store: Store) -> None:
+async def test_close_completes_appends_in_flight(store: Store) -> None:
     """Appends begun before close are stored and answered; later ones are refused; closing again is harmless."""
     log = await store.open()
     begun = [asyncio.create_task(log.append([event(f"{n}")])) for n in range(15)]
@@ -719,7 +719,7 @@ async def test_close_lets_what_was_begun_come_to_its_end(store: Store) -> None:
     assert (await (await store.open()).bounds()).last == 30
 
 
-async def test_a_cancelled_close_closes(store: Store) -> None:
+async def test_a_cancelled_close_still_closes_the_store(store: Store) -> None:
     """However far the caller waited, the store is let go of and can be opened again."""
     for steps in range(8):
         log = await store.open()
@@ -757,7 +757,7 @@ async def found(log: Log, subject: Subject, limit: int) -> list[str]:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 1_000])
-async def test_find_gives_what_is_about_a_subject_and_nothing_else(log: Log, limit: int) -> None:
+async def test_find_returns_exactly_the_events_about_a_subject(log: Log, limit: int) -> None:
     """Users by whole ids, guilds by theirs; state, and ids that merely hold the digits, are passed over."""
     entries = [
         about("700", "a"),
@@ -774,8 +774,8 @@ async def test_find_gives_what_is_about_a_subject_and_nothing_else(log: Log, lim
     assert await found(log, Subject(SubjectKind.USER, 9), limit) == []
 
 
-async def test_find_passes_over_what_was_erased_or_trimmed(log: Log) -> None:
-    """And goes on behind it; a list of erasures is flushed by a later call."""
+async def test_find_skips_erased_and_trimmed_events(log: Log) -> None:
+    """It continues behind them; a later call also flushes the list of erasures."""
     await log.append([about("7", name) for name in "abcd"])
     await log.erase([2, 3], flush=False)
     await log.erase([])

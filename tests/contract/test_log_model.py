@@ -243,7 +243,7 @@ class LogMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_the_log_does_what_the_model_does(name: str) -> None:
+def test_the_log_behaves_like_its_model(name: str) -> None:
     """Random appends, expectations, trims, erasures and restarts give what a plain list gives."""
     run_state_machine_as_test(
         type(f"LogMachine_{name}", (LogMachine,), {"backend": name}),
