@@ -277,9 +277,7 @@ async def test_the_stream_follows_changes_of_scopes(client: list[str], world: Wo
 
 
 @pytest.mark.parametrize("start_over", [False, True])
-async def test_a_client_gets_a_gap_for_trimmed_history(
-    client: list[str], start_hub: StartHub, start_over: bool
-) -> None:  # noqa: FBT001  of pytest
+async def test_trimmed_history_is_a_gap(client: list[str], start_hub: StartHub, start_over: bool) -> None:  # noqa: FBT001  of pytest
     """While the client was cut off its next events became too old: it hears so, or gets a gap and what is kept.
 
     This hub is a part of the test, for its clock to be moved.

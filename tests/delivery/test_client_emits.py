@@ -18,8 +18,8 @@ def is_empty(client: AsyncClient) -> bool:
     return client.outbox.waiting == 0
 
 
-async def test_many_callers_of_one_client(hub: RunningHub) -> None:
-    """What waits shares a call: each caller hears of its own event, and the order is that in which they came."""
+async def test_many_callers_of_one_client_share_calls(hub: RunningHub) -> None:
+    """Each caller hears of its own event, and the events keep the order of emit()."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
     names = ids("a", 300)
@@ -38,7 +38,7 @@ async def test_many_callers_of_one_client(hub: RunningHub) -> None:
     assert await names_until(stream, "end") == [*good, "end"]
 
 
-async def test_an_outbox_of_one_client(hub: RunningHub, tmp_path: Path) -> None:
+async def test_an_outbox_delivers_in_order_without_duplicates(hub: RunningHub, tmp_path: Path) -> None:
     """Numbered events arrive in order, refused ones are put aside, and a second client of the file repeats none."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
@@ -56,8 +56,8 @@ async def test_an_outbox_of_one_client(hub: RunningHub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 2])
-async def test_an_answer_that_was_lost_is_not_stored_twice(hub: RunningHub, tmp_path: Path, lost: int) -> None:
-    """The hub has stored a batch, the bot did not hear of it: the numbers make the repetition a duplicate."""
+async def test_a_batch_with_a_lost_answer_is_not_stored_twice(hub: RunningHub, tmp_path: Path, lost: int) -> None:
+    """The hub stored it, the bot did not get the answer: the numbers make the repetition a duplicate."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
     policy = Policy(first_delay=0.01, max_delay=0.05)

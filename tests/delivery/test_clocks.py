@@ -18,8 +18,8 @@ STEPS = [HOUR, -HOUR, YEAR, -YEAR]
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_step_changes_no_order_and_loses_no_event(start_hub: StartHub, step: int) -> None:
-    """Live, in replay, by cursor and by time: the log's order, all of it, with times that never go back."""
+async def test_a_clock_step_neither_reorders_nor_loses_events(start_hub: StartHub, step: int) -> None:
+    """Live, in replay, by cursor and by time: the log's order, complete, with accept times that never decrease."""
     clock = FakeClock()
     hub = await start_hub(clock)
     _, reader = await hub.register("TICKET_CREATED")
@@ -50,8 +50,8 @@ async def test_a_step_changes_no_order_and_loses_no_event(start_hub: StartHub, s
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_step_neither_lengthens_nor_cuts_an_overlap(start_hub: StartHub, step: int) -> None:
-    """The old key opens the hub right after the step, and no longer than it would have."""
+async def test_a_clock_step_does_not_change_a_key_overlap(start_hub: StartHub, step: int) -> None:
+    """The old key still works right after the step, and no longer than it would have."""
     clock = FakeClock()
     hub = await start_hub(clock)
     integration, old = await hub.register("TICKET_CREATED")

@@ -48,8 +48,8 @@ async def test_a_commit_never_goes_backwards_unless_forced(hub: RunningHub) -> N
     assert await names_until(await reader.subscribe(), "a00005") == ids("a", 6)[2:]
 
 
-async def test_of_many_commits_at_once_the_furthest_is_kept(hub: RunningHub) -> None:
-    """However many come at once, over the wire."""
+async def test_of_concurrent_commits_the_furthest_is_kept(hub: RunningHub) -> None:
+    """Over the wire, in any number."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 200))
     stream = await reader.subscribe(earliest={}, max_batch_size=1)
@@ -60,8 +60,8 @@ async def test_of_many_commits_at_once_the_furthest_is_kept(hub: RunningHub) -> 
     assert (await unseal(hub, kept)).position == (await unseal(hub, cursors[-1])).position
 
 
-async def test_of_the_commits_that_wait_only_the_furthest_is_written(hub: RunningHub) -> None:
-    """In whichever order they came: one append is in flight, one waits, each caller gets the cursor that is kept."""
+async def test_of_waiting_commits_only_the_furthest_is_written(hub: RunningHub) -> None:
+    """One append is in flight, one waits; each caller gets the cursor that is kept."""
     integration, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 30))
     stream = await reader.subscribe(earliest={}, max_batch_size=1)
@@ -83,8 +83,8 @@ async def test_of_the_commits_that_wait_only_the_furthest_is_written(hub: Runnin
     assert [n for n, (_, committed) in zip(order, replies, strict=True) if committed] == [29]
 
 
-async def test_a_forced_commit_that_waits_is_not_lost(hub: RunningHub) -> None:
-    """One goes back while another is being written, and a third goes on from there: the third is what stays."""
+async def test_a_waiting_forced_commit_is_not_lost(hub: RunningHub) -> None:
+    """It goes back while another is being written, and a third continues from there: the third is kept."""
     integration, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 4))
     stream = await reader.subscribe(earliest={}, max_batch_size=1)
@@ -122,8 +122,8 @@ async def test_own_subscriptions_are_listed_and_deleted(hub: RunningHub) -> None
     assert reason_of(ending) == "SUBSCRIPTION_NOT_FOUND"
 
 
-async def test_there_are_only_so_many_subscriptions(start_hub: StartHub) -> None:
-    """TOO_MANY_SUBSCRIPTIONS names the limit and those there are; deleting one makes room; being quick does not."""
+async def test_the_number_of_subscriptions_is_limited(start_hub: StartHub) -> None:
+    """TOO_MANY_SUBSCRIPTIONS names the limit and the existing ones; deleting one makes room."""
     hub = await start_hub(max_subscriptions=3)
     _, reader = await hub.register("TICKET_CREATED")
     cursor = (await reader.subscribe(subscription_id="s")).frames[0].cursor
@@ -186,8 +186,8 @@ async def test_a_subscription_that_was_deleted_and_trimmed_can_be_committed_agai
     assert (await commit(reader, cursor)).committed
 
 
-async def test_who_has_everything_and_is_away_is_not_behind(start_hub: StartHub) -> None:
-    """The commit's own entry, and other changes of state, are nothing to be read; the next event is."""
+async def test_a_disconnected_reader_that_has_everything_has_no_lag(start_hub: StartHub) -> None:
+    """The entry of its commit, and other changes of state, do not count; the next event does."""
     clock = FakeClock()
     hub = await start_hub(clock)
     _, reader = await hub.register("TICKET_CREATED")

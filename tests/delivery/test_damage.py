@@ -60,8 +60,8 @@ async def test_a_damaged_event_is_a_gap(hub: RunningHub, statement: str) -> None
     assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_the_cursor_of_the_gap_goes_on_behind_it(hub: RunningHub) -> None:
-    """A reader that comes back with the cursor of the Gap misses nothing; with an earlier one it gets the Gap again."""
+async def test_the_cursor_of_a_gap_resumes_behind_it(hub: RunningHub) -> None:
+    """With it a reader misses nothing; with an earlier cursor it gets the Gap again."""
     _, reader = await hub.register("TICKET_CREATED")
     names = ids("e", 6)
     await emit(hub, names)
@@ -77,7 +77,7 @@ async def test_the_cursor_of_the_gap_goes_on_behind_it(hub: RunningHub) -> None:
     assert (await notice(from_before, "gap")).gap.cause == DAMAGE
 
 
-async def test_who_wants_no_gaps_is_ended(hub: RunningHub) -> None:
+async def test_damage_ends_a_stream_that_wants_no_gaps(hub: RunningHub) -> None:
     """With on_expired_cursor FAIL the stream ends with CURSOR_EXPIRED, and its cause says that it was damage."""
     _, reader = await hub.register("TICKET_CREATED")
     names = ids("e", 6)
@@ -91,8 +91,8 @@ async def test_who_wants_no_gaps_is_ended(hub: RunningHub) -> None:
     assert [event.id for frame in stream.frames for event in frame.events] == names[:2]
 
 
-async def test_damaged_state_that_is_read_ends_the_service(hub: RunningHub) -> None:
-    """It may be a revocation: streams end, nothing is stored any more, health says NOT_SERVING."""
+async def test_damaged_state_ends_the_service(hub: RunningHub) -> None:
+    """It may be a revocation: streams end, nothing more is stored, and health is NOT_SERVING."""
     _, reader = await hub.register("TICKET_CREATED")
     names = ids("e", 3)
     await emit(hub, names)
@@ -109,8 +109,8 @@ async def test_damaged_state_that_is_read_ends_the_service(hub: RunningHub) -> N
         pass
 
 
-async def test_a_start_on_damaged_state_is_refused_by_position(start_hub: StartHub) -> None:
-    """The line names the position and what to do; `hub doctor --verify` names it, and the backup that has it."""
+async def test_a_start_on_damaged_state_is_refused(start_hub: StartHub) -> None:
+    """The error has the position and what to do; `hub doctor --verify` names the backup that has the entry."""
     hub = await start_hub()
     await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 3))

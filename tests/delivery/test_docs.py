@@ -42,7 +42,7 @@ def statuses() -> dict[str, str]:
     return found
 
 
-def test_every_reason_is_told_with_its_status() -> None:
+def test_every_reason_is_documented_with_its_status() -> None:
     """A reason that is missing, or stands at another status, would send a client the wrong way."""
     known = statuses()
     told = {reason: status for status, reasons in rows() for reason in reasons}

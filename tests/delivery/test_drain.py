@@ -54,8 +54,8 @@ async def health_until_it_ends(hub: Serving, said: list[int]) -> list[int]:
     return said
 
 
-async def test_a_thousand_streams_are_told_and_the_hub_is_gone_in_time(tmp_path: Path) -> None:
-    """NOT_SERVING, Goodbye on each, UNAVAILABLE, exit 0; what was acknowledged is there afterwards."""
+async def test_a_drain_ends_a_thousand_streams_in_time(tmp_path: Path) -> None:
+    """NOT_SERVING, Goodbye on each, UNAVAILABLE, exit 0; acknowledged events are there afterwards."""
     variables = ROOM | {"HUB_DRAIN_TIME": str(DRAIN), "HUB_MAX_STREAMS": str(STREAMS)}
     variables |= {"HUB_MAX_CALLS_PER_CONNECTION": str(STREAMS * 2), "HUB_MAX_HALF_OPEN_CALLS": str(STREAMS * 2)}
     async with serving(cwd=tmp_path, **variables) as hub:
@@ -96,7 +96,7 @@ def assert_all_were_told(streams: list[Subscriber], endings: list[grpc.aio.AioRp
 
 
 async def test_goodbye_is_the_last_frame(hub: RunningHub) -> None:
-    """What changes while a stream says goodbye is not told any more: it will be seen after connecting again."""
+    """Changes during the Goodbye are not sent any more: the client sees them after it reconnects."""
     integration, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 5_000))
     async with standing_still(hub, reader) as slow:
@@ -113,7 +113,7 @@ async def test_goodbye_is_the_last_frame(hub: RunningHub) -> None:
     assert not any(frame.HasField("grants_changed") for frame in stream.frames)
 
 
-async def test_a_reader_that_stands_still_does_not_hold_up_the_end(hub: RunningHub) -> None:
+async def test_a_reader_that_does_not_read_does_not_delay_the_stop(hub: RunningHub) -> None:
     """The hub stops without it; the transport drops what it held for it."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 5_000))

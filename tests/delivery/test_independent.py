@@ -37,8 +37,8 @@ def reason(status: Status) -> str:
     return str(info.reason)
 
 
-async def test_the_good_ones_are_stored_in_order(hub: RunningHub) -> None:
-    """A bad guild, an impossible time and a used id concern their own events; the others reach the stream in order."""
+async def test_valid_events_of_an_independent_batch_are_stored_in_order(hub: RunningHub) -> None:
+    """A bad guild, time or id fails its own event only; the others reach the stream in order."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
     await emit(hub, ["used"])
@@ -58,7 +58,7 @@ async def test_the_good_ones_are_stored_in_order(hub: RunningHub) -> None:
     assert reply.results[5].HasField("accept_time")
 
 
-async def test_an_id_twice_is_judged_against_the_first(hub: RunningHub) -> None:
+async def test_a_repeated_id_in_a_batch_is_compared_with_the_first(hub: RunningHub) -> None:
     """The same content is a duplicate of the first, other content conflicts with it; the first is stored either way."""
     reply = await send(hub, ticket("a"), ticket("a"), closed("a"), ticket("b"))
     first, again, other, last = reply.results
@@ -67,7 +67,7 @@ async def test_an_id_twice_is_judged_against_the_first(hub: RunningHub) -> None:
     assert not last.HasField("error")
 
 
-async def test_repeated_it_is_answered_alike(hub: RunningHub) -> None:
+async def test_a_repeated_batch_gets_the_same_results(hub: RunningHub) -> None:
     """A client that got no answer sends the batch again: duplicates, the same errors, nothing stored twice."""
     batch = (ticket("a"), ticket("bad", "x"), ticket("b"))
     first = await send(hub, *batch)
@@ -77,7 +77,7 @@ async def test_repeated_it_is_answered_alike(hub: RunningHub) -> None:
     assert [one.accept_time for one in again.results] == [one.accept_time for one in first.results]
 
 
-async def test_when_all_are_bad_each_is_told(hub: RunningHub) -> None:
+async def test_a_batch_of_invalid_events_has_an_error_for_each(hub: RunningHub) -> None:
     """A batch without a good event succeeds as a call, and stores nothing."""
     before = hub.hub.feed.through
     reply = await send(hub, *(ticket(name, "no guild") for name in ids("bad", 1_000)))
@@ -86,14 +86,14 @@ async def test_when_all_are_bad_each_is_told(hub: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1_001])
-async def test_the_number_concerns_the_whole_call(hub: RunningHub, count: int) -> None:
+async def test_a_wrong_number_of_events_fails_the_whole_call(hub: RunningHub, count: int) -> None:
     """No events, or too many: the call fails, whatever the events are."""
     request = BatchEmitEventsRequest(events=[ticket(name) for name in ids("e", count)], independent=True)
     error = await fails(hub.bot.call(BATCH, request))
     assert (error.code().name, "events" in (error.details() or "")) == ("INVALID_ARGUMENT", True)
 
 
-async def test_without_it_nothing_is_stored(hub: RunningHub) -> None:
+async def test_a_batch_that_is_not_independent_is_all_or_nothing(hub: RunningHub) -> None:
     """A batch that does not ask for it is all or none, as ever."""
     before = hub.hub.feed.through
     for bad in (ticket("bad", "12a"), closed("a")):
@@ -115,7 +115,7 @@ async def stored(hub: RunningHub) -> list[str]:
     return [entry.id for entry in await log_of(hub, Kind.EVENT)]
 
 
-async def test_a_numbered_event_is_stored_once_however_late_it_comes_again(start_hub: StartHub) -> None:
+async def test_a_numbered_event_is_stored_once_however_late_it_is_repeated(start_hub: StartHub) -> None:
     """Long after the dedupe window the hub still knows the numbers that it has, and stores those that are new."""
     clock = FakeClock()
     hub = await start_hub(clock)
@@ -127,8 +127,8 @@ async def test_a_numbered_event_is_stored_once_however_late_it_comes_again(start
     assert await stored(hub) == ["a", "b", "c"]
 
 
-async def test_a_refused_event_takes_its_number(hub: RunningHub) -> None:
-    """The next batch goes on behind it, also where the hub refused every event of one."""
+async def test_a_refused_event_uses_up_its_number(hub: RunningHub) -> None:
+    """The next batch continues behind it, also if every event of a batch was refused."""
     await send_numbered(hub, "bot", 1, ticket("a"), ticket("bad", "x"))
     await send_numbered(hub, "bot", 3, ticket("worse", "x"))
     reply = await send_numbered(hub, "bot", 3, ticket("worse", "x"), ticket("b"))
@@ -136,8 +136,8 @@ async def test_a_refused_event_takes_its_number(hub: RunningHub) -> None:
     assert await stored(hub) == ["a", "b"]
 
 
-async def test_a_numbered_event_that_is_refused_for_its_id_is_in_the_log(hub: RunningHub) -> None:
-    """Its number is known from then on, so nobody learns of it again: the line names it, without what is in it."""
+async def test_a_numbered_event_refused_for_its_id_is_logged(hub: RunningHub) -> None:
+    """A repetition counts as a duplicate, so only this line reports it; it leaves out the content."""
     await emit(hub, ["used"])
     with structlog.testing.capture_logs() as lines:
         for duplicate in (False, True):
@@ -159,14 +159,14 @@ async def test_missing_numbers_are_refused_and_nothing_is_stored(hub: RunningHub
     assert await stored(hub) == ["a"]
 
 
-async def test_a_batch_at_its_limit_and_twice_at_once(hub: RunningHub) -> None:
+async def test_concurrent_copies_of_a_full_batch_are_stored_once(hub: RunningHub) -> None:
     """A thousand numbered events sent by two calls side by side: each is stored once, in order."""
     events = [ticket(name) for name in ids("e", 1_000)]
     await asyncio.gather(*(send_numbered(hub, "bot", 1, *events) for _ in range(3)))
     assert await stored(hub) == ids("e", 1_000)
 
 
-async def test_numbers_outlive_the_hub(start_hub: StartHub) -> None:
+async def test_emitter_numbers_survive_a_restart(start_hub: StartHub) -> None:
     """They are in the log, with their events: another hub on it goes on with them."""
     first = await start_hub()
     await send_numbered(first, "bot", 1, ticket("a"), ticket("b"))
@@ -177,7 +177,7 @@ async def test_numbers_outlive_the_hub(start_hub: StartHub) -> None:
     assert await stored(again) == ["a", "b", "c"]
 
 
-async def test_the_emitter_that_was_silent_for_longest_makes_room(hub: RunningHub) -> None:
+async def test_the_most_idle_emitter_is_forgotten_beyond_100(hub: RunningHub) -> None:
     """A hundred are known; one more is taken, too, and the first is a stranger again who may begin from 1."""
     for number in range(MAX_EMITTERS + 1):
         await send_numbered(hub, f"bot-{number}", 1, ticket(f"e{number}"))
@@ -187,7 +187,7 @@ async def test_the_emitter_that_was_silent_for_longest_makes_room(hub: RunningHu
     assert not (await send_numbered(hub, "bot-2", 2, ticket("y"))).results[0].duplicate
 
 
-async def test_an_emitter_that_sends_at_that_moment_is_not_forgotten(hub: RunningHub) -> None:
+async def test_an_emitter_that_just_sent_is_not_forgotten(hub: RunningHub) -> None:
     """A hundred are known; the most silent one sends while another one comes: the next one makes room."""
     for number in range(MAX_EMITTERS):
         await send_numbered(hub, f"bot-{number}", 1, ticket(f"e{number}"))
@@ -199,7 +199,7 @@ async def test_an_emitter_that_sends_at_that_moment_is_not_forgotten(hub: Runnin
     assert info_of(await fails(send_numbered(hub, "bot-1", 2, ticket("z")))).metadata["expected_sequence"] == "1"
 
 
-async def test_an_emitter_returns_however_many_were_forgotten_since(hub: RunningHub) -> None:
+async def test_a_forgotten_emitter_can_always_return(hub: RunningHub) -> None:
     """The log may still say that it was forgotten, long after the hub's memory has lost that: it begins from 1."""
     for number in range(2 * MAX_EMITTERS + 1):
         await send_numbered(hub, f"bot-{number}", 1, ticket(f"e{number}"))

@@ -34,8 +34,8 @@ async def leave(hub: RunningHub, stream: Subscriber) -> None:
     await until(lambda: not live(hub))
 
 
-async def test_a_dropped_reader_that_committed_nothing_does_not_look_healthy(start_hub: StartHub) -> None:
-    """Its lag is the age of what was not delivered; the lag and the reason of its end survive a restart."""
+async def test_a_dropped_reader_without_commits_has_a_lag(start_hub: StartHub) -> None:
+    """The lag is the age of what was not delivered; lag and end reason survive a restart."""
     clock = FakeClock()
     hub = await start_hub(clock, write_deadline=0.3)
     _, reader = await hub.register("TICKET_CREATED")
@@ -59,7 +59,7 @@ async def test_a_dropped_reader_that_committed_nothing_does_not_look_healthy(sta
         stalled.call.cancel()
 
 
-async def test_each_way_to_end_is_told(start_hub: StartHub) -> None:
+async def test_every_way_to_end_a_stream_has_its_end_reason(start_hub: StartHub) -> None:
     """The client leaves, the hub stops, an admin ends it, the integration is suspended: each by its name."""
     hub = await start_hub()
     integration, reader = await hub.register("TICKET_CREATED")
@@ -87,7 +87,7 @@ async def test_each_way_to_end_is_told(start_hub: StartHub) -> None:
     assert (await subscriptions(reader))["default"].last_end_reason == "INTEGRATION_SUSPENDED"
 
 
-async def test_a_reader_that_has_everything_is_not_behind(hub: RunningHub) -> None:
+async def test_a_reader_that_has_everything_has_no_lag(hub: RunningHub) -> None:
     """Without a commit, too: lag counts from what was delivered, and only events count."""
     integration, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ["first"])
@@ -101,7 +101,7 @@ async def test_a_reader_that_has_everything_is_not_behind(hub: RunningHub) -> No
     assert (await subscriptions(reader))["default"].lag.ToTimedelta().total_seconds() > 0
 
 
-async def test_a_reader_that_committed_is_measured_by_its_commit(hub: RunningHub) -> None:
+async def test_the_lag_of_a_committed_reader_counts_from_its_commit(hub: RunningHub) -> None:
     """It goes on there, whatever else was delivered to it."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 10))
@@ -113,7 +113,7 @@ async def test_a_reader_that_committed_is_measured_by_its_commit(hub: RunningHub
     assert (await subscriptions(reader))["default"].lag.ToTimedelta().total_seconds() > 0
 
 
-async def test_of_a_hub_that_was_killed_the_last_note_is_left(start_hub: StartHub) -> None:
+async def test_last_seen_survives_a_killed_hub(start_hub: StartHub) -> None:
     """The claim of an open stream is written again as time passes; a reader that started early looks as far behind."""
     clock = FakeClock()
     hub = await start_hub(clock)
@@ -138,8 +138,8 @@ async def test_of_a_hub_that_was_killed_the_last_note_is_left(start_hub: StartHu
     assert stream.call.done() is False
 
 
-async def test_a_name_that_nobody_used_for_as_long_as_events_are_kept_expires(start_hub: StartHub) -> None:
-    """Names that were never committed and have no stream go; committed ones, open ones and young ones stay."""
+async def test_unused_subscriptions_expire_after_retention(start_hub: StartHub) -> None:
+    """If they never committed and have no stream; committed, open and young ones stay."""
     clock = FakeClock()
     hub = await start_hub(clock, retention=DAY)
     _, reader = await hub.register("TICKET_CREATED")
@@ -163,8 +163,8 @@ async def test_a_name_that_nobody_used_for_as_long_as_events_are_kept_expires(st
     assert reopened.call.done() is False
 
 
-async def test_expired_names_make_room(start_hub: StartHub) -> None:
-    """A client that makes up a new name at each start is not shut out for ever."""
+async def test_expired_subscriptions_make_room(start_hub: StartHub) -> None:
+    """A client with a new name at each start is not refused forever."""
     clock = FakeClock()
     hub = await start_hub(clock, retention=DAY, max_subscriptions=2)
     _, reader = await hub.register("TICKET_CREATED")
@@ -174,7 +174,7 @@ async def test_expired_names_make_room(start_hub: StartHub) -> None:
     assert (await reader.subscribe(subscription_id="c")).frames[0].HasField("ready")
 
 
-async def test_a_replica_with_a_stale_view_expires_no_name_in_use(start_hub: StartHub) -> None:
+async def test_a_replica_with_a_stale_view_expires_no_subscription_in_use(start_hub: StartHub) -> None:
     """The claim must be as it was seen: a stream that came in between keeps its subscription."""
     clock = FakeClock()
     hub = await start_hub(clock, retention=DAY)
@@ -194,7 +194,7 @@ async def test_a_replica_with_a_stale_view_expires_no_name_in_use(start_hub: Sta
     assert await names_until(stream, "after") == ["after"]
 
 
-async def test_what_is_deleted_leaves_nothing_behind(start_hub: StartHub) -> None:
+async def test_a_deleted_subscription_leaves_nothing_behind(start_hub: StartHub) -> None:
     """Also where its stream was open: the note of that stream's end does not bring the name back."""
     clock = FakeClock()
     hub = await start_hub(clock, retention=DAY)
@@ -214,7 +214,7 @@ async def test_what_is_deleted_leaves_nothing_behind(start_hub: StartHub) -> Non
     assert left == ({}, {}, {}, [])
 
 
-async def test_a_deleted_integration_takes_its_names_along(start_hub: StartHub) -> None:
+async def test_deleting_an_integration_deletes_its_subscriptions(start_hub: StartHub) -> None:
     """Committed ones, too: nobody will ever read with them again."""
     clock = FakeClock()
     hub = await start_hub(clock, retention=DAY)
@@ -232,7 +232,7 @@ async def test_a_deleted_integration_takes_its_names_along(start_hub: StartHub) 
     assert not reply.subscriptions
 
 
-async def test_the_lag_of_a_reader_that_is_away_needs_no_window(hub: RunningHub) -> None:
+async def test_the_lag_of_a_disconnected_reader_is_read_from_the_log(hub: RunningHub) -> None:
     """What it missed may lie in the log alone."""
     _, reader = await hub.register("TICKET_CREATED")
     await leave(hub, await reader.subscribe())
@@ -241,7 +241,7 @@ async def test_the_lag_of_a_reader_that_is_away_needs_no_window(hub: RunningHub)
     assert (await subscriptions(reader))["default"].lag.ToTimedelta().total_seconds() > 0
 
 
-def test_a_name_goes_with_the_last_that_is_left_of_it() -> None:
+def test_a_subscription_is_listed_until_claim_and_cursor_are_gone() -> None:
     """Claim and committed cursor can be removed in either order; while one is left the name is listed."""
     readers = Readers()
     claim, cursor = (

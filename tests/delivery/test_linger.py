@@ -58,14 +58,14 @@ def let_it_pass(clock: FakeClock, stream: Stream) -> None:
 async def test_ready_says_how_long_a_stream_lingers(
     start_hub: StartHub, asked: float, heartbeat: int, effective: float | None
 ) -> None:
-    """As long as it asked for, but no longer than until a heartbeat is due."""
+    """As long as it asked for, but at most until a heartbeat is due."""
     _, reader = await (await start_hub()).register("TICKET_CREATED")
     stream = await reader.subscribe(linger=timedelta(seconds=asked), heartbeat_interval=timedelta(seconds=heartbeat))
     ready = stream.frames[0].ready
     assert (ready.linger.ToTimedelta().total_seconds() if ready.HasField("linger") else None) == effective
 
 
-async def test_what_comes_meanwhile_is_one_frame(hub: RunningHub, clock: FakeClock) -> None:
+async def test_events_of_the_linger_time_are_one_frame(hub: RunningHub, clock: FakeClock) -> None:
     """Events that were emitted one by one arrive together, and the stream is not woken for each."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await lingering(reader)
@@ -84,7 +84,7 @@ async def test_what_comes_meanwhile_is_one_frame(hub: RunningHub, clock: FakeClo
     await waits(hub)
 
 
-async def test_a_wait_ends_by_itself(start_hub: StartHub) -> None:
+async def test_a_linger_ends_by_its_timer(start_hub: StartHub) -> None:
     """Nothing else has to happen, and the next events begin a wait of their own."""
     hub = await start_hub()
     _, reader = await hub.register("TICKET_CREATED")
@@ -95,7 +95,7 @@ async def test_a_wait_ends_by_itself(start_hub: StartHub) -> None:
         assert [event.id for event in (await stream.frame()).events] == [name]
 
 
-async def test_a_full_frame_does_not_wait(hub: RunningHub, clock: FakeClock) -> None:
+async def test_a_full_frame_does_not_linger(hub: RunningHub, clock: FakeClock) -> None:
     """Whether it fills event by event or at once; what is left over waits."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await lingering(reader, max_batch_size=10)
@@ -112,7 +112,7 @@ async def test_a_full_frame_does_not_wait(hub: RunningHub, clock: FakeClock) -> 
 
 
 @pytest.mark.usefixtures("an_hour")
-async def test_a_frame_of_the_largest_size_does_not_wait(start_hub: StartHub, clock: FakeClock) -> None:
+async def test_a_frame_at_the_byte_limit_does_not_linger(start_hub: StartHub, clock: FakeClock) -> None:
     """A frame is full of bytes as well as of events."""
     hub = await start_hub(clock, max_frame_bytes=64 * 1024)
     _, reader = await hub.register("TICKET_CREATED")
@@ -127,8 +127,8 @@ async def test_a_frame_of_the_largest_size_does_not_wait(start_hub: StartHub, cl
     assert len(frame.events) < 900
 
 
-async def test_streams_of_one_view_fill_their_own_frames(hub: RunningHub) -> None:
-    """A smaller frame goes when it is full, and a larger one waits on."""
+async def test_streams_of_one_view_fill_frames_of_different_sizes(hub: RunningHub) -> None:
+    """A smaller frame is sent when it is full; a larger one waits on."""
     _, reader = await hub.register("TICKET_CREATED")
     small, large = [await lingering(reader, subscription_id=f"s{size}", max_batch_size=size) for size in (2, 4)]
     for name in ids("e", 3):
@@ -139,7 +139,7 @@ async def test_streams_of_one_view_fill_their_own_frames(hub: RunningHub) -> Non
     assert [event.id for event in (await small.frame()).events] == ["e00002", "last"]
 
 
-async def test_a_change_of_scopes_is_said_at_once_before_what_waits(hub: RunningHub) -> None:
+async def test_a_change_of_scopes_does_not_linger(hub: RunningHub) -> None:
     """Its cursor is before the events that wait, and those come by the new scopes: a field that was taken is gone."""
     integration, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY", "TICKET_STATS")
     stream = await lingering(reader)
@@ -157,7 +157,7 @@ async def test_a_change_of_scopes_is_said_at_once_before_what_waits(hub: Running
         assert (shown.id, shown.member_verified.HasField("user_id")) == ("v", False)
 
 
-async def test_a_stream_that_holds_events_back_ends_at_once(hub: RunningHub) -> None:
+async def test_a_lingering_stream_ends_at_once(hub: RunningHub) -> None:
     """With the reason, before the events that waited; those come after a resume."""
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await lingering(reader)
@@ -171,7 +171,7 @@ async def test_a_stream_that_holds_events_back_ends_at_once(hub: RunningHub) -> 
     assert await names_until(resumed, "e") == ["e"]
 
 
-async def test_what_waits_goes_before_a_heartbeat(hub: RunningHub) -> None:
+async def test_a_heartbeat_does_not_overtake_lingering_events(hub: RunningHub) -> None:
     """When a heartbeat is due the events are the frame that says that the stream lives: no cursor passes them."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await lingering(reader, heartbeat_interval=timedelta(seconds=1))
@@ -185,7 +185,7 @@ async def test_what_waits_goes_before_a_heartbeat(hub: RunningHub) -> None:
     assert not after.lag.ToMicroseconds()
 
 
-async def test_the_lag_leaves_out_what_the_reader_asked_for(start_hub: StartHub, clock: FakeClock) -> None:
+async def test_the_lag_does_not_count_the_linger_time(start_hub: StartHub, clock: FakeClock) -> None:
     """An event that waits because its reader lingers is no reader that is behind; beyond that it counts."""
     hub = await start_hub(clock)
     _, reader = await hub.register("TICKET_CREATED")
@@ -198,8 +198,8 @@ async def test_the_lag_leaves_out_what_the_reader_asked_for(start_hub: StartHub,
     assert 95 <= (await subscriptions(reader))["default"].lag.seconds < 100
 
 
-async def test_history_does_not_wait(hub: RunningHub) -> None:
-    """A reader that is behind gets all that there is at once, and begins to linger at the end of the log."""
+async def test_history_does_not_linger(hub: RunningHub) -> None:
+    """A reader that is behind gets everything at once, and begins to linger at the end of the log."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("old", 250))
     await lingering(reader, subscription_id="live")
@@ -212,8 +212,8 @@ async def test_history_does_not_wait(hub: RunningHub) -> None:
     await until(lambda: one._wakeup.wake in one._membership.group.lingerers.waiting)
 
 
-async def test_a_test_event_does_not_wait(hub: RunningHub) -> None:
-    """It comes at once, ahead of what waits, and its cursor passes none of that."""
+async def test_a_test_event_does_not_linger(hub: RunningHub) -> None:
+    """It is sent at once, before the waiting events, and its cursor passes none of them."""
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await lingering(reader)
     await emit(hub, ["waiting"])
@@ -224,7 +224,7 @@ async def test_a_test_event_does_not_wait(hub: RunningHub) -> None:
     assert (await unseal(hub, frame.cursor)).position < entry.position
 
 
-async def test_a_wall_clock_that_steps_makes_no_wait_longer(start_hub: StartHub, clock: FakeClock) -> None:
+async def test_a_clock_step_does_not_lengthen_a_linger(start_hub: StartHub, clock: FakeClock) -> None:
     """The wait is by the monotonic clock; an accept time that lies ahead counts as now."""
     hub = await start_hub(clock)
     _, reader = await hub.register("TICKET_CREATED")
@@ -238,7 +238,7 @@ async def test_a_wall_clock_that_steps_makes_no_wait_longer(start_hub: StartHub,
     assert await names_until(stream, "behind") == ["behind"]
 
 
-async def test_a_stream_that_has_gone_is_forgotten(hub: RunningHub) -> None:
+async def test_an_ended_stream_leaves_its_group(hub: RunningHub) -> None:
     """Its group does not keep it among those that wait for a full frame."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await lingering(reader, subscription_id="goes")

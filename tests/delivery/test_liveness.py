@@ -12,8 +12,8 @@ from tests.support.hubs import Caller, FakeClock, RunningHub, StartHub, emit, li
 from tests.support.streams import names_until, notice, standing_still, unseal
 
 
-async def test_a_silent_stream_keeps_saying_that_it_is_alive(hub: RunningHub) -> None:
-    """Heartbeats come again and again while nothing is to be seen, and say that nothing is missing."""
+async def test_a_quiet_stream_gets_heartbeats(hub: RunningHub) -> None:
+    """Again and again, and they say that nothing is missing."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(heartbeat_interval={"seconds": 1})
     assert stream.frames[0].ready.heartbeat_interval.seconds == 1
@@ -26,7 +26,7 @@ async def test_a_silent_stream_keeps_saying_that_it_is_alive(hub: RunningHub) ->
 
 
 async def test_a_heartbeats_cursor_is_past_everything_withheld(hub: RunningHub) -> None:
-    """Resuming from it looks at nothing again that was withheld, and misses nothing that came after."""
+    """Resuming from it reads no withheld event again, and misses no later one."""
     _, reader = await hub.register("TICKET_CREATED", "TICKET_STATS")
     stream = await reader.subscribe(heartbeat_interval={"seconds": 1}, scopes=[permissions_pb2.SCOPE_TICKET_CREATED])
     await emit(hub, ids("withheld", 50), closed)
@@ -39,7 +39,7 @@ async def test_a_heartbeats_cursor_is_past_everything_withheld(hub: RunningHub) 
     assert await names_until(await reader.subscribe(cursor=frame.cursor), "missed00002") == ids("missed", 3)
 
 
-async def test_traffic_of_others_does_not_silence_a_stream(hub: RunningHub) -> None:
+async def test_withheld_traffic_does_not_suppress_heartbeats(hub: RunningHub) -> None:
     """Heartbeats come also while events flow that the stream does not see."""
     _, reader = await hub.register("TICKET_STATS")
     stream = await reader.subscribe(heartbeat_interval={"seconds": 1})
@@ -59,8 +59,8 @@ async def test_traffic_of_others_does_not_silence_a_stream(hub: RunningHub) -> N
     assert not any(frame.events for frame in stream.frames)
 
 
-async def test_lag_is_the_age_of_what_was_not_handed_out(start_hub: StartHub) -> None:
-    """Where a reader stands still its lag grows; once it has read on there is none."""
+async def test_lag_is_the_age_of_the_oldest_undelivered_event(start_hub: StartHub) -> None:
+    """It grows while a reader does not read, and is gone once it has read on."""
     clock = FakeClock()
     hub = await start_hub(clock)
     _, reader = await hub.register("TICKET_CREATED")
@@ -77,8 +77,8 @@ async def test_lag_is_the_age_of_what_was_not_handed_out(start_hub: StartHub) ->
         assert not (await subscriptions(reader))["default"].lag.ToMicroseconds()
 
 
-async def test_the_lag_of_a_place_is_that_of_its_events(start_hub: StartHub) -> None:
-    """A place committed from Ready's cursor is as old as what follows it, not as the commit."""
+async def test_the_lag_of_a_commit_counts_from_the_next_event(start_hub: StartHub) -> None:
+    """A cursor committed from Ready is as old as what follows it, not as the commit."""
     clock = FakeClock()
     hub = await start_hub(clock)
     _, reader = await hub.register("TICKET_CREATED")
@@ -91,8 +91,8 @@ async def test_the_lag_of_a_place_is_that_of_its_events(start_hub: StartHub) -> 
     assert (await subscriptions(reader))["default"].lag.seconds >= 1_000
 
 
-async def test_a_half_open_peer_is_noticed(start_hub: StartHub) -> None:
-    """A connection over which nothing passes any more ends by keepalive, and the stream with it; its place is free."""
+async def test_a_half_open_connection_is_detected(start_hub: StartHub) -> None:
+    """A connection without traffic ends by keepalive, and the stream with it; its slot is free."""
     hub = await start_hub(keepalive_interval=1, keepalive_timeout=0.5, max_streams_per_integration=1)
     _, reader = await hub.register("TICKET_CREATED")
     async with SilentLink(hub.hub.port) as wire, grpc.aio.insecure_channel(f"127.0.0.1:{wire.port}") as channel:
@@ -106,8 +106,8 @@ async def test_a_half_open_peer_is_noticed(start_hub: StartHub) -> None:
         await reader.subscribe(subscription_id="near")
 
 
-async def test_a_live_peer_outlives_its_keepalives(start_hub: StartHub) -> None:
-    """A client that only reads, and seldom gets anything, is not taken for dead."""
+async def test_an_idle_client_survives_keepalives(start_hub: StartHub) -> None:
+    """A client that only reads, and seldom gets an event, is not taken for dead."""
     hub = await start_hub(keepalive_interval=1, keepalive_timeout=0.5)
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(heartbeat_interval={"seconds": 4})
@@ -116,7 +116,7 @@ async def test_a_live_peer_outlives_its_keepalives(start_hub: StartHub) -> None:
     assert await names_until(stream, "after") == ["after"]
 
 
-async def test_a_client_that_goes_frees_its_place(start_hub: StartHub) -> None:
+async def test_a_cancelled_stream_frees_its_slot(start_hub: StartHub) -> None:
     """A stream that its client cancels is closed; before that the limit holds."""
     hub = await start_hub(max_streams_per_integration=1)
     _, reader = await hub.register("TICKET_CREATED")

@@ -25,8 +25,8 @@ class Log:
         return [line for line in every if line["event"] == event]
 
 
-async def test_a_stream_that_is_ended_has_one_line(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says why, whose it was, for how long, how many events went out, and how far behind it was."""
+async def test_an_ended_stream_has_one_log_line(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reason, owner, duration, number of events, and lag."""
     log, hub = Log(monkeypatch), await start_hub()
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(subscription_id="main")
@@ -49,7 +49,9 @@ async def test_a_stream_that_is_ended_has_one_line(start_hub: StartHub, monkeypa
     assert line["seconds"] >= 0
 
 
-async def test_a_client_that_goes_is_told_as_that(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_that_its_client_ended_has_a_log_line(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stream that its client ended has a line, too."""
     log, hub = Log(monkeypatch), await start_hub()
     _, reader = await hub.register("TICKET_CREATED")
@@ -60,7 +62,7 @@ async def test_a_client_that_goes_is_told_as_that(start_hub: StartHub, monkeypat
 
 
 async def test_a_dropped_reader_is_a_warning(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that takes nothing is dropped with one line that says how far behind it was."""
+    """A reader that does not read is dropped, with one line that has its lag."""
     log, hub = Log(monkeypatch), await start_hub(write_deadline=1)
     _, reader = await hub.register("TICKET_CREATED")
     async with standing_still(hub, reader) as still:
@@ -73,8 +75,8 @@ async def test_a_dropped_reader_is_a_warning(start_hub: StartHub, monkeypatch: p
     assert (line["reason"], line["level"], line["lag"] > 0) == ("SLOW_CONSUMER", "warning", True)
 
 
-async def test_each_change_has_one_line(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of admins, of developers and of the bot for a user: the method, who called, and what was changed."""
+async def test_each_change_has_one_log_line(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By admins, developers, and the bot for a user: the method, the caller, and what was changed."""
     log, hub = Log(monkeypatch), await start_hub()
     integration, developer = await hub.register("TICKET_CREATED")
     own = integration.integration_id
@@ -97,7 +99,7 @@ async def test_each_change_has_one_line(start_hub: StartHub, monkeypatch: pytest
     assert not any(secret.split("_")[3] in str(log.lines("changed")) for secret in (hub.admin.key, developer.key))
 
 
-async def test_what_is_refused_has_no_such_line(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused_calls_have_no_line_of_a_change(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change that was not made is no change, and a stream that was not opened does not end."""
     log, hub = Log(monkeypatch), await start_hub()
     integration, reader = await hub.register("TICKET_CREATED")

@@ -9,7 +9,7 @@ from tests.support.hubs import StartHub, emit, log_of
 from tests.support.streams import names_until
 
 
-async def test_state_of_a_newer_hub_is_passed_over(start_hub: StartHub) -> None:
+async def test_unknown_kinds_of_state_are_skipped(start_hub: StartHub) -> None:
     """A kind of state that this hub does not know ends neither the pump nor the next start; it stays in the log."""
     hub = await start_hub()
     _, reader = await hub.register("TICKET_CREATED")

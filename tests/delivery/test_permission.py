@@ -20,7 +20,7 @@ def verified(event_id: str) -> event_pb2.Event:
     return event_pb2.Event(id=event_id, guild_id="41", member_verified=event_pb2.MemberVerified(user_id="7"))
 
 
-async def test_a_change_of_scopes_is_told_and_holds_from_there(hub: RunningHub) -> None:
+async def test_grants_changed_is_sent_and_applies_from_there(hub: RunningHub) -> None:
     """GrantsChanged says what was added, what removed, and why; the stream stays open with nothing left."""
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
@@ -42,7 +42,7 @@ async def test_a_change_of_scopes_is_told_and_holds_from_there(hub: RunningHub) 
     assert await names_until(stream, "c3") == ["c3"]
 
 
-async def test_a_field_appears_and_goes_with_its_scope(hub: RunningHub) -> None:
+async def test_a_field_follows_its_scope(hub: RunningHub) -> None:
     """Live, event by event, and in replay the same."""
     integration, reader = await hub.register("MEMBER_VERIFIED")
     stream = await reader.subscribe()
@@ -89,8 +89,8 @@ async def take_away(hub: RunningHub, how: str, integration: integration_pb2.Inte
 
 
 @pytest.mark.parametrize("how", ENDS)
-async def test_what_ends_a_stream_says_so_and_nothing_follows(start_hub: StartHub, how: str) -> None:
-    """In full flow or far behind: after the answer only what the transport held arrives, then the reason."""
+async def test_an_ended_stream_gets_the_reason_and_no_later_event(start_hub: StartHub, how: str) -> None:
+    """Live or far behind: after the answer only what the transport held arrives, then the reason."""
     hub = await start_hub()
     integration, reader = await hub.register("TICKET_CREATED")
     backlog = ids("old", 5_000)
@@ -131,8 +131,8 @@ async def position_of_the_change(hub: RunningHub) -> int:
     return max(entry.position for entry in await log_of(hub, Kind.STATE) if entry.key.startswith(keys))
 
 
-async def test_a_scope_that_was_taken_away_stops_at_once(start_hub: StartHub) -> None:
-    """Of a long backlog no event of the lost scope comes after GrantsChanged; the other scope's all come."""
+async def test_a_revoked_scope_stops_at_once(start_hub: StartHub) -> None:
+    """In a long backlog no event of the scope follows GrantsChanged; all of the other scope do."""
     hub = await start_hub()
     integration, reader = await hub.register("TICKET_CREATED", "TICKET_STATS")
     lost, kept = ids("t", 4_000), ids("c", 4_000)
@@ -153,7 +153,7 @@ async def test_a_scope_that_was_taken_away_stops_at_once(start_hub: StartHub) ->
     assert 0 < len(set(names) & set(lost)) < len(lost)
 
 
-async def test_suspended_time_is_delivered_after_resuming(hub: RunningHub) -> None:
+async def test_events_of_a_suspension_are_delivered_after_resuming(hub: RunningHub) -> None:
     """A suspended integration cannot connect; once it is resumed nothing of the time in between is missing."""
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
@@ -180,7 +180,7 @@ async def rotate(hub: RunningHub, integration: integration_pb2.Integration, seco
     return hub.caller(reply.key.secret)
 
 
-async def test_the_old_keys_streams_live_until_the_overlap_ends(hub: RunningHub) -> None:
+async def test_streams_of_the_old_key_last_until_the_overlap_ends(hub: RunningHub) -> None:
     """They go on, learn when their key ends, then end with KEY_EXPIRED; those of the new key go on."""
     integration, old = await hub.register("TICKET_CREATED")
     stream = await old.subscribe(heartbeat_interval={"seconds": 1})
@@ -206,10 +206,10 @@ def names_of(streams: Sequence[Subscriber]) -> set[str]:
     return {event.id for stream in streams for frame in stream.frames for event in frame.events}
 
 
-async def test_who_waits_for_a_page_of_the_log_is_ended_at_once(
+async def test_a_stream_that_waits_for_a_page_is_ended_at_once(
     hub: RunningHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long the store takes to read it: a suspension does not wait for that, and a heartbeat neither."""
+    """However slow the store is: neither a suspension nor a heartbeat waits for it."""
     integration, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 20))
     feed = hub.hub.feed

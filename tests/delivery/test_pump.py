@@ -5,7 +5,7 @@ from collections.abc import Callable
 from tests.support.hubs import RunningHub, emit
 
 
-async def test_the_pump_tells_every_listener(hub: RunningHub) -> None:
+async def test_the_pump_calls_every_listener(hub: RunningHub) -> None:
     """Each hears of a change, in their order, before the events of the batch are published."""
     integration, _ = await hub.register("TICKET_CREATED")
     feed = hub.hub.feed

@@ -14,7 +14,7 @@ from tests.support.hubs import RunningHub, emit, log_of
 from tests.support.streams import EARLIEST, names_until, notice, unseal
 
 
-async def test_latest_brings_what_is_accepted_from_then_on(hub: RunningHub) -> None:
+async def test_latest_starts_at_the_present(hub: RunningHub) -> None:
     """Nothing from before the stream was open, everything after its Ready."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("before", 3))
@@ -23,7 +23,7 @@ async def test_latest_brings_what_is_accepted_from_then_on(hub: RunningHub) -> N
     assert await names_until(stream, "after00002") == ids("after", 3)
 
 
-async def test_earliest_begins_where_the_grant_begins(hub: RunningHub) -> None:
+async def test_earliest_starts_at_the_grant(hub: RunningHub) -> None:
     """All that is kept and covered, and nothing that was accepted before the integration had its scope."""
     await emit(hub, ids("before", 3))
     _, reader = await hub.register("TICKET_CREATED")
@@ -68,7 +68,7 @@ async def test_since_is_by_accept_time_to_the_microsecond(hub: RunningHub) -> No
     assert await names_until(stream, "late") == ["late"]
 
 
-async def test_committed_and_the_default_start(hub: RunningHub) -> None:
+async def test_committed_and_the_default_start_resume_at_the_commit(hub: RunningHub) -> None:
     """Without a committed cursor `committed` is refused and the default is latest; with one both resume there."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 5))
@@ -93,8 +93,8 @@ async def test_committed_and_the_default_start(hub: RunningHub) -> None:
     assert await names_until(other, "c") == ["c"]
 
 
-async def test_any_cursor_is_a_place_and_no_right(hub: RunningHub) -> None:
-    """Another integration's cursor starts there, with what one's own scopes cover."""
+async def test_a_cursor_of_another_integration_gives_no_rights(hub: RunningHub) -> None:
+    """A stream may start there, and gets what its own scopes cover."""
     _, rich = await hub.register("TICKET_CREATED", "TICKET_STATS")
     _, poor = await hub.register("TICKET_STATS")
     await emit(hub, ids("c", 3), closed)
@@ -107,7 +107,7 @@ async def test_any_cursor_is_a_place_and_no_right(hub: RunningHub) -> None:
     assert await names_until(await poor.subscribe(), "last") == ["c00001", "c00002", "last"]
 
 
-async def test_a_cursor_that_cannot_be_opened_is_said_to_be_invalid(hub: RunningHub) -> None:
+async def test_a_cursor_that_cannot_be_opened_is_invalid(hub: RunningHub) -> None:
     """Cut off, altered, or of another hub: CURSOR_INVALID, for a stream and for a commit."""
     _, reader = await hub.register("TICKET_CREATED")
     good = (await reader.subscribe()).frames[0].cursor
@@ -117,7 +117,7 @@ async def test_a_cursor_that_cannot_be_opened_is_said_to_be_invalid(hub: Running
             assert (failure.code(), reason_of(failure)) == (grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
 
 
-async def test_a_cursor_of_before_a_restore_is_expired(hub: RunningHub) -> None:
+async def test_a_cursor_that_predates_a_restore_is_expired(hub: RunningHub) -> None:
     """It skips nothing silently: CURSOR_EXPIRED, or all that is kept after a Gap that says why."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("a", 3))
@@ -134,7 +134,7 @@ async def test_a_cursor_of_before_a_restore_is_expired(hub: RunningHub) -> None:
     assert await names_until(stream, "a00002") == ids("a", 3)
 
 
-async def test_an_admin_sees_who_reads_and_how_far_behind(hub: RunningHub) -> None:
+async def test_an_admin_lists_subscriptions_with_their_lag(hub: RunningHub) -> None:
     """ListSubscriptions tells key, connection and lag over all integrations, in pages."""
     readers = [await hub.register("TICKET_CREATED") for _ in range(3)]
     streams = [await reader.subscribe() for _, reader in readers]

@@ -72,7 +72,7 @@ async def is_expired(stream: Subscriber) -> None:
     assert info_of(ending).metadata["cause"] == "RETENTION"
 
 
-async def test_every_start_before_what_is_kept_fails_or_tells_a_gap(hub: RunningHub, clock: FakeClock) -> None:
+async def test_every_start_before_the_first_event_fails_or_gets_a_gap(hub: RunningHub, clock: FakeClock) -> None:
     """CURSOR_EXPIRED by default; with EARLIEST a Gap, then all that is kept. `earliest` and `latest` have no gap."""
     reader, starts, first_time = await aged(hub, clock)
     for start in starts.values():
@@ -93,7 +93,7 @@ async def test_every_start_before_what_is_kept_fails_or_tells_a_gap(hub: Running
     assert await names_until(stream, "new") == ["new"]
 
 
-async def test_readys_cursor_stands_before_the_gap(hub: RunningHub, clock: FakeClock) -> None:
+async def test_the_cursor_of_ready_lies_before_the_gap(hub: RunningHub, clock: FakeClock) -> None:
     """A reader that is cut off between Ready and Gap, and resumes with Ready's cursor, gets the Gap again."""
     reader, starts, _ = await aged(hub, clock)
     for start in starts.values():
@@ -105,10 +105,10 @@ async def test_readys_cursor_stands_before_the_gap(hub: RunningHub, clock: FakeC
 
 
 @pytest.mark.parametrize("on_expired", [0, EARLIEST])
-async def test_a_stream_that_falls_behind_while_open_is_told(
+async def test_an_open_stream_that_falls_behind_retention_gets_a_gap(
     hub: RunningHub, clock: FakeClock, on_expired: int
 ) -> None:
-    """It gets what was on its way, then CURSOR_EXPIRED or a Gap; nothing is skipped before that."""
+    """It gets what was in flight, then CURSOR_EXPIRED or a Gap; nothing is skipped before that."""
     _, reader = await hub.register("TICKET_CREATED")
     names = ids("gone", 3_000)
     async with standing_still(hub, reader) as slow:
@@ -147,7 +147,7 @@ async def test_a_jump_of_the_clock_removes_nothing(hub: RunningHub, clock: FakeC
 
 
 async def test_a_wrong_date_at_the_start_removes_nothing(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine comes back a year ahead: an hour to set it right, as after a jump; then what is too old goes."""
+    """A machine that starts a year ahead has an hour to be set right, as after a jump."""
     kept: dict[str, Any] = {"retention": KEPT, "dedupe_window": KEPT, "write_deadline": 24 * HOUR}
     before = await start_hub(FakeClock(), **kept)
     await emit(before, ids("a", 3))
@@ -166,7 +166,7 @@ async def test_a_wrong_date_at_the_start_removes_nothing(start_hub: StartHub, mo
     assert not await log_of(hub, Kind.EVENT)
 
 
-async def test_a_start_soon_after_the_end_removes_what_is_too_old(start_hub: StartHub) -> None:
+async def test_a_restart_within_the_hour_does_not_pause_retention(start_hub: StartHub) -> None:
     """Within the hour a clock is believed: a restart puts nothing off."""
     kept: dict[str, Any] = {"retention": KEPT, "dedupe_window": KEPT, "write_deadline": 24 * HOUR}
     before = await start_hub(FakeClock(), **kept)
@@ -181,8 +181,8 @@ async def test_a_start_soon_after_the_end_removes_what_is_too_old(start_hub: Sta
     assert not await log_of(hub, Kind.EVENT)
 
 
-async def test_a_log_without_events_expires_nobodys_cursor(hub: RunningHub, clock: FakeClock) -> None:
-    """Changes of state grow old, and stay: who has seen every event has missed nothing, however long ago."""
+async def test_a_log_without_events_expires_no_cursor(hub: RunningHub, clock: FakeClock) -> None:
+    """Old changes of state are kept: a reader that has every event has missed nothing."""
     integration, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ["gone"])
     early = (await reader.subscribe(earliest={}, max_batch_size=1)).frames[0].cursor
@@ -198,7 +198,7 @@ async def test_a_log_without_events_expires_nobodys_cursor(hub: RunningHub, cloc
     await is_expired(reader.open(cursor=early))
 
 
-async def test_since_a_time_after_all_that_is_gone_is_no_gap(hub: RunningHub, clock: FakeClock) -> None:
+async def test_since_a_time_after_the_removed_events_is_no_gap(hub: RunningHub, clock: FakeClock) -> None:
     """What counts is whether anything accepted from then on is missing, not how long ago it is."""
     _, reader = await hub.register("TICKET_CREATED")
     [gone] = await emit(hub, ["gone"])
@@ -212,7 +212,7 @@ async def test_since_a_time_after_all_that_is_gone_is_no_gap(hub: RunningHub, cl
     assert await names_until(await reader.subscribe(since=times[1]), "new") == ["new"]
 
 
-async def test_a_restart_does_not_forget_what_is_gone(start_hub: StartHub, clock: FakeClock, hub: RunningHub) -> None:
+async def test_a_restart_remembers_what_was_trimmed(start_hub: StartHub, clock: FakeClock, hub: RunningHub) -> None:
     """The beginning of the log is a stored mark."""
     reader, starts, _ = await aged(hub, clock)
     await hub.close()
@@ -223,7 +223,7 @@ async def test_a_restart_does_not_forget_what_is_gone(start_hub: StartHub, clock
     assert await names_until(stream, "kept00004") == ids("kept", 5)
 
 
-async def test_retention_goes_in_steps_that_stop_nobody(hub: RunningHub, clock: FakeClock) -> None:
+async def test_retention_works_in_steps_between_appends(hub: RunningHub, clock: FakeClock) -> None:
     """An event that comes while much is removed is stored after one step of it, not after all."""
     await emit(hub, ids("gone", 5 * STEP))
     clock.wall_offset += 2 * KEPT * 1_000_000
@@ -239,7 +239,7 @@ async def test_retention_goes_in_steps_that_stop_nobody(hub: RunningHub, clock: 
     assert [entry.id for entry in await log_of(hub, Kind.EVENT)] == ["new"]
 
 
-async def test_what_is_removed_is_said_to_be_gone_first(
+async def test_a_trim_is_announced_before_the_removal(
     hub: RunningHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At no moment does the store lack an event that the hub believes to be there."""

@@ -20,8 +20,8 @@ async def rest_of(stream: Subscriber) -> tuple[list[str], str, grpc.aio.AioRpcEr
     return [event.id for frame in stream.frames for event in frame.events], stream.frames[-1].cursor, ending
 
 
-async def test_a_reader_that_stands_still_is_dropped_and_resumes_without_loss(start_hub: StartHub) -> None:
-    """After the write deadline its stream ends; what it reads then is whole, and its last cursor leads on."""
+async def test_a_stalled_reader_is_dropped_and_resumes_without_loss(start_hub: StartHub) -> None:
+    """After the write deadline its stream ends; its last cursor resumes."""
     hub = await start_hub(write_deadline=1)
     _, reader = await hub.register("TICKET_CREATED")
     names = ids("e", 5_000)
@@ -36,8 +36,8 @@ async def test_a_reader_that_stands_still_is_dropped_and_resumes_without_loss(st
     assert got + await names_until(await reader.subscribe(cursor=cursor), names[-1]) == names
 
 
-async def test_a_reader_that_stands_still_holds_a_bounded_amount(start_hub: StartHub) -> None:
-    """What is kept in memory is the window, however much comes meanwhile."""
+async def test_a_stalled_reader_uses_bounded_memory(start_hub: StartHub) -> None:
+    """The hub keeps no more than the window, however much arrives meanwhile."""
     hub = await start_hub(window_bytes=64 * 1024)
     _, reader = await hub.register("TICKET_CREATED")
     feed = hub.hub.feed
@@ -55,7 +55,7 @@ async def test_a_reader_that_stands_still_holds_a_bounded_amount(start_hub: Star
         assert await names_until(stream, "9-00999") == [name for n in range(10) for name in ids(f"{n}-", 1_000)]
 
 
-async def test_one_of_a_hundred_stands_still_and_the_others_get_everything(start_hub: StartHub) -> None:
+async def test_one_stalled_reader_of_a_hundred_delays_no_other(start_hub: StartHub) -> None:
     """99 streams take all there is while the hundredth takes nothing; it has lost nothing either."""
     hub = await start_hub(max_streams_per_integration=100, max_subscriptions=100)
     _, reader = await hub.register("TICKET_CREATED")
@@ -95,8 +95,8 @@ async def test_a_slow_reader_gets_smaller_frames_down_to_one_event(start_hub: St
 
 
 @pytest.mark.parametrize("largest", [1_024, 5_000])
-async def test_a_frame_is_as_large_as_it_may_be_and_no_larger(start_hub: StartHub, largest: int) -> None:
-    """Live and in replay; what does not fit comes in the next one."""
+async def test_frames_respect_the_byte_limit(start_hub: StartHub, largest: int) -> None:
+    """Live and in replay; the rest follows in the next frame."""
     hub = await start_hub(max_frame_bytes=largest)
     _, reader = await hub.register("TICKET_CREATED")
     names = ids("e", 500)
@@ -110,7 +110,7 @@ async def test_a_frame_is_as_large_as_it_may_be_and_no_larger(start_hub: StartHu
     assert len(replay.frames) < len(names) / 5
 
 
-async def test_a_reader_that_stands_still_cannot_hold_what_was_taken_over(start_hub: StartHub) -> None:
+async def test_a_stalled_reader_cannot_keep_a_stream_that_was_taken_over(start_hub: StartHub) -> None:
     """A stream that ended while its reader took nothing is gone long before the write deadline, and says why."""
     hub = await start_hub(write_deadline=600, max_streams_per_integration=1)
     _, reader = await hub.register("TICKET_CREATED")
@@ -127,8 +127,8 @@ async def test_a_reader_that_stands_still_cannot_hold_what_was_taken_over(start_
     await reader.subscribe()
 
 
-async def test_ended_streams_that_nobody_reads_are_limited_too(start_hub: StartHub) -> None:
-    """However often a subscription is taken over by readers that stand still, only so many handlers are held."""
+async def test_unread_ended_streams_are_limited(start_hub: StartHub) -> None:
+    """However often stalled readers take a subscription over, the number of handlers is limited."""
     hub = await start_hub(write_deadline=600, max_streams_per_integration=1)
     _, reader = await hub.register("TICKET_CREATED")
     async with standing_still(hub, reader) as still:
@@ -141,8 +141,8 @@ async def test_ended_streams_that_nobody_reads_are_limited_too(start_hub: StartH
     assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS")
 
 
-async def test_dropped_streams_that_nobody_reads_are_limited_too(start_hub: StartHub) -> None:
-    """What is left of them in the transport is held until their reader takes it or goes: until then it counts."""
+async def test_unread_dropped_streams_are_limited(start_hub: StartHub) -> None:
+    """Their rest in the transport is kept until their reader takes it or leaves: until then it counts."""
     hub = await start_hub(write_deadline=1, max_streams_per_integration=1)
     _, reader = await hub.register("TICKET_CREATED")
     _, other = await hub.register("TICKET_CREATED")
@@ -162,7 +162,7 @@ async def test_dropped_streams_that_nobody_reads_are_limited_too(start_hub: Star
     await reader.subscribe()
 
 
-async def test_a_reader_that_goes_in_the_middle_of_a_frame_is_no_fault_of_the_hub(
+async def test_a_client_killed_during_a_frame_is_no_internal_error(
     start_hub: StartHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Clients are killed while they read: nobody has to look into that."""

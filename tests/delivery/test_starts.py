@@ -36,9 +36,7 @@ async def beyond(hub: RunningHub) -> str:
     return CursorSeal((await log.secrets())[0]).seal(Cursor(bounds.epoch, bounds.last + 50, 10**15)).decode()
 
 
-async def test_a_commit_that_comes_while_a_stream_opens_counts(
-    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_commit_during_the_opening_of_a_stream_counts(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies between that commit and the claim is delivered, though nothing was committed at first."""
     _, reader = await hub.register("TICKET_CREATED")
     before = (await reader.subscribe(subscription_id="other")).frames[0].cursor
@@ -49,7 +47,9 @@ async def test_a_commit_that_comes_while_a_stream_opens_counts(
     assert await names_until(stream, "after") == ["between", "after"]
 
 
-async def test_earliest_does_not_expire_while_it_opens(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_earliest_does_not_expire_while_the_stream_opens(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is removed while the claim is stored is not kept any more, so it is not missed."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 50))
@@ -64,7 +64,7 @@ async def test_earliest_does_not_expire_while_it_opens(hub: RunningHub, monkeypa
 
 
 @pytest.mark.parametrize("on_expired", [0, EARLIEST])
-async def test_earliest_goes_on_where_another_replica_has_removed_more(
+async def test_earliest_continues_after_a_trim_by_another_replica(
     hub: RunningHub, monkeypatch: pytest.MonkeyPatch, on_expired: int
 ) -> None:
     """Before its first event the beginning may move once more: neither CURSOR_EXPIRED nor a Gap."""
@@ -86,7 +86,7 @@ async def test_earliest_goes_on_where_another_replica_has_removed_more(
     assert not any(frame.HasField("gap") for frame in stream.frames)
 
 
-async def test_who_has_lost_history_takes_nothing_over(hub: RunningHub) -> None:
+async def test_a_start_without_its_history_takes_nothing_over(hub: RunningHub) -> None:
     """A cursor that predates a restore, and one past the log's end, are refused before the claim."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 3))
@@ -117,7 +117,7 @@ async def test_a_cursor_past_the_end_of_the_log_is_expired(hub: RunningHub) -> N
         assert await names_until(stream, "a00002") == ids("a", 3)
 
 
-async def test_a_time_to_come_does_not_get_into_a_cursor(start_hub: StartHub) -> None:
+async def test_a_future_since_does_not_get_into_a_cursor(start_hub: StartHub) -> None:
     """`since` tomorrow is `latest`: the place was reached now, not then, and a Gap after it begins now."""
     clock = FakeClock()
     hub = await start_hub(clock)

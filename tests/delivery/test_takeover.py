@@ -27,8 +27,8 @@ async def test_a_newer_stream_takes_over(hub: RunningHub) -> None:
         assert await names_until(stream, "after") == ["after"]
 
 
-async def test_of_many_at_once_exactly_one_stays(hub: RunningHub) -> None:
-    """However they race, the log's newest claim has it and all others end; who stays gets everything once."""
+async def test_of_concurrent_streams_of_a_subscription_one_stays(hub: RunningHub) -> None:
+    """All others end, by the newest claim in the log; the one that stays gets everything once."""
     _, reader = await hub.register("TICKET_CREATED")
     racing = [reader.open() for _ in range(20)]
     first = {asyncio.create_task(stream.ending()): stream for stream in racing}
@@ -46,7 +46,7 @@ async def test_of_many_at_once_exactly_one_stays(hub: RunningHub) -> None:
     stayed.cancel()
 
 
-async def test_taking_over_needs_no_room_of_its_own(start_hub: StartHub) -> None:
+async def test_a_takeover_needs_no_free_slot(start_hub: StartHub) -> None:
     """At the limit a reader can still reconnect; one more name is TOO_MANY_STREAMS, and says which there are."""
     hub = await start_hub(max_streams_per_integration=2)
     _, reader = await hub.register("TICKET_CREATED")
@@ -62,7 +62,7 @@ async def test_taking_over_needs_no_room_of_its_own(start_hub: StartHub) -> None
     assert len(kept) == 2
 
 
-async def test_the_hub_has_a_limit_of_its_own(start_hub: StartHub) -> None:
+async def test_the_number_of_streams_of_a_hub_is_limited(start_hub: StartHub) -> None:
     """Over all integrations: TOO_MANY_STREAMS, and room again once a stream has ended."""
     hub = await start_hub(max_streams=2)
     readers = [(await hub.register("TICKET_CREATED"))[1] for _ in range(3)]
@@ -75,8 +75,8 @@ async def test_the_hub_has_a_limit_of_its_own(start_hub: StartHub) -> None:
 
 
 @pytest.mark.parametrize("start", [{"cursor": "x"}, {"committed": {}}, {"scopes": [2]}])
-async def test_who_cannot_be_served_takes_nothing_over(hub: RunningHub, start: dict[str, object]) -> None:
-    """A request that is refused does not end the stream that stands."""
+async def test_a_refused_request_takes_nothing_over(hub: RunningHub, start: dict[str, object]) -> None:
+    """It does not end the stream that is open."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
     await reader.open(**start).ending()

@@ -46,8 +46,8 @@ class Machine:
 
 
 @pytest.mark.parametrize(("cost", "at_once"), [(LIMIT / 4, 4), (LIMIT, 1), (5 * LIMIT, 1)])
-async def test_a_turn_of_the_event_loop_has_so_much_of_it(cost: float, at_once: int) -> None:
-    """As many pieces as fit into the limit, once their cost is known, and never none."""
+async def test_turns_fit_into_their_share_of_the_event_loop(cost: float, at_once: int) -> None:
+    """As many turns as fit into the limit by their measured cost, and at least one."""
     machine = Machine()
     streams = [asyncio.create_task(machine.stream(str(n), 40, cost)) for n in range(12)]
     counts = await machine.count(lambda: all(stream.done() for stream in streams))
@@ -56,21 +56,21 @@ async def test_a_turn_of_the_event_loop_has_so_much_of_it(cost: float, at_once: 
     assert 0 < max(settled) <= at_once + 1
 
 
-async def test_everyone_has_a_turn_in_order() -> None:
+async def test_streams_take_turns_in_order() -> None:
     """One that is at its first piece waits for no more than one piece of each other."""
     machine = Machine()
     await asyncio.gather(*(machine.stream(name, 10, LIMIT) for name in "abc"))
     assert machine.done[:30] == list("abc" * 10)
 
 
-async def test_one_alone_does_not_wait() -> None:
+async def test_a_single_stream_does_not_wait() -> None:
     """Where nobody else catches up the work is done at once."""
     turn = Turn(Turns(), lambda: None)
     assert turn.is_mine()
     assert not turn.is_mine()
 
 
-async def test_while_there_is_room_nobody_waits() -> None:
+async def test_several_turns_are_granted_in_one_turn_of_the_loop() -> None:
     """Several streams have their turn in one turn of the event loop; the rest waits, and so does who asks again."""
     turns = Turns()
     streams = [Turn(turns, lambda: None) for _ in range(20)]
@@ -80,8 +80,8 @@ async def test_while_there_is_room_nobody_waits() -> None:
     assert not streams[0].is_mine()
 
 
-async def test_a_stream_that_has_gone_holds_nobody_up() -> None:
-    """Its turn comes and goes."""
+async def test_an_ended_stream_delays_no_other() -> None:
+    """Its turn passes."""
     machine = Machine()
     gone, stays = (asyncio.create_task(machine.stream(name, 5, LIMIT)) for name in ("gone", "stays"))
     await asyncio.sleep(0)

@@ -33,7 +33,7 @@ def addresses(proxies: str = "") -> Addresses:
     ],
 )
 def test_one_host_is_one_address(peer: str, whose: str) -> None:
-    """A host has all the ports of its address, and all the addresses of its IPv6 network."""
+    """A host has all ports of its address, and all addresses of its IPv6 network."""
     assert addresses().of(CallFrom(peer)) == (peer, whose)
 
 
@@ -58,13 +58,13 @@ def test_one_host_is_one_address(peer: str, whose: str) -> None:
         (("203.0.113.7" * 500,), "10.1.2.3"),
     ],
 )
-def test_a_trusted_proxy_says_who_calls(forwarded: tuple[str, ...], whose: str) -> None:
+def test_a_trusted_proxy_names_the_caller(forwarded: tuple[str, ...], whose: str) -> None:
     """The last address that is not a proxy's counts; if it cannot be read, the proxy's own counts."""
     assert addresses(PROXIES).of(CallFrom("ipv4:10.1.2.3:5", forwarded)).address == whose
 
 
 @pytest.mark.parametrize("peer", ["ipv4:192.0.2.1:5", "ipv6:%5B2001:db8::1%5D:5", "ipv4:11.0.0.1:5"])
-def test_anybody_elses_word_is_not_taken(peer: str) -> None:
+def test_forwarded_addresses_of_other_callers_are_ignored(peer: str) -> None:
     """A caller that is no trusted proxy cannot choose its address, nor can anyone where none is trusted."""
     forged = CallFrom(peer, ("203.0.113.7",))
     assert addresses(PROXIES).of(forged) == addresses().of(CallFrom(peer))
@@ -72,13 +72,13 @@ def test_anybody_elses_word_is_not_taken(peer: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/33", "proxy.example", "10.0.0.1/8", "10.0.0.0/8;192.0.2.1", "-"])
-def test_networks_that_are_none_are_refused(text: str) -> None:
+def test_invalid_networks_are_refused(text: str) -> None:
     """A typo here would let everyone choose an address, or no one; the start says so."""
     with pytest.raises(StartError, match=r"^trusted_proxies: must be addresses or networks, such as "):
         config.load({"trusted_proxies": text})
 
 
-async def test_callers_behind_a_proxy_are_throttled_apart(start_hub: StartHub) -> None:
+async def test_callers_behind_a_proxy_are_throttled_separately(start_hub: StartHub) -> None:
     """One guesser behind a proxy does not take the guesses of another; without the setting they share them."""
     for proxies, second in (("127.0.0.0/8", "KEY_UNKNOWN"), ("", "AUTH_THROTTLED")):
         hub = await start_hub(max_failed_authentications=1, trusted_proxies=proxies)
@@ -98,7 +98,7 @@ def test_a_customers_ipv6_addresses_share_their_guesses() -> None:
     assert throttle.wait(told.of(CallFrom("ipv6:%5B2001:db8::2%5D:6")).address)
 
 
-def test_few_peers_are_remembered() -> None:
+def test_the_number_of_remembered_peers_is_bounded() -> None:
     """Connections without end do not fill the memory."""
     told = addresses()
     for port in range(CACHED_PEERS + 10):

@@ -50,7 +50,7 @@ async def test_a_burst_on_one_connection_is_stored(hub: RunningHub) -> None:
     assert await burst(hub, channels=1, each=3_000) == {"OK": 3_000}
 
 
-async def test_a_burst_over_many_connections_is_refused_by_the_hub_alone(start_hub: StartHub) -> None:
+async def test_a_burst_over_many_connections_is_refused_by_the_hub_only(start_hub: StartHub) -> None:
     """Where the hub cannot take all, each call that it refuses has a reason and a time to come again."""
     hub = await start_hub(max_concurrent_calls=20, max_half_open_calls=200)
     ends = await burst(hub, channels=8, each=500)
@@ -58,7 +58,7 @@ async def test_a_burst_over_many_connections_is_refused_by_the_hub_alone(start_h
     assert set(ends) <= {"TOO_MANY_CALLS"}
 
 
-async def test_small_connections_lose_nothing_either(start_hub: StartHub) -> None:
-    """Calls that wait for a place on their connection are neither reset nor refused."""
+async def test_calls_that_wait_in_the_client_are_neither_reset_nor_refused(start_hub: StartHub) -> None:
+    """With few calls for each connection the others wait for a slot."""
     hub = await start_hub(max_calls_per_connection=10)
     assert await burst(hub, channels=2, each=500) == {"OK": 1_000}

@@ -30,7 +30,7 @@ def test_every_argument_is_a_name_in_the_core() -> None:
     assert b"grpc.http2.min_recv_ping_interval_without_data_ms" not in core
 
 
-def test_the_looking_finds_what_is_set() -> None:
+def test_the_check_covers_every_argument_that_is_set() -> None:
     """The arguments of the server and of the clients are among those that are looked at."""
     options = {name for name, _ in (*grpc_core.transport_options(config.load()), *CHANNEL_OPTIONS)}
     assert len(options) > 15
@@ -38,10 +38,10 @@ def test_the_looking_finds_what_is_set() -> None:
 
 
 @pytest.mark.parametrize("idle", [True, False], ids=["idle", "with a call"])
-async def test_pings_are_allowed_as_often_as_the_documents_say(
+async def test_pings_are_allowed_as_documented(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, *, idle: bool
 ) -> None:
-    """A client may ping every 5 s, early by a timer's fault; who pings without a pause is hung up on."""
+    """A client may ping every 5 s, a little early too; one that pings without a pause is disconnected."""
     assert grpc_core.SHORTEST_PING <= 4_500
     monkeypatch.setattr(grpc_core, "SHORTEST_PING", 1)
     hub = await start_hub()

@@ -64,7 +64,7 @@ async def still_serves(hub: RunningHub, name: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: repr(path[:40]))
-async def test_any_path_ends_its_call_alone(hub: RunningHub, path: bytes) -> None:
+async def test_a_malformed_path_ends_only_its_call(hub: RunningHub, path: bytes) -> None:
     """From grpcio 1.83 on the first of these ends the server for good, while the process stays alive."""
     async with Connection.open(hub.address) as connection:
         connection.call(1, path)
@@ -74,8 +74,8 @@ async def test_any_path_ends_its_call_alone(hub: RunningHub, path: bytes) -> Non
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=repr)
-async def test_any_metadata_ends_its_call_alone(hub: RunningHub, field: tuple[bytes, bytes]) -> None:
-    """Of a method with a key, of one without, and of none at all."""
+async def test_malformed_metadata_ends_only_its_call(hub: RunningHub, field: tuple[bytes, bytes]) -> None:
+    """For a method with a key, one without, and an unknown one."""
     for path in (LIST_SCOPES, b"/grpc.health.v1.Health/Check", b"/x/y"):
         async with Connection.open(hub.address) as connection:
             connection.call(1, path, field)

@@ -23,8 +23,8 @@ def caller_of(hub: RunningHub, reader: Caller, method: str) -> Caller:
     return {EMIT: hub.bot, SUBSCRIBE: reader}.get(method, hub.admin)
 
 
-async def test_a_key_that_ends_before_the_request_opens_nothing(hub: RunningHub) -> None:
-    """A request that is held back until its key was revoked is refused: it could mint a successor of that key."""
+async def test_a_key_revoked_before_the_request_arrives_is_refused(hub: RunningHub) -> None:
+    """Otherwise a withheld request could mint a successor of that key."""
     made, reader = await hub.register("TICKET_CREATED")
     upload = Upload(reader, "/tickets.hub.v1.DeveloperService/RotateOwnKey")
     await upload._call.wait_for_connection()
@@ -35,8 +35,8 @@ async def test_a_key_that_ends_before_the_request_opens_nothing(hub: RunningHub)
 
 
 @pytest.mark.parametrize("method", [LIST_SCOPES, EMIT, SUBSCRIBE, CHECK, WATCH])
-async def test_a_call_has_one_request(start_hub: StartHub, method: str) -> None:
-    """None, two or none in time: each is answered with what is wrong, and nothing of it is done."""
+async def test_a_call_needs_exactly_one_request(start_hub: StartHub, method: str) -> None:
+    """None, two or none in time: each is refused with what is wrong, and has no effect."""
     hub = await start_hub(request_timeout=0.3)
     _, reader = await hub.register("TICKET_CREATED")
     caller = caller_of(hub, reader, method)
@@ -56,7 +56,7 @@ async def test_a_call_has_one_request(start_hub: StartHub, method: str) -> None:
     assert retry_seconds(late) > 0
 
 
-async def test_two_events_in_one_call_are_not_stored(hub: RunningHub) -> None:
+async def test_none_of_two_events_in_one_call_is_stored(hub: RunningHub) -> None:
     """The first of two requests is not served either."""
     raw = event_service_pb2.EmitEventRequest(event=event("a", **TICKET)).SerializeToString()
     assert reason_of(await (await Upload(hub.bot, EMIT).send(raw, raw)).ending()) == "INVALID_REQUEST"
@@ -66,7 +66,7 @@ async def test_two_events_in_one_call_are_not_stored(hub: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("method", [LIST_SCOPES, EMIT, SUBSCRIBE])
-async def test_strangers_are_answered_before_their_request(start_hub: StartHub, method: str) -> None:
+async def test_callers_without_permission_are_refused_before_their_request(start_hub: StartHub, method: str) -> None:
     """A caller without permission is refused at once, even before its message has arrived."""
     hub = await start_hub(request_timeout=3_600)
     _, reader = await hub.register("TICKET_CREATED")
@@ -100,7 +100,7 @@ async def test_half_open_calls_are_limited(start_hub: StartHub, method: str, hol
     await asyncio.gather(*ends, return_exceptions=True)
 
 
-async def test_half_open_calls_of_one_key_shut_nobody_out(start_hub: StartHub) -> None:
+async def test_half_open_calls_of_one_key_do_not_block_others(start_hub: StartHub) -> None:
     """While an integration holds all that it may, others and its own address are served, and health answers."""
     hub = await start_hub(
         max_half_open_calls=20, max_streams_per_integration=1, request_timeout=3_600, max_concurrent_calls=2
@@ -118,7 +118,7 @@ async def test_half_open_calls_of_one_key_shut_nobody_out(start_hub: StartHub) -
     await ask(reader, "DirectoryService/ListScopes")
 
 
-def test_nothing_is_kept_of_those_who_left() -> None:
+def test_a_refused_half_open_call_frees_its_slots() -> None:
     """A place that is refused under its second name is free again under its first."""
     limit = HalfOpenLimit()
     with limit.place(("address", 2), ("key", 1)):
@@ -129,7 +129,7 @@ def test_nothing_is_kept_of_those_who_left() -> None:
     assert not limit._inside
 
 
-async def test_a_caller_that_goes_before_its_request_is_no_fault(
+async def test_cancelling_before_the_request_is_no_internal_error(
     hub: RunningHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Cancelling a call that has sent nothing leaves no line about an incident, and no traceback of gRPC's."""
@@ -145,7 +145,7 @@ async def test_a_caller_that_goes_before_its_request_is_no_fault(
 
 
 @pytest.mark.parametrize("second", ["Bearer x", "Basic abc", ""])
-async def test_two_keys_are_refused(hub: RunningHub, second: str) -> None:
+async def test_two_authorization_values_are_refused(hub: RunningHub, second: str) -> None:
     """It cannot be said which of two values counts: a proxy and the hub must not take different ones."""
     for values in ((f"Bearer {hub.bot.key}", second), (second, f"Bearer {hub.bot.key}")):
         caller = hub.caller("")
@@ -155,7 +155,7 @@ async def test_two_keys_are_refused(hub: RunningHub, second: str) -> None:
         assert "more than one" in str(error.details())
 
 
-async def test_a_throttled_address_gets_short_answers(start_hub: StartHub) -> None:
+async def test_refusals_in_a_flood_of_guesses_are_short(start_hub: StartHub) -> None:
     """In a flood of guesses some refusals have all details, the others only the status and the sentence."""
     hub = await start_hub(max_failed_authentications=1)
     errors = [await fails(ask(hub.caller("x"), "DirectoryService/ListScopes")) for _ in range(30)]

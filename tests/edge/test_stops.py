@@ -80,7 +80,7 @@ async def emit_until_draining(bot: Caller, names: "asyncio.Queue[str]", ends: Co
         kept.append(name)
 
 
-async def test_servers_that_start_at_once_know_their_own_serving_tasks() -> None:
+async def test_servers_in_one_loop_find_their_own_serving_tasks() -> None:
     """Several in one event loop, as replicas in a test: none waits for the end of another."""
     servers = [grpc_core.Transport(grpc.aio.server()) for _ in range(3)]
     await asyncio.gather(*(server.start() for server in servers))
@@ -89,7 +89,7 @@ async def test_servers_that_start_at_once_know_their_own_serving_tasks() -> None
         await server.stop(0)
 
 
-async def test_a_start_that_fails_ends_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_start_stops_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However late it fails: gRPC serves nobody, and has nothing left to end by itself later."""
     with monkeypatch.context() as patch:
         patch.setattr(grpc_core, "takes_calls", lambda _: False)
@@ -124,7 +124,7 @@ async def stop_among_calls(start_hub: StartHub, turn: int) -> None:
     await again.close()
 
 
-async def test_a_call_that_has_begun_is_served_while_the_hub_stops(start_hub: StartHub) -> None:
+async def test_a_call_in_flight_is_served_while_the_hub_stops(start_hub: StartHub) -> None:
     """Its request may still come; a new call beside it is refused at once."""
     hub = await start_hub(drain_time=10)
     raw = event_service_pb2.EmitEventRequest(event=event("a", **TICKET)).SerializeToString()
@@ -156,8 +156,8 @@ async def test_a_hub_that_stops_as_soon_as_it_serves_has_not_failed(start_hub: S
         assert not hub.hub.failed.done()
 
 
-async def test_the_end_of_the_serving_task_is_the_hubs(hub: RunningHub) -> None:
-    """Streams are open still, so gRPC itself would wait for them; the hub fails, and can be stopped."""
+async def test_the_hub_fails_when_its_serving_task_ends(hub: RunningHub) -> None:
+    """Although streams are open, for which gRPC itself would wait; the hub can still be stopped."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(latest={})
     calling = asyncio.create_task(one_call(hub.address))
@@ -172,7 +172,7 @@ async def test_the_end_of_the_serving_task_is_the_hubs(hub: RunningHub) -> None:
     assert (await stream.ending()).code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_hub_whose_serving_task_ends_ends_with_status_1(tmp_path: Path) -> None:
+async def test_a_hub_whose_serving_task_ended_exits_with_status_1(tmp_path: Path) -> None:
     """What supervises it starts it again; before, the process stayed and took no call."""
     variables = {"HUB_LISTEN": f"127.0.0.1:{free_port()}", "HUB_DRAIN_TIME": "1", "HUB_DATA_DIR": str(tmp_path)}
     ended = await run([sys.executable, "-c", BREAKS], ROOT, variables)
