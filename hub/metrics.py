@@ -162,7 +162,12 @@ LOG_LINES_DROPPED = Counter(
     "hub_log_lines_dropped", "Log lines that were lost because standard error took them too slowly or not at all."
 )
 PUT_OFF = Counter("hub_work_put_off", "Housekeeping that was put off because the store refused it.", "work")
-HTTP_REQUESTS = Counter("hub_http_requests", "Requests to the operators' HTTP listener.", "path", "status")
+HTTP_REQUESTS = Counter(
+    "hub_http_requests",
+    "Requests to the HTTP listeners: the operators' one and the public directory.",
+    "path",
+    "status",
+)
 
 WEBHOOK_REQUESTS = Histogram(
     "hub_webhook_request_duration_seconds",

@@ -27,6 +27,9 @@ from hub.model import Role
 HEALTH = "/grpc.health.v1.Health/"
 """Open to everyone, even while the hub stops."""
 
+MAX_OPEN_BYTES = 1_024
+"""Bytes of a request without a key: the name of a service, which a health watch keeps for as long as it lasts."""
+
 REFLECTION = ("/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
 """Takes a stream of requests: the only one that may. Open to everyone on loopback."""
 
@@ -90,10 +93,10 @@ class Gate(grpc.aio.ServerInterceptor):
             behaviour: Behaviour = self._guarded(self._placed(handler.stream_stream), name)
         elif handler.response_streaming:
             inner = handler.unary_stream if roles is not None else self._placed(handler.unary_stream)
-            behaviour = self._guarded(self._received(inner, handler, name), name)
+            behaviour = self._guarded(self._received(inner, handler, name, roles), name)
         else:
             inner = self._counted(handler.unary_unary) if roles is not None else handler.unary_unary
-            behaviour = self._until_its_end(self._guarded(self._received(inner, handler, name), name))
+            behaviour = self._until_its_end(self._guarded(self._received(inner, handler, name, roles), name))
         return Entry(name, roles, streaming(handler, behaviour))
 
     def _roles_of(self, method: str) -> frozenset[Role] | None:
@@ -106,11 +109,19 @@ class Gate(grpc.aio.ServerInterceptor):
     def _guarded(self, behaviour: Behaviour, name: str) -> Behaviour:
         return guarded(behaviour, name, self._guards.log)
 
-    def _received(self, behaviour: Any, handler: Handler, name: str) -> Behaviour:  # noqa: ANN401  a coroutine handler
+    def _received(
+        self,
+        behaviour: Any,  # noqa: ANN401  a coroutine handler
+        handler: Handler,
+        name: str,
+        roles: frozenset[Role] | None,
+    ) -> Behaviour:
         """A handler that first reads and checks its request."""
         parse, settings = handler.request_deserializer, self._settings
         is_batch = name.endswith("/BatchEmitEvents")  # the service checks it: a bad event may concern itself alone
         limit = settings.max_batch_bytes if is_batch else settings.max_request_bytes
+        if roles is None:
+            limit = min(limit, MAX_OPEN_BYTES)
 
         async def run(requests: Any, context: Context) -> Any:  # noqa: ANN401  any message
             del requests  # an iterator, which costs more than `context.read`

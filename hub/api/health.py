@@ -1,11 +1,14 @@
 """Health checks: whether the hub serves, and whether the store answers."""
 
 import asyncio
+from collections.abc import Mapping
+from typing import TypeAlias
 
+import grpc
 import structlog
-from grpc_health.v1 import _async as health_async
 from grpc_health.v1 import health_pb2
 
+from hub.api.status import Context, end
 from hub.permissions import SERVICES
 from hub.storage import STALE_AFTER, Log
 
@@ -18,8 +21,50 @@ STORE_PERIOD = 0.5
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+Status: TypeAlias = "health_pb2.HealthCheckResponse.ServingStatus.ValueType"
 
 log = structlog.get_logger()
+
+
+class HealthServicer:
+    """The service ``grpc.health.v1.Health``.
+
+    Not the library's: that one changes no status while a watcher takes no bytes, and anybody may watch.
+    """
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, Status] = {}
+        self._news = asyncio.Event()  # set once, at the next change of any status
+
+    def set(self, statuses: Mapping[str, Status]) -> None:
+        """Set the status of each service; wakes the watchers if one changes."""
+        if statuses == self._statuses:
+            return
+        self._statuses = dict(statuses)
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def Check(  # noqa: N802  the contract's name
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> health_pb2.HealthCheckResponse:
+        """The status of a service."""
+        status = self._statuses.get(request.service)
+        if status is None:
+            names = ", ".join(map(repr, sorted(self._statuses)))
+            await end(context, grpc.StatusCode.NOT_FOUND, f"there is no such service: ask for one of {names}")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802
+        """The status of a service now, and whenever it is another one."""
+        shown: Status | None = None
+        while True:
+            news, status = self._news, self._statuses.get(request.service, _UNKNOWN)
+            if status != shown:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                shown = status
+            await news.wait()
 
 
 class Health:
@@ -30,17 +75,18 @@ class Health:
     """
 
     def __init__(self, max_store_silence: float) -> None:
-        self.servicer = health_async.HealthServicer()
+        self.servicer = HealthServicer()
         self._max_store_silence = max_store_silence
+        self._stopping = False
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         """Report that the hub serves and the store answers."""
-        await self._set_all(_SERVING)
-        await self.servicer.set(STORE_HEALTH, _SERVING)
+        self._report(is_serving=True, is_store_well=True)
 
-    async def shut_down(self) -> None:
+    def shut_down(self) -> None:
         """Report, from now on, that the hub does not serve."""
-        await self.servicer.enter_graceful_shutdown()
+        self._report(is_serving=False, is_store_well=False)
+        self._stopping = True
 
     async def watch(self, store: Log) -> None:
         """Follow the store, for as long as the hub runs.
@@ -53,18 +99,16 @@ class Health:
             if was_current != (silence < STALE_AFTER):
                 was_current = not was_current
                 log.warning("the store answers again" if was_current else "the store is silent: no events are sent")
-                await self.servicer.set(STORE_HEALTH, _SERVING if was_current else _NOT_SERVING)
             if was_serving != (silence < self._max_store_silence):
                 was_serving = not was_serving
                 log.warning("serving again" if was_serving else "the store stays silent: not serving")
-                await self._set_all(_SERVING if was_serving else _NOT_SERVING)
-            if store.damaged:
-                await self.servicer.set(STORE_HEALTH, _NOT_SERVING)
+            self._report(is_serving=was_serving, is_store_well=was_current and not store.damaged)
             await asyncio.sleep(STORE_PERIOD)
         log.error("the store has failed: not serving until a restart")
-        await self._set_all(_NOT_SERVING)
-        await self.servicer.set(STORE_HEALTH, _NOT_SERVING)
+        self._report(is_serving=False, is_store_well=False)
 
-    async def _set_all(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        for name in ("", *(service.full_name for service in SERVICES)):
-            await self.servicer.set(name, status)
+    def _report(self, *, is_serving: bool, is_store_well: bool) -> None:
+        if not self._stopping:
+            names = ("", *(service.full_name for service in SERVICES))
+            store = {STORE_HEALTH: _SERVING if is_store_well else _NOT_SERVING}
+            self.servicer.set(dict.fromkeys(names, _SERVING if is_serving else _NOT_SERVING) | store)

@@ -126,6 +126,7 @@ class JsonCalls:
             raise InvalidRequest.field("", f"the request has {len(body)} bytes, at most {self._max_bytes} are allowed")
         try:
             content = json.loads(body or b"{}")
+            json.dumps(content, ensure_ascii=False).encode()  # protobuf fails on half a surrogate pair
             if not isinstance(content, dict):
                 raise ParseError("it is not an object")  # noqa: TRY301  `ParseDict` takes an empty list for one
             ParseDict(content, request)

@@ -1,7 +1,5 @@
 """The gRPC server: built, bound to its address, given its services, started and drained."""
 
-import asyncio
-from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -114,7 +112,7 @@ class Server:
     async def start(self) -> None:
         """Begin to serve."""
         await self._transport.start()
-        await self.health.begin()
+        self.health.begin()
 
     async def serve(self) -> None:
         """Serve until `drain`; fails when gRPC's serving task ends before that."""
@@ -123,9 +121,7 @@ class Server:
     async def drain(self, streams: Streams, time_limit: float) -> None:
         """Refuse new calls and end those that have begun; gRPC drops calls that come while it stops, so it is last."""
         self.guards.drain.begin()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(time_limit / 10 + 0.1):
-                await self.health.shut_down()
+        self.health.shut_down()
         await streams.drain(time_limit * 0.6)
         await self.guards.drain.wait(time_limit * 0.3)
         await self._transport.stop(time_limit * 0.1)

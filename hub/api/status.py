@@ -71,9 +71,12 @@ def guarded(behaviour: Behaviour, method: str, refusals: RefusalLog) -> Behaviou
         except asyncio.CancelledError:
             code = reason = "CANCELLED"
             raise
-        except grpc.aio.AbortError:  # of `end`, which turns down those that guess keys without many words
-            code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED.name, errors.AuthThrottled.reason()
+        except grpc.aio.AbortError:  # of `end`, which needs few words: for guesses of keys, and of health services
+            code, reason = _ended_with(context)
             raise
+        except grpc.aio.InternalError:  # the caller went in the middle of a write
+            code = reason = "CANCELLED"
+            raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001  nothing of it may reach the caller
             code = reason = "INTERNAL"
             await refuse_for_incident(context, error)
@@ -111,6 +114,12 @@ async def end(context: Context, code: grpc.StatusCode, text: str, trailers: Any 
         await context.abort(code, text, trailers)
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
+
+
+def _ended_with(context: Context) -> tuple[str, str]:
+    """The status with which `end` has ended a call, and its reason, for the metrics."""
+    name = grpc.StatusCode(context.code()).name
+    return name, errors.AuthThrottled.reason() if name == grpc.StatusCode.RESOURCE_EXHAUSTED.name else name
 
 
 def to_status(error: errors.HubError) -> status_pb2.Status:

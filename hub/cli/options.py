@@ -61,7 +61,7 @@ def metavar(name: str) -> str:
     kind = Settings.model_fields[name].annotation
     if get_origin(kind) is Literal:
         return "|".join(get_args(kind))
-    if name in ("listen", "http_listen"):
+    if name in ("listen", "http_listen", "directory_listen"):
         return "HOST:PORT"
     if name == "data_dir":
         return "DIRECTORY"

@@ -21,13 +21,16 @@ HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
 
 
 class HostNames:
-    """The host names that the listener answers to: a page whose host name was rebound to our address gets nothing.
+    """The host names that a listener answers to: a page whose host name was rebound to our address gets nothing.
 
     IP addresses and "localhost" are always allowed: no foreign page has such a host name.
+
+    Args:
+        listener: the setting that says where it listens.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        own = settings.http_listen.rpartition(":")[0].strip("[]").lower()
+    def __init__(self, settings: Settings, listener: str) -> None:
+        own = getattr(settings, listener).rpartition(":")[0].strip("[]").lower()
         listed = (name.strip().lower() for name in settings.http_hosts.split(","))
         self._names = {"localhost", own, *listed} - {""}
 
@@ -77,13 +80,11 @@ class Access:
     def _refuse(self, request: web.Request, failure: KeyFailure) -> None:
         """Count a wrong key, and refuse it."""
         address = self._guards.addresses.of(HttpCall(request)).address
-        wait = self._guards.throttle.wait(address) if isinstance(failure, KeyUnknown) else 0.0
-        if wait:
+        is_guess = isinstance(failure, KeyUnknown)
+        if is_guess and (wait := self._guards.throttle.wait(address)):
             raise web.HTTPTooManyRequests(
                 text="too many failed authentications from your address: wait, and check the key\n",
                 headers={"Retry-After": str(int(wait) + 1)},
             )
-        raise web.HTTPUnauthorized(
-            text="send an admin's key or the metrics token: 'Authorization: Bearer <key>'\n",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+        why = "send an admin's key or the metrics token: 'Authorization: Bearer <key>'" if is_guess else failure.message
+        raise web.HTTPUnauthorized(text=f"{why}\n", headers={"WWW-Authenticate": "Bearer"})

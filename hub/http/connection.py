@@ -7,19 +7,35 @@ from typing import cast
 
 from aiohttp import web
 
+from hub.api.peers import IPAddress, parsed
+
 LIFETIME = 10.0
 """Seconds from its first packet after which a connection is closed: no scraper waits longer."""
 
 
 class Connection(asyncio.Protocol):
-    """Passes a peer's bytes to aiohttp, for a limited time."""
+    """Passes a peer's bytes to aiohttp, for a limited time.
+
+    Args:
+        admits: whether there is room for a connection of its host.
+        ended: is called at the end, perhaps more than once.
+
+    Attributes:
+        host: where the peer is; None until it is known.
+    """
 
     def __init__(
-        self, handler: web.RequestHandler, tls: ssl.SSLContext | None, ended: Callable[["Connection"], None]
+        self,
+        handler: web.RequestHandler,
+        tls: ssl.SSLContext | None,
+        admits: Callable[["Connection"], bool],
+        ended: Callable[["Connection"], None],
     ) -> None:
-        """Start the time limit; `ended` is called at the end, perhaps more than once."""
+        """Start the time limit."""
+        self.host: IPAddress | None = None
         self._handler = handler
         self._tls = tls
+        self._admits = admits
         self._ended = ended
         self._transport: asyncio.Transport | None = None
         self._securing: asyncio.Task[None] | None = None
@@ -35,6 +51,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The peer has connected."""
         self._transport = plain = cast("asyncio.Transport", transport)
+        self.host = parsed(str((plain.get_extra_info("peername") or ("",))[0]))
+        if not self._admits(self):
+            self.cut()
+            return
         if self._tls is None:
             self._handler.connection_made(plain)
             return

@@ -12,7 +12,7 @@ from aiohttp import web
 from hub.api.json_calls import JsonCalls
 from hub.http.assets import Asset, read_assets
 from hub.http.guard import Handler
-from hub.http.requests import HttpCall
+from hub.http.requests import HttpCall, body_of
 
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": "; ".join(
@@ -68,7 +68,7 @@ class Console:
             require_own_page(request)
             if request.content_type != "application/json":  # a form of another page cannot send this
                 raise web.HTTPUnsupportedMediaType(text="send JSON, with 'Content-Type: application/json'\n")
-            reply = await self._calls.serve(name, HttpCall(request), await request.read())
+            reply = await self._calls.serve(name, HttpCall(request), await body_of(request))
             return web.Response(body=reply.body, status=reply.status, content_type="application/json", headers=HEADERS)
 
         return serve
@@ -85,5 +85,13 @@ def require_own_page(request: web.Request) -> None:
     is_visit = headers.get("Sec-Fetch-Mode") == "navigate" and headers.get("Sec-Fetch-Dest") == "document"
     if site not in OURS and not (is_visit and request.method == "GET"):
         raise web.HTTPForbidden(text="the console accepts requests only from its own page, not from another site\n")
-    if origin is not None and urlsplit(origin).netloc != headers.get("Host"):
+    if origin is not None and not is_origin(origin, headers.get("Host", "")):
         raise web.HTTPForbidden(text="the console accepts requests only from its own page, not from another origin\n")
+
+
+def is_origin(origin: str, host: str) -> bool:
+    """Whether an Origin header names this host."""
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # it is no URL
+        return False

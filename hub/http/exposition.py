@@ -16,7 +16,10 @@ def families() -> list[Metric]:
 
 def written(found: list[Metric], accept: str) -> tuple[bytes, str]:
     """Metrics as text, and its content type, in the newest format that a scraper accepts. May run in a thread."""
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except TypeError:  # it compares a version that has letters with a number
+        encode, content_type = choose_encoder("")
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Ready(found))
     return encode(registry), content_type

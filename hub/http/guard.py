@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
-from aiohttp import web
+from aiohttp import web, web_response
 from aiohttp.typedefs import Middleware
 
 from hub import metrics
@@ -24,6 +24,8 @@ log = structlog.get_logger()
 
 logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)
 """It logs bytes that are not HTTP, as errors that may quote a token; faults of ours are `guard`'s."""
+
+web_response.SERVER_SOFTWARE = "tickets-hub"  # type: ignore[attr-defined]  # it would tell everybody its versions
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -7,12 +7,16 @@ from typing import cast
 from aiohttp import web
 
 from hub.addresses import OFF
+from hub.api.peers import counted
 from hub.config import Settings
 from hub.errors import StartError
 from hub.http.connection import Connection
 
 MAX_CONNECTIONS = 100
 """At a time; further ones are closed at once. Scrapers and probes need few."""
+
+MAX_PEER_SHARE = 5
+"""One address may hold 1/5 of them: it must not shut out probes. A trusted proxy may hold all."""
 
 STOP_TIME = 1.0
 """Seconds that a stop waits for answers in progress."""
@@ -40,6 +44,7 @@ class Listener:
         self._is_public = is_public
         self._address: str = getattr(settings, name)
         self._settings = settings
+        self._proxies = settings.proxies
         self._tls: ssl.SSLContext | None = None
         self._server: asyncio.Server | None = None
         self._runner: web.AppRunner | None = None
@@ -111,9 +116,17 @@ class Listener:
         server = self._runner.server if self._runner is not None else None
         if server is None or len(self._open) >= MAX_CONNECTIONS:
             return _Closing()
-        connection = Connection(server(), self._tls, self._open.discard)
+        connection = Connection(server(), self._tls, self._admits, self._open.discard)
         self._open.add(connection)
         return connection
+
+    def _admits(self, connection: Connection) -> bool:
+        """Whether the address of an open connection holds no more than its share."""
+        host = connection.host
+        if host is None or any(host in network for network in self._proxies):
+            return True
+        same = sum(one.host is not None and counted(one.host) == counted(host) for one in self._open)
+        return same <= max(1, MAX_CONNECTIONS // MAX_PEER_SHARE)
 
 
 class _Closing(asyncio.Protocol):

@@ -34,7 +34,7 @@ class Pages:
         self._observer = observer
         self._access = access
         self._is_serving = is_serving
-        self._hosts = HostNames(parts.settings)
+        self._hosts = HostNames(parts.settings, "http_listen")
 
     def application(self) -> web.Application:
         """The aiohttp application."""

@@ -5,6 +5,19 @@ from collections.abc import Iterable
 from aiohttp import web
 
 
+async def body_of(request: web.Request) -> bytes:
+    """The body of a request.
+
+    Raises:
+        HTTPBadRequest: it did not arrive as its headers announce it.
+        HTTPRequestEntityTooLarge: it is too large.
+    """
+    try:
+        return await request.read()
+    except (web.RequestPayloadError, ConnectionError):
+        raise web.HTTPBadRequest(text="the body did not arrive as its headers announce it\n") from None
+
+
 class HttpCall:
     """The caller of a request, by its connection and its headers."""
 

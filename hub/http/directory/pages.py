@@ -64,7 +64,7 @@ class Directory:
 
     def __init__(self, log: Log, registry: Registry, settings: Settings, guards: Guards, clock: Clock) -> None:
         self._log = log
-        self._hosts = HostNames(settings)
+        self._hosts = HostNames(settings, "directory_listen")
         self._guards = guards
         self._addresses = TokenBuckets(PER_ADDRESS, PERIOD, clock)
         self._all = TokenBuckets(IN_ALL, PERIOD, clock)
