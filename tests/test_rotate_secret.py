@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from hub import config
+from hub.archive.migration import export_log
 from hub.control.audit import encode_change
 from hub.control.hub_secret import HubSecret, choose
 from hub.control.transactions import COMMAND_LINE
@@ -15,12 +16,15 @@ from hub.crypto import derived_secrets
 from hub.delivery.cursor import CursorSeal
 from hub.errors import CursorInvalid, StartError
 from hub.model import Cursor, Entry, Kind
+from hub.privacy.erasing import Eraser
 from hub.state import SECRET_KEY
 from hub.storage import open_storage
 from hub.storage.sqlite.data_directory import DataDirectory
 from hub.storage.sqlite.log import SqliteLog
 from hub.storage.sqlite.store import SqliteStore
 from tests.support.admin_calls import ask, registration, use
+from tests.support.hubs import StartHub, require_embedded, until
+from tests.support.privacy import USER, by, done, erase_user
 from tests.support.processes import Ended, Serving, run_hub, serving
 
 FIRST, SECOND = "the first secret of this hub, set by its operator", "the second one, which its operator rotates to"
@@ -74,6 +78,43 @@ async def test_keys_and_cursors_outlive_rotations(tmp_path: Path) -> None:
         assert not await works(hub, keys["HUB_BOT_KEY"])  # it was not
         await hub.stop()
     assert b"sealed" not in audit(tmp_path / "data" / "hub.db")
+
+
+async def test_erasures_outlive_rotations(
+    start_hub: StartHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier secret is kept until no erasure needs it; then the hub starts without it, and repeats its notices."""
+
+    async def nothing(*_: object) -> None:
+        """Work on no erasure."""
+
+    hub = await start_hub()
+    require_embedded(hub)
+    _, reader = await hub.register("TICKET_CREATED")
+    await hub.emit(by(USER, "mine"))
+    await (await reader.subscribe(earliest={})).events(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Eraser, "_finish", nothing)
+        erasure = await erase_user(hub)
+        await hub.close()
+        assert (await rotate(tmp_path)).code == 0
+        await export_log(hub.settings, tmp_path / "x.export")
+        assert "1 erasures still depend" in (await rotate(tmp_path, "--forget-earlier")).complaint
+        hub = await start_hub()
+        erasures = hub.hub.registry.hidden.erasures
+        await until(lambda: not erasures.sealed_earlier())
+        await hub.close()
+    assert "1 erasures still depend" in (await rotate(tmp_path, "--forget-earlier")).complaint
+    hub = await start_hub()
+    await done(hub.admin, erasure.erasure_id)
+    await hub.caller(reader.key).subscribe()  # its key moves to the secret in force
+    await hub.close()
+    await export_log(hub.settings, tmp_path / "y.export")
+    assert (await rotate(tmp_path, "--forget-earlier")).code == 0
+    hub = await start_hub()
+    assert (await done(hub.admin, erasure.erasure_id)).events_erased == 1
+    stream = await hub.caller(reader.key).subscribe()
+    assert (await stream.frame()).erased.user_id == USER
 
 
 def audit(database: Path) -> bytes:

@@ -19,7 +19,7 @@ from hub.archive.files import copy_erasures, fitting_secret, require_store
 from hub.archive.position_map import PositionRemapper
 from hub.clock import Clock
 from hub.config import Settings
-from hub.control.hub_secret import HubSecret, choose
+from hub.control.hub_secret import choose
 from hub.control.registry import Registry
 from hub.crypto import secret_check
 from hub.errors import Conflict, EventIdConflict, HubError, StartError
@@ -58,8 +58,8 @@ async def export_log(settings: Settings, file: Path) -> tuple[Header, Trailer]:
 async def _header(log: Log, settings: Settings, bounds: Bounds) -> Header:
     """The header of the export; making it checks that the log is a hub's, with this secret."""
     entries, _ = await log.snapshot()
-    secret = choose(await log.secrets(), entries).current
-    registry = Registry(HubSecret(secret), Clock())
+    chosen = choose(await log.secrets(), entries)
+    registry, secret = Registry(chosen, Clock()), chosen.current
     registry.apply(entries)
     if not registry.service.position:
         raise StartError("the store is empty: there is nothing to export")

@@ -1,6 +1,7 @@
 """``hub rotate-secret``: gives a stopped hub a new secret."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from hub.clock import Clock
 from hub.config import SERVING, Settings
 from hub.control.audit import encode_change
 from hub.control.hub_secret import HubSecret, choose
+from hub.control.registry import Registry
 from hub.control.transactions import COMMAND_LINE
 from hub.crypto import derived_secrets
 from hub.errors import Conflict, StartError
@@ -79,6 +81,8 @@ async def _change(settings: Settings, new: bytes | None, *, keep: bool) -> int:
         positions = {entry.key: entry.position for entry in entries}
         if SECRET_KEY not in positions:
             raise StartError("the store has no keys yet: remove it, then make a new one with 'hub init'")
+        if new is None:
+            _refuse_dependent(before, entries)
         if new == before.current:
             raise StartError("the store has this secret already: set HUB_SECRET to another one")
         after = HubSecret(before.current) if new is None else before.followed_by(new, now)
@@ -92,3 +96,18 @@ async def _change(settings: Settings, new: bytes | None, *, keep: bool) -> int:
         ) from None
     finally:
         await log.close()
+
+
+def _refuse_dependent(secret: HubSecret, entries: Sequence[Entry]) -> None:
+    """Check that no erasure still needs an earlier secret.
+
+    Raises:
+        StartError: one does.
+    """
+    registry = Registry(secret, Clock())
+    registry.apply(entries)
+    if dependent := registry.hidden.erasures.of_earlier_secrets():
+        raise StartError(
+            f"{len(dependent)} erasures still depend on an earlier secret: start the hub, wait until ListErasures "
+            "shows them as DONE, stop it, then try again"
+        )

@@ -92,12 +92,12 @@ class Erasures:
         """Apply an entry; returns whether it hides events that were not hidden before.
 
         Raises:
-            StartError: it was made with another secret of the hub.
+            StartError: it was made with another secret of the hub, and is not done.
         """
         record = ERASURE.decode(entry.body).record
         if not record.position:
             record = replace(record, position=entry.position)
-        if not self.keys.knows(record.check):
+        if record.state is not ErasureState.DONE and not self.keys.knows(record.check):
             raise StartError(does_not_fit())
         before = self.records.get(record.erasure_id)
         if before is None:
@@ -151,6 +151,20 @@ class Erasures:
         """The subject of an erasure; None if it was deleted, or sealed by another hub."""
         sealed = self._sealed.get(erasure_id)
         return self.keys.open(sealed, erasure_id) if sealed is not None else None
+
+    def sealed_earlier(self) -> dict[str, Subject]:
+        """The subjects that are sealed under an earlier secret of the hub, by erasure."""
+        found = {erasure_id: self.subject(erasure_id) for erasure_id in self._sealed}
+        return {
+            erasure_id: subject
+            for erasure_id, subject in found.items()
+            if subject is not None and self.keys.seal(subject, erasure_id) != self._sealed[erasure_id]
+        }
+
+    def of_earlier_secrets(self) -> set[str]:
+        """The erasures that need an earlier secret of the hub, to hide their events or to read their subject."""
+        hiding = {record.erasure_id for record in self.unfinished() if record.check != self.keys.check}
+        return hiding | self.sealed_earlier().keys()
 
     def waiting(self) -> list[ErasureRecord]:
         """The finished erasures whose subject is still kept, because an integration must still be notified."""

@@ -21,7 +21,7 @@ from hub.model import Actor, Change, Entry, Kind
 from hub.privacy.disclosures import Disclosures, Recipients
 from hub.privacy.erasure_file import ErasureFile
 from hub.privacy.restored import METHOD, SubjectSearch
-from hub.privacy_model import ErasureRecord, ErasureState, ErasureWorkRecord, NoticeRecord
+from hub.privacy_model import ErasedSubjectRecord, ErasureRecord, ErasureState, ErasureWorkRecord, NoticeRecord
 from hub.state import ERASED_SUBJECT, ERASURE, ERASURE_WORK, NOTICE
 from hub.storage import MAX_APPEND, Log
 from hub.subjects import Subject
@@ -65,6 +65,7 @@ class Eraser:
         self._name = secrets.token_hex(8)
         self._reports: dict[str, tuple[ErasureWorkRecord | None, float]] = {}
         self._renewed = self._summaries_due = 0.0
+        self._is_sealed = False
 
     async def run(self) -> None:
         """Finish the erasures one after the other, the oldest first, unless another hub works on one.
@@ -77,6 +78,7 @@ class Eraser:
         self._erasures.forget_erased()
         await self._delete_summaries()
         await self._subjects.recover()
+        await self._seal_again()
         for record in self._erasures.waiting():
             await self._delete_subject(record)
         for record in self._erasures.unfinished():
@@ -174,6 +176,18 @@ class Eraser:
         [appended] = await self._store.append([ERASED_SUBJECT.entry(key, now, None)])
         await self._registry.wait_applied(appended.position)
         await self._flush()
+
+    async def _seal_again(self) -> None:
+        """Seal under the secret in force what was sealed under an earlier one; only a start can find any."""
+        found = {} if self._is_sealed else self._erasures.sealed_earlier()
+        for erasure_id, subject in found.items():
+            key, sealed = ERASED_SUBJECT.key(erasure_id), self._erasures.keys.seal(subject, erasure_id)
+            entry = ERASED_SUBJECT.entry(key, self._clock.now(), ErasedSubjectRecord(sealed))
+            [appended] = await self._store.append([entry])
+            await self._registry.wait_applied(appended.position)
+        if found:
+            await self._flush()
+        self._is_sealed = True
 
     async def _delete_summaries(self) -> None:
         """Delete what integrations were sent about the subjects of erasures that are older than `NOTICE_TIME`."""
