@@ -23,8 +23,8 @@ def key_id(key: str) -> str:
     return key.split("_")[2]
 
 
-async def test_a_tail_is_none_of_the_integrations_streams(hub: RunningHub) -> None:
-    """It takes over nothing, fills no slot, makes no name and does not count as use; both get the events."""
+async def test_an_admins_tail_does_not_count_as_a_stream(hub: RunningHub) -> None:
+    """It takes nothing over, fills no slot, creates no subscription and does not count as use."""
     integration, reader = await hub.register("TICKET_CREATED")
     own = await reader.subscribe(subscription_id="own")
     own_id = live(hub)[0].subscriber.stream_id
@@ -45,8 +45,8 @@ async def test_a_tail_is_none_of_the_integrations_streams(hub: RunningHub) -> No
     assert sent.stream_count == 0
 
 
-async def test_an_integration_in_use_notices_nothing_of_a_tail(hub: RunningHub) -> None:
-    """Its stream stays open, at its limit, too, and a tail leaves without a trace in its subscriptions."""
+async def test_an_admins_tail_does_not_disturb_the_integration(hub: RunningHub) -> None:
+    """Its stream stays open, also at the limit, and the tail leaves no trace among its subscriptions."""
     integration, reader = await hub.register("TICKET_CREATED")
     own = [await reader.subscribe(subscription_id=name) for name in "abcde"]
     tail = await hub.admin.subscribe(integration_id=integration.integration_id)
@@ -86,8 +86,8 @@ async def test_a_tail_shows_exactly_the_integrations_view(start_hub: StartHub, g
         stream.close()
 
 
-async def test_what_is_taken_from_the_integration_is_taken_from_its_tails(hub: RunningHub) -> None:
-    """A scope, a suspension, a block: at once, as for its own streams, with the same reason."""
+async def test_revocations_apply_to_tails_at_once(hub: RunningHub) -> None:
+    """A scope, a suspension, a block: at once, with the same reason as for the integration's streams."""
     integration, _ = await hub.register("TICKET_CREATED", "TICKET_STATS")
     who = {"integration_id": integration.integration_id}
     tail = await hub.admin.subscribe(**who)
@@ -109,7 +109,7 @@ async def test_what_is_taken_from_the_integration_is_taken_from_its_tails(hub: R
 
 
 async def test_a_tail_ends_with_the_key_of_its_admin(hub: RunningHub) -> None:
-    """Revoked: at once, as an integration's streams do; another admin's tail goes on."""
+    """When the key is revoked the tail ends at once; another admin's tail continues."""
     integration, _ = await hub.register("TICKET_CREATED")
     created = await ask(hub.admin, "AdminService/CreateServiceKey", role=3, display_name="second")
     who = {"integration_id": integration.integration_id}
@@ -141,8 +141,8 @@ async def test_the_audit_trail_keeps_who_tailed_and_when(hub: RunningHub) -> Non
     assert tail.call.done() is False
 
 
-async def test_a_tail_keeps_no_place(hub: RunningHub) -> None:
-    """It has neither a name nor a committed cursor, and an admin commits nothing."""
+async def test_a_tail_has_no_committed_cursor(hub: RunningHub) -> None:
+    """It has no subscription, and an admin cannot commit."""
     integration, _ = await hub.register("TICKET_CREATED")
     who = {"integration_id": integration.integration_id}
     tail = await hub.admin.subscribe(**who)
@@ -167,7 +167,7 @@ async def test_integrations_see_only_themselves(hub: RunningHub) -> None:
     assert await names_until(stream, "after") == ["after"]
 
 
-async def test_only_so_many_tails_are_open(start_hub: StartHub) -> None:
+async def test_the_number_of_tails_is_limited(start_hub: StartHub) -> None:
     """One more is refused, with the limit; it costs the integrations' streams nothing."""
     hub = await start_hub(max_tails=1)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -181,7 +181,7 @@ async def test_only_so_many_tails_are_open(start_hub: StartHub) -> None:
     assert (await hub.admin.subscribe(**who)).frames[0].HasField("ready")
 
 
-async def test_an_ended_stream_says_why_and_its_client_may_come_back(hub: RunningHub) -> None:
+async def test_end_stream_gives_a_reason_and_allows_a_reconnect(hub: RunningHub) -> None:
     """A Goodbye with the reason, then STREAM_ENDED; the place stays, others go on, the trail has it."""
     integration, reader = await hub.register("TICKET_CREATED")
     stream, other = await reader.subscribe(), await reader.subscribe(subscription_id="other")
@@ -201,8 +201,8 @@ async def test_an_ended_stream_says_why_and_its_client_may_come_back(hub: Runnin
     assert (entry.method, entry.reason) == ("AdminService/EndStream", "it is stuck")
 
 
-async def test_ending_nothing_and_ending_what_is_not_there(hub: RunningHub) -> None:
-    """A subscription without a stream stays as it is; a name that there is not is SUBSCRIPTION_NOT_FOUND."""
+async def test_end_stream_without_a_stream_or_subscription(hub: RunningHub) -> None:
+    """A subscription without a stream stays as it is; an unknown name is SUBSCRIPTION_NOT_FOUND."""
     integration, reader = await hub.register("TICKET_CREATED")
     who = {"integration_id": integration.integration_id, "reason": "why not"}
     assert reason_of(await fails(ask(hub.admin, "AdminService/EndStream", **who))) == "SUBSCRIPTION_NOT_FOUND"
@@ -256,7 +256,7 @@ async def test_an_admin_previews_and_sends_a_test(hub: RunningHub) -> None:
             assert reason_of(error) == "INVALID_REQUEST"
 
 
-async def test_an_admin_sees_installations(hub: RunningHub) -> None:
+async def test_an_admin_lists_installations(hub: RunningHub) -> None:
     """The same list as the bot's."""
     integration, _ = await hub.register("TICKET_CREATED")
     who = {"integration_id": integration.integration_id}
@@ -281,7 +281,7 @@ async def test_a_directory_entry_is_read_by_its_id(hub: RunningHub) -> None:
     assert {reason_of(error) for error in errors} == {"INTEGRATION_NOT_FOUND"}
 
 
-async def test_a_service_key_gets_another_name(hub: RunningHub) -> None:
+async def test_a_service_key_can_be_renamed(hub: RunningHub) -> None:
     """By the mask's rules; the key goes on opening the hub, and the trail has both names."""
     created = await ask(hub.admin, "AdminService/CreateServiceKey", role=1, display_name="bot of Tuesday")
     key = {"key_id": created.key.key_id}
@@ -307,7 +307,7 @@ async def test_a_service_key_gets_another_name(hub: RunningHub) -> None:
     assert "bot of Tuesday" in entries[-1].changes[0].before
 
 
-async def test_an_integrations_key_can_end_by_itself(start_hub: StartHub) -> None:
+async def test_keys_of_integrations_can_expire(start_hub: StartHub) -> None:
     """Its first key, and those that its developer or an admin makes; streams end with it, an earlier end is no end."""
     clock = FakeClock()
     hub = await start_hub(clock)

@@ -20,7 +20,7 @@ from tests.support.governance import (
 from tests.support.hubs import REGISTRATION, FakeClock, RunningHub, StartHub, scope_requests
 
 
-async def test_an_application_waits_with_all_that_it_said(hub: RunningHub) -> None:
+async def test_an_application_is_pending_with_its_whole_content(hub: RunningHub) -> None:
     """PENDING, with texts, requests and the version of the rules; nothing granted, no key, for its owner to see."""
     made = await apply_for(hub, "TICKET_CREATED", "TICKET_STATS", endpoint_url="https://stats.example/in")
     assert (state(made), requested(made), granted(made)) == ("PENDING", ["TICKET_CREATED", "TICKET_STATS"], [])
@@ -37,7 +37,7 @@ async def test_an_application_waits_with_all_that_it_said(hub: RunningHub) -> No
     assert refusal.metadata == {"state": "PENDING", "allowed": "ACTIVE,SUSPENDED"}
 
 
-async def test_the_rules_have_to_be_accepted(hub: RunningHub) -> None:
+async def test_an_application_has_to_accept_the_rules(hub: RunningHub) -> None:
     """Without rules_accepted nothing is taken, and the refusal names what is missing."""
     application = {**REGISTRATION, "scopes": scope_requests("TICKET_CREATED")}
     refusal = await refused(hub.bot, "DirectoryService/SubmitApplication", **application)
@@ -46,7 +46,7 @@ async def test_the_rules_have_to_be_accepted(hub: RunningHub) -> None:
     assert not (await ask(hub.admin, "AdminService/ListIntegrations")).integrations
 
 
-async def test_the_version_of_the_rules_in_force_is_noted(start_hub: StartHub) -> None:
+async def test_an_application_records_the_version_of_the_rules(start_hub: StartHub) -> None:
     """An application carries the version that was set when it was made."""
     hub = await start_hub(rules_version="2026-11")
     assert (await apply_for(hub, "TICKET_CREATED")).rules_version == "2026-11"
@@ -95,7 +95,7 @@ async def test_an_approval_grants_a_subset_and_the_owner_takes_the_first_key(hub
     assert [event.id for event in await stream.events(1)] == ["t1"]
 
 
-async def test_an_approval_without_scopes_grants_all_from_then_on(hub: RunningHub) -> None:
+async def test_an_approval_without_scopes_grants_all_that_were_requested(hub: RunningHub) -> None:
     """No scopes named: all of them; what was accepted before the approval is not delivered by it."""
     made = await apply_for(hub, "TICKET_CREATED", "TICKET_STATS")
     await hub.emit(ticket("before"))
@@ -108,7 +108,7 @@ async def test_an_approval_without_scopes_grants_all_from_then_on(hub: RunningHu
     assert [event.id for event in stream.events] == ["after"]
 
 
-async def test_an_approval_is_about_what_was_asked_for(hub: RunningHub) -> None:
+async def test_only_requested_scopes_can_be_approved(hub: RunningHub) -> None:
     """A scope that nobody asked for cannot be approved; the application still waits."""
     made = await apply_for(hub, "TICKET_CREATED")
     refusal = await refused(
@@ -137,7 +137,7 @@ async def test_a_rejection_needs_a_reason_and_the_owner_sees_it(hub: RunningHub)
     assert state(await apply_for(hub, "TICKET_CREATED")) == "PENDING"
 
 
-async def test_more_scopes_wait_beside_the_old_ones(hub: RunningHub) -> None:
+async def test_a_request_for_more_scopes_changes_no_grant(hub: RunningHub) -> None:
     """RequestScopes changes no grant; an open stream goes on, and gets a notice once an admin has decided."""
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
@@ -159,7 +159,7 @@ async def test_more_scopes_wait_beside_the_old_ones(hub: RunningHub) -> None:
     assert [event.id for event in await stream.events(1)] == ["c2"]
 
 
-async def test_a_rejection_on_an_active_one_decides_its_requests_only(hub: RunningHub) -> None:
+async def test_rejecting_requests_of_an_active_integration_keeps_its_grants(hub: RunningHub) -> None:
     """Some requests are refused, the others still wait; state, grants and open streams stay as they are."""
     integration, reader = await hub.register("TICKET_CREATED")
     await ask(reader, "DeveloperService/RequestScopes", scopes=scope_requests("TICKET_STATS", "DROP_CLAIMED"))
@@ -176,7 +176,7 @@ async def test_a_rejection_on_an_active_one_decides_its_requests_only(hub: Runni
     assert (await reader.subscribe()).frames[0].ready.effective_scopes == numbers("TICKET_CREATED")
 
 
-async def test_a_request_replaces_the_one_before_and_names_what_is_missing(hub: RunningHub) -> None:
+async def test_a_new_request_replaces_the_pending_one(hub: RunningHub) -> None:
     """The newest request counts; what is granted already, or named twice, is refused by the field's name."""
     _, reader = await hub.register("TICKET_CREATED")
     await ask(reader, "DeveloperService/RequestScopes", scopes=scope_requests("TICKET_STATS"))
@@ -187,7 +187,7 @@ async def test_a_request_replaces_the_one_before_and_names_what_is_missing(hub: 
         assert (refusal.reason, refusal.message.split(":")[0]) == ("INVALID_REQUEST", "scopes[1].scope")
 
 
-async def test_only_admins_decide_and_the_hub_tells_of_no_such_integration(hub: RunningHub) -> None:
+async def test_only_admins_decide_about_applications(hub: RunningHub) -> None:
     """The bot and an integration are refused by their role; an id that is nobody's is not found."""
     made = await apply_for(hub, "TICKET_CREATED")
     _, reader = await hub.register("TICKET_CREATED")
@@ -203,7 +203,7 @@ async def test_only_admins_decide_and_the_hub_tells_of_no_such_integration(hub: 
     assert reply.integration.state == integration_pb2.INTEGRATION_STATE_PENDING
 
 
-async def test_why_scopes_were_refused_is_told_to_the_developer(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_the_developer_sees_why_scopes_were_refused(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Refused alone or beside others that were granted: which, why and when, until the next decision."""
     integration, reader = await timed_hub.register("TICKET_CREATED")
 

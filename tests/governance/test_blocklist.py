@@ -53,7 +53,7 @@ async def test_a_block_ends_every_stream_of_the_developer_at_once(hub: RunningHu
     assert [event.id for event in await other.events(1)] == ["t1"]
 
 
-async def test_on_whose_word_and_why_is_told_to_the_developer_alone(hub: RunningHub) -> None:
+async def test_only_the_developer_sees_source_and_reason_of_a_block(hub: RunningHub) -> None:
     """At the end of a stream, with each refusal, in their own record; not to guilds, nor in the directory."""
     integration, reader = await hub.register("TICKET_CREATED")
     _, another = await hub.register("TICKET_CREATED", owner_user_id=STRANGER)
@@ -82,7 +82,7 @@ async def test_on_whose_word_and_why_is_told_to_the_developer_alone(hub: Running
     assert (own.developer_blocked, own.block_source, own.block_reason) == (False, "", "")
 
 
-async def test_nothing_new_is_taken_from_somebody_blocked(hub: RunningHub) -> None:
+async def test_a_blocked_developer_cannot_apply(hub: RunningHub) -> None:
     """Neither an application nor a registration for them; the blocklist is by the owner, not by the bot."""
     await block(hub)
     form = {**REGISTRATION, "scopes": scope_requests("TICKET_CREATED")}
@@ -97,8 +97,8 @@ async def test_nothing_new_is_taken_from_somebody_blocked(hub: RunningHub) -> No
     assert state(await apply_for(hub, "TICKET_CREATED")) == "PENDING"
 
 
-async def test_the_end_of_a_block_restores_the_state_before(hub: RunningHub) -> None:
-    """Each integration has the state, grants and etag that it had: the block was computed, not copied."""
+async def test_unblocking_restores_the_earlier_state(hub: RunningHub) -> None:
+    """Each integration has its state, grants and etag: a block is derived, not copied."""
     pending = await apply_for(hub, "TICKET_CREATED")
     suspended, _ = await hub.register("TICKET_CREATED")
     named = {"integration_id": suspended.integration_id, "reason": "complaints"}
@@ -116,7 +116,7 @@ async def test_the_end_of_a_block_restores_the_state_before(hub: RunningHub) -> 
     assert await blocklist(hub) == []
 
 
-async def test_blocked_time_is_delivered_afterwards(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_events_of_a_block_are_delivered_afterwards(timed_hub: RunningHub, clock: FakeClock) -> None:
     """A stream resumed after the block brings what was accepted before, meanwhile and since, once and in order."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
@@ -131,7 +131,7 @@ async def test_blocked_time_is_delivered_afterwards(timed_hub: RunningHub, clock
     assert await arrived(hub, clock, resumed) == ["before", "meanwhile", "since"]
 
 
-async def test_an_import_blocks_all_or_none(hub: RunningHub) -> None:
+async def test_a_blocklist_import_is_all_or_nothing(hub: RunningHub) -> None:
     """Many entries in one call, in its order; one wrong entry, or one user twice, and nobody is blocked."""
     entries = [{"user_id": str(900 + n), "source": "CyberShield", "reason": f"case {n}"} for n in range(5)]
     wrong: list[list[dict[str, str]]] = [
@@ -154,9 +154,7 @@ async def test_an_import_blocks_all_or_none(hub: RunningHub) -> None:
     assert await blocklist(hub) == list(reply.developers)
 
 
-async def test_blocking_again_keeps_since_when_and_takes_the_newer_words(
-    timed_hub: RunningHub, clock: FakeClock
-) -> None:
+async def test_blocking_again_keeps_the_time_and_updates_the_reason(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Importing a list again does not make a block younger; after an unblock the block is new."""
     hub = timed_hub
     first = await block(hub)
@@ -172,7 +170,7 @@ async def test_blocking_again_keeps_since_when_and_takes_the_newer_words(
     assert third.block_time.ToMicroseconds() >= first.block_time.ToMicroseconds() + 3_600_000_000
 
 
-async def test_a_block_asks_for_source_and_reason_and_for_an_admin(hub: RunningHub) -> None:
+async def test_a_block_needs_source_reason_and_an_admin(hub: RunningHub) -> None:
     """Whose word it is and why are part of an entry; neither bot nor integration can make one."""
     for missing in ("user_id", "source", "reason"):
         asks = {"user_id": OWNER, "source": "CyberShield", "reason": "why"} | {missing: ""}
@@ -184,13 +182,13 @@ async def test_a_block_asks_for_source_and_reason_and_for_an_admin(hub: RunningH
             assert (await refused(who, f"AdminService/{method}")).reason == "ROLE_NOT_ALLOWED"
 
 
-async def test_ending_a_block_that_is_not_there_changes_nothing(hub: RunningHub) -> None:
+async def test_unblocking_a_user_who_is_not_blocked_changes_nothing(hub: RunningHub) -> None:
     """No error, and no entry in the audit trail."""
     await unblock(hub)
     assert not (await ask(hub.admin, "AdminService/ListAuditEntries", method="UnblockDeveloper")).entries
 
 
-async def test_what_comes_into_the_hands_of_somebody_blocked_closes(hub: RunningHub) -> None:
+async def test_an_integration_given_to_a_blocked_owner_is_blocked(hub: RunningHub) -> None:
     """An integration given to a blocked owner ends its streams; given back it opens."""
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
@@ -215,7 +213,7 @@ async def test_a_block_survives_a_restart(start_hub: StartHub) -> None:
     assert refusal_of(await hub.caller(reader.key).open().ending()).reason == "DEVELOPER_BLOCKED"
 
 
-async def test_blocks_and_their_ends_take_turns(hub: RunningHub) -> None:
+async def test_concurrent_blocks_and_unblocks_are_serialised(hub: RunningHub) -> None:
     """The end of a block that is still being stored ends it; of two blocks the first one's time stays."""
     async with changes_wait(hub, BLOCK.name) as waiting:
         begun = asyncio.create_task(block(hub))

@@ -24,7 +24,7 @@ async def find(hub: RunningHub, **fields: object) -> list[str]:
             return names
 
 
-async def test_every_word_of_a_query_has_to_be_there(hub: RunningHub) -> None:
+async def test_a_query_needs_all_of_its_words(hub: RunningHub) -> None:
     """Words in any order and case, in name or description; an empty query finds all, by age."""
     await hub.register("TICKET_CREATED", display_name="Ticket Charts", description="Draws graphs of your server.")
     await hub.register("TICKET_CREATED", display_name="Backup", description="Keeps transcripts of TICKETS for you.")
@@ -37,7 +37,7 @@ async def test_every_word_of_a_query_has_to_be_there(hub: RunningHub) -> None:
     assert await find(hub, query="chart%") == []
 
 
-async def test_a_scope_filter_finds_whoever_has_one_of_them(hub: RunningHub) -> None:
+async def test_a_scope_filter_matches_any_of_its_scopes(hub: RunningHub) -> None:
     """Any of the scopes that are granted now; together with a query both have to hold."""
     await hub.register("TICKET_CREATED", display_name="Created")
     both, _ = await hub.register("TICKET_CREATED", "TICKET_STATS", display_name="Both")
@@ -50,7 +50,7 @@ async def test_a_scope_filter_finds_whoever_has_one_of_them(hub: RunningHub) -> 
     assert await find(hub, scopes=numbers("MEMBER_VERIFIED")) == []
 
 
-async def test_pages_are_whole_and_belong_to_their_search(hub: RunningHub) -> None:
+async def test_search_pages_are_complete_and_belong_to_their_search(hub: RunningHub) -> None:
     """Every page has as many as asked for, none is left out or twice, and a token opens its own search alone."""
     names = [f"Number {index}" for index in range(5)]
     for name in names:
@@ -65,7 +65,7 @@ async def test_pages_are_whole_and_belong_to_their_search(hub: RunningHub) -> No
     assert (await refused(hub.bot, "DirectoryService/FindIntegrations", page_size=-1)).reason == "INVALID_REQUEST"
 
 
-async def test_only_what_is_open_is_listed(hub: RunningHub) -> None:
+async def test_only_active_integrations_are_listed(hub: RunningHub) -> None:
     """PENDING, REJECTED, SUSPENDED, DELETED and blocked ones are not found; opened again they are."""
     await apply_for(hub, "TICKET_CREATED", display_name="Pending")
     rejected = await apply_for(hub, "TICKET_CREATED", display_name="Rejected")
@@ -87,7 +87,7 @@ async def test_only_what_is_open_is_listed(hub: RunningHub) -> None:
     assert await find(hub) == ["Suspended", "Blocked"]
 
 
-async def test_an_entry_tells_exactly_what_an_integration_receives(hub: RunningHub) -> None:
+async def test_a_directory_entry_describes_what_an_integration_receives(hub: RunningHub) -> None:
     """Texts, links, scopes with the highest level, the fields they show, since when, and how many guilds."""
     integration, _ = await hub.register("MEMBER_VERIFIED", "TICKET_CREATED", guild_access=2)
     [entry] = (await ask(hub.bot, "DirectoryService/FindIntegrations")).integrations
@@ -108,7 +108,7 @@ async def test_an_entry_tells_exactly_what_an_integration_receives(hub: RunningH
     assert changed.scopes_change_time.ToMicroseconds() > entry.scopes_change_time.ToMicroseconds()
 
 
-async def test_an_application_counts_its_time_from_the_approval(hub: RunningHub) -> None:
+async def test_active_time_is_the_time_of_the_approval(hub: RunningHub) -> None:
     """`active_time` is when it may first subscribe, and neither a request nor a profile moves the scopes' time."""
     made = await apply_for(hub, "TICKET_CREATED")
     named = {"integration_id": made.integration_id}
@@ -119,7 +119,7 @@ async def test_an_application_counts_its_time_from_the_approval(hub: RunningHub)
     assert (entry.active_time, entry.scopes_change_time) == (active.active_time, active.active_time)
 
 
-async def test_the_directory_tells_nobody_what_is_not_theirs(hub: RunningHub) -> None:
+async def test_the_directory_shows_no_private_fields(hub: RunningHub) -> None:
     """In the very bytes of a reply: no owner, endpoint, key, secret, justification, grantor or consenting admin."""
     integration, reader = await hub.register("TICKET_CREATED", endpoint_url="https://hidden.example/in")
     await install(hub, integration.integration_id, "515151515151515151", by="60351110224678999")
@@ -144,7 +144,7 @@ async def test_the_directory_tells_nobody_what_is_not_theirs(hub: RunningHub) ->
 
 
 @pytest.mark.parametrize("key", ["", "tkt_integration_nobody"])
-async def test_the_directory_asks_for_a_key(hub: RunningHub, key: str) -> None:
+async def test_the_directory_service_needs_a_key(hub: RunningHub, key: str) -> None:
     """Everyone with a key may search; without one nobody."""
     refusal = await refused(hub.caller(key), "DirectoryService/FindIntegrations")
     assert refusal.status == "UNAUTHENTICATED"

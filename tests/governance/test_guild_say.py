@@ -70,7 +70,7 @@ async def test_an_exclusion_outlives_a_restart_and_a_change_of_guild_access(
     assert await replayed(hub, clock, hub.caller(reader.key), one) == ["elsewhere"]
 
 
-async def test_sharing_off_ends_delivery_to_everybody(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_sharing_off_ends_delivery_to_every_integration(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Of the guild nothing comes, whenever it was accepted; ON counts from itself on; other guilds are as before."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
@@ -89,7 +89,7 @@ async def test_sharing_off_ends_delivery_to_everybody(timed_hub: RunningHub, clo
     assert await replayed(hub, clock, reader, one) == ["elsewhere", "on"]
 
 
-async def test_sharing_is_state_and_reaches_pages_of_the_log(start_hub: StartHub, clock: FakeClock) -> None:
+async def test_sharing_off_survives_a_restart_and_applies_to_replays(start_hub: StartHub, clock: FakeClock) -> None:
     """After a restart what was off is off, and what is read from the log is filtered, too."""
     hub = await start_hub(clock, write_deadline=1e9)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -104,7 +104,7 @@ async def test_sharing_is_state_and_reaches_pages_of_the_log(start_hub: StartHub
     assert await replayed(hub, clock, reader, integration.integration_id) == ["b"]
 
 
-async def test_who_receives_the_events_of_a_guild(hub: RunningHub) -> None:
+async def test_list_guild_integrations_lists_every_recipient(hub: RunningHub) -> None:
     """Every integration that does, why, by which scopes, exactly what, since when; the bot and admins may ask."""
     everywhere, _ = await hub.register("MEMBER_VERIFIED", display_name="Everywhere")
     by_consent, reader = await hub.register("TICKET_CREATED", "TICKET_STATS", guild_access=INSTALLED)
@@ -122,7 +122,7 @@ async def test_who_receives_the_events_of_a_guild(hub: RunningHub) -> None:
     assert refusal.reason == "ROLE_NOT_ALLOWED"
 
 
-async def test_the_list_follows_exclusion_suspension_sharing_and_widened_scopes(hub: RunningHub) -> None:
+async def test_list_guild_integrations_follows_every_change(hub: RunningHub) -> None:
     """Who does not receive is not listed; a guild that has to agree again is marked; sharing off lists nobody."""
     integration, _ = await hub.register("TICKET_CREATED")
     one = integration.integration_id
@@ -142,7 +142,7 @@ async def test_the_list_follows_exclusion_suspension_sharing_and_widened_scopes(
     assert not await receivers(hub.bot, "51")
 
 
-async def test_pages_of_the_list_follow_each_other(hub: RunningHub) -> None:
+async def test_list_guild_integrations_is_paged(hub: RunningHub) -> None:
     """One at a time, each once; a token is of one guild."""
     made = [(await hub.register("TICKET_CREATED"))[0].integration_id for _ in range(3)]
     found, token = [], ""
@@ -158,7 +158,7 @@ async def test_pages_of_the_list_follow_each_other(hub: RunningHub) -> None:
     assert found == made
 
 
-async def test_the_audit_trail_says_who_and_when(hub: RunningHub) -> None:
+async def test_decisions_of_guilds_are_in_the_audit_trail(hub: RunningHub) -> None:
     """An exclusion and a word about sharing are changes like any other."""
     integration, _ = await hub.register("TICKET_CREATED")
     await uninstall(hub, integration.integration_id, "51")
@@ -174,7 +174,7 @@ async def test_the_audit_trail_says_who_and_when(hub: RunningHub) -> None:
     }
 
 
-async def test_bad_requests_name_their_field(hub: RunningHub) -> None:
+async def test_invalid_guild_requests_name_their_field(hub: RunningHub) -> None:
     """A guild that is none, a sharing that is none, an admin's key where the bot has to speak for a guild's admin."""
     bad: list[tuple[dict[str, Any], str]] = [
         ({"guild_id": "51x", "acting_user_id": "7", "sharing": OFF}, "guild_id"),
@@ -189,7 +189,7 @@ async def test_bad_requests_name_their_field(hub: RunningHub) -> None:
     assert (await refused(hub.admin, "DirectoryService/SetGuildSharing", **good)).reason == "ROLE_NOT_ALLOWED"
 
 
-async def test_a_user_who_is_withheld_is_withheld_beside_an_exclusion(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_an_exclusion_does_not_reveal_withheld_users(timed_hub: RunningHub, clock: FakeClock) -> None:
     """An exclusion changes nothing about the fields of other guilds."""
     hub = timed_hub
     integration, reader = await hub.register("MEMBER_VERIFIED")

@@ -38,7 +38,7 @@ async def everything(hub: RunningHub, clock: FakeClock, reader: Caller, integrat
     return found
 
 
-async def test_consent_is_kept_as_it_was_given(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_consent_records_admin_time_and_scopes(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Who agreed, when, to which scopes; agreeing again changes admin, time and scopes, not since when it is on."""
     hub = timed_hub
     integration, _ = await hub.register("TICKET_CREATED", "TICKET_STATS")
@@ -83,9 +83,7 @@ async def test_installations_are_listed_by_integration_and_by_guild(hub: Running
     assert await listed(guild_id="51") == [(two, "51")]
 
 
-async def test_events_come_from_the_installation_on_and_none_after_its_removal(
-    timed_hub: RunningHub, clock: FakeClock
-) -> None:
+async def test_events_are_delivered_between_installation_and_removal(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Live: only the guild that installed it, from then until it does not. Replay: nothing of a guild that is off."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED", guild_access=INSTALLED)
@@ -107,7 +105,7 @@ async def test_events_come_from_the_installation_on_and_none_after_its_removal(
     assert await everything(hub, clock, reader, one) == ["again"]
 
 
-async def test_widened_scopes_count_for_a_guild_once_it_agreed_again(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_added_scopes_need_a_new_consent(timed_hub: RunningHub, clock: FakeClock) -> None:
     """A scope granted later reaches a guild from its new consent on, never back; what it had agreed to goes on."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED", guild_access=INSTALLED)
@@ -125,7 +123,7 @@ async def test_widened_scopes_count_for_a_guild_once_it_agreed_again(timed_hub: 
     assert await everything(hub, clock, reader, one) == ["t1", "c2", "t2", "c3"]
 
 
-async def test_a_guild_may_agree_to_less(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_a_guild_may_agree_to_fewer_scopes(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Only the scopes agreed to count in that guild, fields too; agreeing again to fewer takes some back."""
     hub = timed_hub
     integration, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY", guild_access=INSTALLED)
@@ -146,7 +144,7 @@ async def test_a_guild_may_agree_to_less(timed_hub: RunningHub, clock: FakeClock
     assert not any(shown.member_verified.HasField("user_id") for shown in replay.events)
 
 
-async def test_a_lost_scope_needs_its_grant_anew_beside_the_consent(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_a_scope_granted_again_counts_from_the_new_grant(timed_hub: RunningHub, clock: FakeClock) -> None:
     """What a guild agreed to stays agreed, but a scope taken away and granted again counts from the new grant."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED", guild_access=INSTALLED)
@@ -160,9 +158,7 @@ async def test_a_lost_scope_needs_its_grant_anew_beside_the_consent(timed_hub: R
     assert await everything(hub, clock, reader, one) == ["t3"]
 
 
-async def test_where_access_is_for_all_an_installation_is_consent_and_no_filter(
-    timed_hub: RunningHub, clock: FakeClock
-) -> None:
+async def test_with_access_to_all_guilds_an_installation_is_no_filter(timed_hub: RunningHub, clock: FakeClock) -> None:
     """GUILD_ACCESS_ALL brings every guild's events, whether or not a guild installed it, until it uninstalls it."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
@@ -175,7 +171,7 @@ async def test_where_access_is_for_all_an_installation_is_consent_and_no_filter(
 
 
 @pytest.mark.parametrize("narrowing", [{"guild_ids": ["51", "53"]}, {"shard": {"index": 0, "count": 1}}], ids=str)
-async def test_a_narrowing_asks_for_consent_all_the_same(
+async def test_a_narrowed_stream_still_needs_consent(
     timed_hub: RunningHub, clock: FakeClock, narrowing: dict[str, object]
 ) -> None:
     """A stream that names guilds, or a shard, gets those of them that installed it and no others, live and replay."""
@@ -191,7 +187,7 @@ async def test_a_narrowing_asks_for_consent_all_the_same(
     assert await arrived(hub, clock, again) == ["in-51"]
 
 
-async def test_opening_it_to_all_guilds_does_not_reach_back(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_access_to_all_guilds_does_not_reach_back(timed_hub: RunningHub, clock: FakeClock) -> None:
     """From INSTALLED to ALL: events of guilds that had not installed it come from the change on, live and in replay."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED", guild_access=INSTALLED)
@@ -206,7 +202,7 @@ async def test_opening_it_to_all_guilds_does_not_reach_back(timed_hub: RunningHu
     assert await everything(hub, clock, reader, one) == ["with", "open"]
 
 
-async def test_consent_is_for_what_is_granted(hub: RunningHub) -> None:
+async def test_consent_is_limited_to_granted_scopes(hub: RunningHub) -> None:
     """A guild cannot agree to a scope that the integration does not have; the refusal names it, nothing is kept."""
     integration, _ = await hub.register("TICKET_CREATED")
     asks = {"integration_id": integration.integration_id, "guild_id": "51", "acting_user_id": GUILD_ADMIN}
@@ -218,7 +214,7 @@ async def test_consent_is_for_what_is_granted(hub: RunningHub) -> None:
     assert not (await ask(hub.bot, "DirectoryService/ListInstallations")).installations
 
 
-async def test_what_is_closed_cannot_be_installed(hub: RunningHub) -> None:
+async def test_only_active_integrations_can_be_installed(hub: RunningHub) -> None:
     """Each state but ACTIVE, and a blocked developer, is refused with its own reason; nobody's id is not found."""
     pending = await apply_for(hub, "TICKET_CREATED")
     active, _ = await hub.register("TICKET_CREATED")
@@ -242,7 +238,7 @@ async def test_what_is_closed_cannot_be_installed(hub: RunningHub) -> None:
         assert refusal_of(error).status in ("PERMISSION_DENIED", "UNAUTHENTICATED")
 
 
-async def test_removal_is_possible_whatever_the_state_and_twice(hub: RunningHub) -> None:
+async def test_uninstalling_works_in_every_state_and_twice(hub: RunningHub) -> None:
     """A guild takes its consent back from a suspended integration, too, and what is off stays off."""
     integration, _ = await hub.register("TICKET_CREATED")
     one = integration.integration_id
@@ -253,7 +249,7 @@ async def test_removal_is_possible_whatever_the_state_and_twice(hub: RunningHub)
     assert not (await ask(hub.bot, "DirectoryService/ListInstallations")).installations
 
 
-async def test_as_many_guilds_as_may_and_no_more_even_at_once(start_hub: StartHub) -> None:
+async def test_the_limit_of_installations_holds_for_concurrent_installs(start_hub: StartHub) -> None:
     """Of many guilds that install at one moment as many get in as there is room for; agreeing again needs none."""
     hub = await start_hub(max_installations=3)
     integration, _ = await hub.register("TICKET_CREATED")
@@ -271,7 +267,7 @@ async def test_as_many_guilds_as_may_and_no_more_even_at_once(start_hub: StartHu
     await install(hub, one, "99")
 
 
-async def test_installations_leave_the_integration_itself_alone(hub: RunningHub) -> None:
+async def test_an_installation_does_not_change_the_etag(hub: RunningHub) -> None:
     """An etag that was read before an installation still holds after it."""
     integration, _ = await hub.register("TICKET_CREATED", "TICKET_STATS")
     await install(hub, integration.integration_id, "51")

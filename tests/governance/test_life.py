@@ -75,7 +75,7 @@ def shown(integration: integration_pb2.Integration) -> str:
     return state(integration) + ("*" if state(integration) == "ACTIVE" and integration.requested_scopes else "")
 
 
-def test_the_table_is_whole() -> None:
+def test_the_lifecycle_table_is_complete() -> None:
     """Every command has an outcome for every state, and every state that the contract knows is there."""
     assert set(table()) == {(name, before) for name in REQUESTS for before in PATHS}
     known = {name.removeprefix("INTEGRATION_STATE_") for name in integration_pb2.IntegrationState.keys()}  # noqa: SIM118  an enum
@@ -83,7 +83,7 @@ def test_the_table_is_whole() -> None:
 
 
 @pytest.mark.parametrize("before", PATHS)
-async def test_every_transition_is_as_the_table_says(hub: RunningHub, before: str) -> None:
+async def test_every_transition_follows_the_lifecycle_table(hub: RunningHub, before: str) -> None:
     """From one state each command in turn, on an integration of its own: the new state, or the reason and no change."""
     outcomes: dict[str, str] = {}
     for name in REQUESTS:
@@ -108,7 +108,7 @@ async def test_every_transition_is_as_the_table_says(hub: RunningHub, before: st
     assert outcomes == {name: table()[name, before] for name in REQUESTS}
 
 
-async def test_what_was_asked_for_outlives_a_suspension(hub: RunningHub) -> None:
+async def test_requested_scopes_survive_a_suspension(hub: RunningHub) -> None:
     """A request made before or while it is suspended is decided once it is resumed."""
     made = await apply_for(hub, "TICKET_CREATED")
     await approve(hub, made.integration_id)
@@ -119,7 +119,7 @@ async def test_what_was_asked_for_outlives_a_suspension(hub: RunningHub) -> None
     assert (shown(after), len(after.grants)) == ("ACTIVE", 2)
 
 
-async def test_a_deleted_one_keeps_nothing(hub: RunningHub) -> None:
+async def test_a_deleted_integration_keeps_no_grants(hub: RunningHub) -> None:
     """Grants and requests are gone with it, and what guilds agreed to shows nothing any more."""
     made = await apply_for(hub, "TICKET_CREATED", guild_access=2)
     await approve(hub, made.integration_id)

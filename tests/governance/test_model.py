@@ -354,7 +354,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.mark.timeout(3_600 if LONG else 120)
-def test_every_stream_gets_what_it_must_and_nothing_else(world: World) -> None:
+def test_every_stream_gets_exactly_what_the_model_says(world: World) -> None:
     """Hundreds of random lives, side by side on one hub: each stream, live, resumed and replayed, is as the model.
 
     The lives differ from run to run; MODEL_SEED repeats those of a run that failed.

@@ -35,7 +35,7 @@ CALLS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("method", CALLS)
-async def test_anothers_and_nobodys_read_alike_to_an_integration(hub: RunningHub, method: str) -> None:
+async def test_foreign_and_unknown_ids_get_the_same_error(hub: RunningHub, method: str) -> None:
     """With an integration's key an id that is another's and one that is nobody's differ in nothing but the id."""
     other, _ = await hub.register("TICKET_CREATED")
     _, reader = await hub.register("TICKET_CREATED")
@@ -54,7 +54,7 @@ FOR_ADMINS_TOO = {"PreviewEvent", "SendTestEvent"}
 
 
 @pytest.mark.parametrize("method", CALLS)
-async def test_the_bot_speaks_for_the_owner_alone(hub: RunningHub, method: str) -> None:
+async def test_the_bot_may_act_only_for_the_owner(hub: RunningHub, method: str) -> None:
     """For another user the bot is refused with NOT_OWNER, and it has to say for whom and of which it speaks."""
     integration, _ = await hub.register("TICKET_CREATED")
     named, path = {"integration_id": integration.integration_id}, f"DeveloperService/{method}"
@@ -69,7 +69,7 @@ async def test_the_bot_speaks_for_the_owner_alone(hub: RunningHub, method: str) 
 
 
 @pytest.mark.parametrize("by_bot", [True, False])
-async def test_every_method_works_for_whom_it_is(hub: RunningHub, *, by_bot: bool) -> None:
+async def test_owner_and_integration_get_the_same_answers(hub: RunningHub, *, by_bot: bool) -> None:
     """The owner through the bot, and the integration itself with or without its id, get the same answers."""
     integration, reader = await hub.register("TICKET_CREATED")
     named = {"integration_id": integration.integration_id}
@@ -91,7 +91,7 @@ async def test_every_method_works_for_whom_it_is(hub: RunningHub, *, by_bot: boo
     assert (refusal.status, refusal.reason) == ("UNAUTHENTICATED", "KEY_REVOKED")
 
 
-async def test_an_owner_sees_all_that_is_theirs_and_nothing_else(hub: RunningHub) -> None:
+async def test_an_owner_lists_exactly_their_integrations(hub: RunningHub) -> None:
     """By the bot page by page, whatever the state; an integration's key shows that integration alone."""
     mine, reader = await hub.register("TICKET_CREATED")
     theirs, _ = await hub.register("TICKET_CREATED", owner_user_id=STRANGER)
@@ -117,7 +117,7 @@ async def test_an_owner_sees_all_that_is_theirs_and_nothing_else(hub: RunningHub
     assert (refusal.reason, refusal.message.split(":")[0]) == ("INVALID_REQUEST", "page_token")
 
 
-async def test_a_mask_changes_what_it_names_and_nothing_else(hub: RunningHub) -> None:
+async def test_a_profile_update_follows_its_mask(hub: RunningHub) -> None:
     """AIP-134: the fields of the mask, unset ones emptied; without a mask those that are set."""
     before, reader = await hub.register("TICKET_CREATED", endpoint_url="https://stats.example/in")
     new = {"display_name": "New", "description": "Not named.", "support_url": "https://help.example"}
@@ -138,7 +138,7 @@ async def test_a_mask_changes_what_it_names_and_nothing_else(hub: RunningHub) ->
 
 
 @pytest.mark.parametrize("path", ["owner_user_id", "guild_access", "state", "grants", "etag", "integration_id", "none"])
-async def test_a_developer_changes_no_more_than_the_profile(hub: RunningHub, path: str) -> None:
+async def test_a_developer_can_change_only_the_profile(hub: RunningHub, path: str) -> None:
     """Owner, guild access, state and grants are not theirs to change; the refusal tells what is."""
     before, reader = await hub.register("TICKET_CREATED")
     asks = {"integration": {"owner_user_id": STRANGER, "guild_access": 1}, "update_mask": {"paths": [path]}}
@@ -148,7 +148,7 @@ async def test_a_developer_changes_no_more_than_the_profile(hub: RunningHub, pat
     assert await read(hub, before.integration_id) == before
 
 
-async def test_what_a_mask_makes_of_a_profile_keeps_the_rules(hub: RunningHub) -> None:
+async def test_a_profile_update_must_leave_a_valid_profile(hub: RunningHub) -> None:
     """A mask that would empty the documentation, or set an address that is not https, is refused by the field."""
     before, reader = await hub.register("TICKET_CREATED")
     everything = {"integration": {"display_name": "Only this"}, "update_mask": {"paths": ["*"]}}
@@ -162,7 +162,7 @@ async def test_what_a_mask_makes_of_a_profile_keeps_the_rules(hub: RunningHub) -
     assert await read(hub, before.integration_id) == before
 
 
-async def test_two_who_change_one_profile_learn_of_each_other(hub: RunningHub) -> None:
+async def test_a_profile_update_checks_the_etag(hub: RunningHub) -> None:
     """The etag that was read, in the request or in the integration itself, refuses a change made in between."""
     before, reader = await hub.register("TICKET_CREATED")
     await ask(reader, "DeveloperService/UpdateProfile", integration={"display_name": "Faster"}, etag=before.etag)
@@ -173,7 +173,7 @@ async def test_two_who_change_one_profile_learn_of_each_other(hub: RunningHub) -
     assert (await read(hub, before.integration_id)).display_name == "Faster"
 
 
-async def test_own_keys_rotate_with_an_overlap_and_end_with_their_streams(hub: RunningHub) -> None:
+async def test_own_keys_rotate_with_an_overlap(hub: RunningHub) -> None:
     """Two keys live side by side, a third has to wait; a revoked key's stream ends at once, with the reason."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
@@ -191,7 +191,7 @@ async def test_own_keys_rotate_with_an_overlap_and_end_with_their_streams(hub: R
     assert (await refused(reader, "DeveloperService/ListOwnKeys")).reason == "KEY_REVOKED"
 
 
-async def test_nobodys_keys_but_ones_own_can_be_revoked(hub: RunningHub) -> None:
+async def test_only_own_keys_can_be_revoked(hub: RunningHub) -> None:
     """The id of another's key, or of a service key, is not found, and that key lives on."""
     _, other = await hub.register("TICKET_CREATED")
     _, reader = await hub.register("TICKET_CREATED")
@@ -201,7 +201,7 @@ async def test_nobodys_keys_but_ones_own_can_be_revoked(hub: RunningHub) -> None
     await ask(other, "DeveloperService/GetOwnIntegration")
 
 
-async def test_a_suspended_one_may_look_and_a_deleted_one_not_even_that(hub: RunningHub) -> None:
+async def test_a_suspended_integration_can_read_and_a_deleted_one_cannot(hub: RunningHub) -> None:
     """With its own key a suspended integration reads why; a deleted one's key opens nothing; the bot still tells."""
     integration, reader = await hub.register("TICKET_CREATED")
     named = {"integration_id": integration.integration_id}
@@ -217,7 +217,7 @@ async def test_a_suspended_one_may_look_and_a_deleted_one_not_even_that(hub: Run
     assert (state(seen), seen.state_reason) == ("DELETED", "nobody answered")
 
 
-async def test_somebody_blocked_may_look_and_give_up_keys_and_change_nothing(hub: RunningHub) -> None:
+async def test_a_blocked_developer_can_only_read_and_revoke_keys(hub: RunningHub) -> None:
     """Reading and revoking stay open on the blocklist; profile, new keys, requests and test events do not."""
     integration, reader = await hub.register("TICKET_CREATED")
     second = await own_key(hub, integration.integration_id)
@@ -245,7 +245,7 @@ async def test_a_former_owner_gets_no_key(hub: RunningHub) -> None:
     assert (await moved).integration.owner_user_id == STRANGER
 
 
-async def test_a_key_that_is_revoked_meanwhile_gets_no_successor(hub: RunningHub) -> None:
+async def test_a_key_revoked_meanwhile_gets_no_successor(hub: RunningHub) -> None:
     """It asks for one while its revocation is being stored."""
     integration, reader = await hub.register("TICKET_CREATED")
     named = {"integration_id": integration.integration_id}
@@ -259,7 +259,7 @@ async def test_a_key_that_is_revoked_meanwhile_gets_no_successor(hub: RunningHub
     await revoked
 
 
-async def test_a_developer_who_is_blocked_meanwhile_gets_no_key(hub: RunningHub) -> None:
+async def test_a_developer_blocked_meanwhile_gets_no_key(hub: RunningHub) -> None:
     """The entry of the blocklist comes while the call waits."""
     integration, reader = await hub.register("TICKET_CREATED")
     async with changes_wait(hub, INTEGRATION.key(integration.integration_id)) as waiting:

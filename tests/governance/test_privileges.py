@@ -61,7 +61,7 @@ async def deliver(hub: RunningHub, reader: Caller, *sent: Any, **request: Any) -
     stream.call.cancel()
 
 
-async def test_a_grant_is_used_by_what_it_delivers(hub: RunningHub) -> None:
+async def test_a_delivery_counts_as_use_of_its_grant(hub: RunningHub) -> None:
     """A grant that delivered something to a reading stream is not a finding any more; the others still are."""
     integration, reader = await hub.register("TICKET_CREATED", "TICKET_STATS")
     one = integration.integration_id
@@ -76,7 +76,7 @@ async def test_a_grant_is_used_by_what_it_delivers(hub: RunningHub) -> None:
     assert "SetScopes" in finding.advice
 
 
-async def test_a_field_uses_the_scope_that_shows_it(hub: RunningHub) -> None:
+async def test_a_delivered_field_counts_as_use_of_its_scope(hub: RunningHub) -> None:
     """A verification uses the identity scope only on a stream that is shown the user."""
     integration, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY")
     one = integration.integration_id
@@ -87,7 +87,7 @@ async def test_a_field_uses_the_scope_that_shows_it(hub: RunningHub) -> None:
     assert await until(hub, one, lambda found: not found) == []
 
 
-async def test_a_scope_that_no_guild_agreed_to_is_not_used(hub: RunningHub) -> None:
+async def test_a_scope_without_consent_does_not_count_as_used(hub: RunningHub) -> None:
     """Where guilds install it a grant is used by what it delivers from a guild that agreed to it, by nothing else."""
     integration, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY", guild_access=2)
     one = integration.integration_id
@@ -97,7 +97,7 @@ async def test_a_scope_that_no_guild_agreed_to_is_not_used(hub: RunningHub) -> N
     assert found == ["GRANT_NEVER_USED MEMBER_VERIFIED", "CONSENT_OUTDATED MEMBER_VERIFIED"]
 
 
-async def test_a_test_event_is_no_use(hub: RunningHub) -> None:
+async def test_a_test_event_does_not_count_as_use(hub: RunningHub) -> None:
     """What a developer sends to themselves shows no need for a grant."""
     integration, reader = await hub.register("TICKET_CREATED", "TICKET_STATS")
     stream = await reader.subscribe()
@@ -111,7 +111,7 @@ async def test_a_test_event_is_no_use(hub: RunningHub) -> None:
     assert found == ["GRANT_NEVER_USED TICKET_STATS"]
 
 
-async def test_what_was_not_used_for_thirty_days_is_found(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_thirty_days_without_use_are_a_finding(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Grant, key and stream: fine for thirty days after the last use, findings since then afterwards."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
@@ -133,7 +133,7 @@ async def test_what_was_not_used_for_thirty_days_is_found(timed_hub: RunningHub,
     assert await until(hub, one, lambda found: not found) == []
 
 
-async def test_what_was_never_used_counts_from_its_beginning(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_unused_time_counts_from_the_creation(timed_hub: RunningHub, clock: FakeClock) -> None:
     """A key, and an integration, that nobody ever used are found after thirty days, since they were made."""
     hub = timed_hub
     integration, _ = await hub.register("TICKET_CREATED")
@@ -144,7 +144,7 @@ async def test_what_was_never_used_counts_from_its_beginning(timed_hub: RunningH
     assert [abs(finding.since.ToMicroseconds() - made) < DAY for finding in found] == [True] * 3
 
 
-async def test_service_keys_are_looked_at_too(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_unused_and_old_service_keys_are_findings(timed_hub: RunningHub, clock: FakeClock) -> None:
     """The bot's key that nobody uses, and keys older than a year: no integration, and what to do about it."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
@@ -164,7 +164,7 @@ async def test_service_keys_are_looked_at_too(timed_hub: RunningHub, clock: Fake
     assert all(("RotateKey" if finding.integration_id else "CreateServiceKey") in finding.advice for finding in old)
 
 
-async def test_keys_that_open_nothing_are_no_finding(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_ended_keys_are_no_finding(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Ended keys are not looked at, however old and unused."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
@@ -174,7 +174,7 @@ async def test_keys_that_open_nothing_are_no_finding(timed_hub: RunningHub, cloc
     assert "KEY" not in " ".join(kinds(await report(hub, integration.integration_id)))
 
 
-async def test_consent_older_than_the_grants_is_found(hub: RunningHub) -> None:
+async def test_consent_to_fewer_scopes_than_granted_is_a_finding(hub: RunningHub) -> None:
     """Each guild that agreed to less than is granted, with what it lacks, until it agrees again."""
     integration, _ = await hub.register("TICKET_CREATED", guild_access=2)
     one = integration.integration_id
@@ -190,7 +190,7 @@ async def test_consent_older_than_the_grants_is_found(hub: RunningHub) -> None:
     assert [finding.guild_id for finding in await report(hub, one) if finding.guild_id] == ["53"]
 
 
-async def test_only_what_is_active_is_reported(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_only_active_integrations_are_reported(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Applications and suspended integrations hold nothing open: no findings; one page at a time for the rest."""
     hub = timed_hub
     await apply_for(hub, "TICKET_CREATED")
@@ -224,7 +224,7 @@ async def test_use_survives_a_restart(start_hub: StartHub) -> None:
     assert kinds(await report(hub, one)) == ["GRANT_NEVER_USED DROP_CLAIMED"]
 
 
-async def test_pages_stand_still_while_findings_come_and_go(hub: RunningHub) -> None:
+async def test_pages_of_findings_are_stable_while_findings_change(hub: RunningHub) -> None:
     """What is mended or found between two pages neither hides a later finding nor shows an earlier one again."""
     ids = sorted([(await hub.register("TICKET_CREATED", "TICKET_STATS"))[0].integration_id for _ in range(3)])
     first = await ask(hub.admin, "AdminService/GetPrivilegeReport", page_size=3)
@@ -240,7 +240,7 @@ async def test_pages_stand_still_while_findings_come_and_go(hub: RunningHub) -> 
     assert await report(hub, page_token=first.next_page_token) == rest
 
 
-async def test_what_is_young_is_not_judged(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_a_new_grant_is_no_finding_for_a_week(timed_hub: RunningHub, clock: FakeClock) -> None:
     """A grant is no finding for a week after it was given, at first or later, and one that is a week old is."""
     hub = timed_hub
     integration, _ = await hub.register("TICKET_CREATED")
@@ -255,7 +255,9 @@ async def test_what_is_young_is_not_judged(timed_hub: RunningHub, clock: FakeClo
 
 
 @pytest.mark.parametrize("how", ["suspension", "block"])
-async def test_what_was_closed_has_time_to_begin_again(timed_hub: RunningHub, clock: FakeClock, how: str) -> None:
+async def test_an_integration_has_a_week_after_a_suspension_or_block(
+    timed_hub: RunningHub, clock: FakeClock, how: str
+) -> None:
     """After a suspension or a block of 40 days nothing is said to be unused until a week of being open has passed."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")

@@ -42,7 +42,7 @@ async def test_a_preview_shows_what_would_arrive(hub: RunningHub) -> None:
     assert "RequestScopes" in shown.withheld[0].reason
 
 
-async def test_a_preview_of_what_is_not_granted_shows_nothing_and_says_why(hub: RunningHub) -> None:
+async def test_a_preview_without_a_grant_names_the_missing_scopes(hub: RunningHub) -> None:
     """Not delivered, no event, and each scope that would deliver it; with the scope all is there."""
     integration, _ = await hub.register("MEMBER_VERIFIED")
     shown = await preview(hub, integration.integration_id, closed("c1"))
@@ -60,14 +60,14 @@ async def test_a_preview_of_what_is_not_granted_shows_nothing_and_says_why(hub: 
     assert (await preview(hub, integration.integration_id, closed(""))).event.ticket_closed.message_count == 3
 
 
-async def test_a_preview_of_an_application_tells_what_it_would_take(hub: RunningHub) -> None:
+async def test_a_preview_works_for_an_application(hub: RunningHub) -> None:
     """Nothing is granted while it waits: a preview says so."""
     made = await apply_for(hub, "TICKET_CREATED")
     shown = await preview(hub, made.integration_id, ticket("t1"))
     assert (shown.delivered, withheld(shown)) == (False, [("ticket_created", ["TICKET_CREATED"])])
 
 
-async def test_a_preview_knows_which_guilds_have_agreed(hub: RunningHub) -> None:
+async def test_a_preview_respects_consent(hub: RunningHub) -> None:
     """Where guilds install it: nothing of one that did not, and only what another agreed to, with the reason."""
     integration, _ = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY", guild_access=2)
     shown = await preview(hub, integration.integration_id, verified("v1", "51"))
@@ -90,7 +90,7 @@ async def send(reader: Caller, sample: event_pb2.Event) -> developer_service_pb2
     return reply
 
 
-async def test_a_test_event_is_marked_and_goes_through_the_real_view(hub: RunningHub) -> None:
+async def test_a_test_event_is_marked_and_filtered_by_the_view(hub: RunningHub) -> None:
     """It comes with `test` set, an id of the hub's, without the field that is withheld; what is not granted never."""
     _, reader = await hub.register("MEMBER_VERIFIED")
     stream = await reader.subscribe()
@@ -104,7 +104,7 @@ async def test_a_test_event_is_marked_and_goes_through_the_real_view(hub: Runnin
     assert not shown.member_verified.HasField("user_id")
 
 
-async def test_an_emitter_cannot_mark_an_event_as_a_test(hub: RunningHub) -> None:
+async def test_a_bot_cannot_mark_an_event_as_a_test(hub: RunningHub) -> None:
     """What the bot writes into `test` is dropped: only the hub sets it."""
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
@@ -113,7 +113,7 @@ async def test_an_emitter_cannot_mark_an_event_as_a_test(hub: RunningHub) -> Non
     assert not shown.test
 
 
-async def test_a_test_event_reaches_ones_own_streams_as_each_is_narrowed(
+async def test_a_test_event_reaches_only_matching_streams_of_the_integration(
     timed_hub: RunningHub, clock: FakeClock
 ) -> None:
     """Streams of the integration that would show it, by scopes, guilds and shard; nobody else's."""
@@ -170,7 +170,7 @@ async def test_resuming_after_a_test_event_misses_nothing(timed_hub: RunningHub,
     assert await arrived(hub, clock, resumed) == [name for name in ("t1", "t2") if name not in seen]
 
 
-async def test_a_test_event_asks_for_consent_like_a_real_one(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_a_test_event_needs_consent(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Where guilds install it, a sample of one that did not is shown by no stream."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED", guild_access=2)

@@ -53,7 +53,7 @@ def fields(entry: admin_service_pb2.AuditEntry) -> dict[str, tuple[str, str]]:
     return {change.field: (change.before, change.after) for change in entry.changes}
 
 
-async def test_the_life_of_an_integration_can_be_read_back(hub: RunningHub) -> None:
+async def test_the_audit_trail_has_every_step_of_an_integration(hub: RunningHub) -> None:
     """Every step by bot, owner, integration and admin: by which key, for which Discord user, why."""
     made = await apply_for(hub, "TICKET_CREATED", "TICKET_STATS")
     one = made.integration_id
@@ -92,7 +92,7 @@ async def test_the_life_of_an_integration_can_be_read_back(hub: RunningHub) -> N
     assert fields(entries[6])["installed"] == ("true", "false")
 
 
-async def test_the_trail_by_the_discord_user_for_whom_the_bot_spoke(hub: RunningHub) -> None:
+async def test_the_audit_trail_is_filtered_by_acting_user(hub: RunningHub) -> None:
     """A filter by acting user finds what was done for them, whatever it was, and nothing of others."""
     mine, theirs = (
         await apply_for(hub, "TICKET_CREATED"),
@@ -111,7 +111,7 @@ async def test_the_trail_by_the_discord_user_for_whom_the_bot_spoke(hub: Running
     assert names(await trail(hub, actor_key_id=hub.admin.key.split("_")[2])) == ["ApproveIntegration"] * 2
 
 
-async def test_the_trail_between_two_times(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_the_audit_trail_is_filtered_by_time(timed_hub: RunningHub, clock: FakeClock) -> None:
     """From the first moment on, and before the second: what happened at either end is counted once."""
     hub, moments = timed_hub, list[Timestamp]()
     for name in ("first", "second", "third"):
@@ -146,7 +146,7 @@ async def test_the_blocklist_is_in_the_trail(hub: RunningHub) -> None:
     assert fields(entries[3])["blocked"] == ("true", "false")
 
 
-async def test_a_block_is_in_the_trail_of_what_it_closes(hub: RunningHub) -> None:
+async def test_a_block_is_in_the_trail_of_each_blocked_integration(hub: RunningHub) -> None:
     """The trail of an integration tells of blocks of its owner, and of nobody else's."""
     made = await apply_for(hub, "TICKET_CREATED")
     await block(hub)
@@ -183,7 +183,7 @@ def heard() -> Iterator[list[dict[str, Any]]]:
         lines += [line for line in said if line["event"] == "refused"]
 
 
-async def test_what_an_admin_was_denied_is_in_the_log(hub: RunningHub) -> None:
+async def test_refused_calls_of_admins_are_logged(hub: RunningHub) -> None:
     """By role, by state, by a wrong field or an unknown id: a line with method, key, reason and the message."""
     made = await apply_for(hub, "TICKET_CREATED")
     named = {"integration_id": made.integration_id}
@@ -207,7 +207,7 @@ async def test_what_an_admin_was_denied_is_in_the_log(hub: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "tkt_admin_nobody"])
-async def test_a_stranger_at_the_admins_door_is_in_the_log(hub: RunningHub, key: str) -> None:
+async def test_unauthenticated_calls_of_admin_methods_are_logged(hub: RunningHub, key: str) -> None:
     """Without a key that opens anything: a line with the method that was tried, and from where."""
     with heard() as lines:
         await refused(hub.caller(key), "AdminService/ListKeys")

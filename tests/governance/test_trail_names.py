@@ -66,7 +66,7 @@ def strange(name: str, value: Any) -> list[str]:  # noqa: ANN401  any JSON value
     return [f"{name}={value}"] if known is not None and value not in known.values_by_name else []
 
 
-async def test_every_change_is_in_the_contracts_names(hub: RunningHub) -> None:
+async def test_audit_changes_use_the_names_of_the_contract(hub: RunningHub) -> None:
     """Fields are those of the messages that show them, enum values are spelt in full, ids are texts."""
     await a_life(hub)
     entries = (await ask(hub.admin, "AdminService/ListAuditEntries", page_size=200)).entries
@@ -89,7 +89,7 @@ async def test_every_change_is_in_the_contracts_names(hub: RunningHub) -> None:
     assert guilds == {"51"}
 
 
-async def test_the_earlier_fields_say_what_they_said(hub: RunningHub) -> None:
+async def test_the_older_fields_of_a_change_are_unchanged(hub: RunningHub) -> None:
     """A program that reads `field`, `before` and `after` finds them as before, beside the new ones."""
     await a_life(hub)
     request = {"method": "SuspendIntegration"}
@@ -99,7 +99,7 @@ async def test_the_earlier_fields_say_what_they_said(hub: RunningHub) -> None:
     assert change.new_value.string_value == "INTEGRATION_STATE_SUSPENDED"
 
 
-async def test_an_actor_has_a_name(hub: RunningHub) -> None:
+async def test_an_actor_has_the_name_of_its_key(hub: RunningHub) -> None:
     """A change names the key that made it: by its own name, or by that of its integration."""
     one = await a_life(hub)
     entries = (await ask(hub.admin, "AdminService/ListAuditEntries", page_size=200)).entries

@@ -23,7 +23,7 @@ async def shown(hub: RunningHub, integration_id: str) -> Any:  # noqa: ANN401  a
             return record, changes
 
 
-async def test_other_hubs_show_the_same(two: list[RunningHub]) -> None:
+async def test_other_replicas_show_the_trimmed_audit_trail(two: list[RunningHub]) -> None:
     """The one that runs beside it, though it has just shown the trail, and one that starts later."""
     one, other = two
     gone = (await apply_for(one, "TICKET_CREATED", owner_user_id=USER)).integration_id

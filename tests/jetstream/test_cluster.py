@@ -41,7 +41,7 @@ def other_than(server: Server, servers: list[Server]) -> Server:
     return random.choice([one for one in servers if one is not server])  # noqa: S311  a schedule
 
 
-async def test_a_leader_that_is_killed_loses_nothing(cluster: Cluster, replica: Replica) -> None:
+async def test_killing_the_leader_loses_nothing(cluster: Cluster, replica: Replica) -> None:
     """Kill -9 of whoever leads the stream, under load, again and again; each time it comes back with its files."""
     load = await one_at_each(replica, cluster.servers)
     async with load.running():
@@ -54,7 +54,7 @@ async def test_a_leader_that_is_killed_loses_nothing(cluster: Cluster, replica: 
     await load.check()
 
 
-async def test_a_server_that_stands_still_holds_nobody_up_for_long(cluster: Cluster, replica: Replica) -> None:
+async def test_a_frozen_server_delays_others_only_briefly(cluster: Cluster, replica: Replica) -> None:
     """The leader, then another, does nothing for a while, as a machine that hangs: the others go on, it catches up."""
     load = await one_at_each(replica, cluster.servers)
     async with load.running():
@@ -68,7 +68,7 @@ async def test_a_server_that_stands_still_holds_nobody_up_for_long(cluster: Clus
     await load.check()
 
 
-async def test_a_server_that_is_far_away_slows_and_loses_nothing(network: Network, replica: Replica) -> None:
+async def test_a_slow_network_loses_nothing(network: Network, replica: Replica) -> None:
     """What passes between the leader, then another, and the rest takes long: appends take as long, and that is all."""
     cluster, loop = network.cluster, asyncio.get_running_loop()
     logs = [await replica(server.url) for server in cluster.servers]
@@ -87,7 +87,7 @@ async def test_a_server_that_is_far_away_slows_and_loses_nothing(network: Networ
     await load.check()
 
 
-async def test_without_a_majority_nothing_is_acknowledged_and_it_comes_back(cluster: Cluster, replica: Replica) -> None:
+async def test_without_a_majority_nothing_is_acknowledged(cluster: Cluster, replica: Replica) -> None:
     """Two of three gone: appends fail clearly, the replica knows that it does not hear; all of it comes back."""
     log = await replica(cluster.servers[0].url)
     load = Load([log])
@@ -110,7 +110,7 @@ async def test_without_a_majority_nothing_is_acknowledged_and_it_comes_back(clus
     await load.check()
 
 
-async def test_a_replica_that_is_cut_off_knows_it_and_comes_back(cluster: Cluster, replica: Replica) -> None:
+async def test_a_replica_that_is_cut_off_stops_and_recovers(cluster: Cluster, replica: Replica) -> None:
     """Its connections stay open and pass nothing: it stops within its time, the other goes on; healed, it has all."""
     async with Proxy([server.port for server in cluster.servers]) as proxy:
         cut, other = await replica(proxy.url), await replica(cluster.url)
@@ -129,7 +129,7 @@ async def test_a_replica_that_is_cut_off_knows_it_and_comes_back(cluster: Cluste
         await load.check()
 
 
-async def test_a_server_that_is_cut_off_from_the_others_splits_nothing(network: Network, hubs: Hubs) -> None:
+async def test_a_partitioned_server_causes_no_split_brain(network: Network, hubs: Hubs) -> None:
     """The leader, then another: the hub there refuses and stops to serve; healed, each reader has all, in one order."""
     servers = network.cluster.servers
     running = await hubs(*(server.url for server in servers), nats_replicas=3, max_store_silence=5)
@@ -159,7 +159,7 @@ async def lasting(hub: RunningHub) -> list[Entry]:
     return [entry for entry in await read_all(hub.hub.log) if not entry.key.startswith(COMPACTED_PREFIXES)]
 
 
-async def test_a_hub_that_is_killed_loses_nothing(cluster: Cluster, replica: Replica, tmp_path: Path) -> None:
+async def test_killing_a_hub_loses_nothing(cluster: Cluster, replica: Replica, tmp_path: Path) -> None:
     """Kill -9 of the hub that takes the events: a reader at the other one gets each that was acknowledged."""
     await replica(cluster.url)  # the streams are there, so that no hub has to wait for them
     variables = {"HUB_STORAGE": cluster.url, "HUB_NATS_REPLICAS": "3"}

@@ -33,7 +33,7 @@ async def store(tmp_path: Any) -> Any:  # noqa: ANN401  a generator's type says 
 
 
 @pytest.mark.parametrize("count", [1, 3])
-async def test_an_answer_that_is_lost_stores_nothing_twice(
+async def test_a_lost_acknowledgement_stores_nothing_twice(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """The group is in, its acknowledgement is not: the store is asked, and the caller told what was stored."""
@@ -57,7 +57,7 @@ async def test_an_answer_that_is_lost_stores_nothing_twice(
     assert len(await read_all(log)) == count
 
 
-async def test_a_question_that_is_lost_is_asked_again(store: JetStreamStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_publish_is_retried(store: JetStreamStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The group never came to the server: it is sent again, and stored once."""
     log = await store.open()
     really, lost = NatsStream.publish_together, list[int]()
@@ -73,7 +73,9 @@ async def test_a_question_that_is_lost_is_asked_again(store: JetStreamStore, mon
     assert lost
 
 
-async def test_what_is_stored_is_said_to_be_stored(store: JetStreamStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stored_entries_are_acknowledged_beside_failed_ones(
+    store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of three that are written in one go the second finds no room: the first is stored, the others are not."""
     log = await store.open()
     really, count = NatsStream.publish, 0
@@ -93,7 +95,7 @@ async def test_what_is_stored_is_said_to_be_stored(store: JetStreamStore, monkey
     assert [entry.id for entry in await read_all(log)] == ["a"]
 
 
-async def test_a_server_that_led_once_is_not_taken_for_the_leader(
+async def test_the_end_of_the_log_comes_only_from_the_current_leader(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says that the log ends where it ended for itself: who asks it has not heard from the cluster."""
@@ -111,7 +113,7 @@ async def test_a_server_that_led_once_is_not_taken_for_the_leader(
     await reader._replica.quorum.check_quorum()
 
 
-async def test_what_a_replica_told_is_still_there_for_one_that_was_behind(
+async def test_heartbeats_of_one_replica_do_not_replace_those_of_another(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its telling is lost on the way: what the other one tells itself meanwhile does not take its place."""
@@ -138,7 +140,7 @@ async def test_what_a_replica_told_is_still_there_for_one_that_was_behind(
         await reader._replica.quorum.check_quorum()
 
 
-async def test_what_was_told_before_a_start_does_not_count(store: JetStreamStore) -> None:
+async def test_heartbeats_from_before_a_start_do_not_count(store: JetStreamStore) -> None:
     """A cluster that has lost the end of the log: hubs that start afterwards go on where it ends now."""
     log = await store.open()
     await log._replica.metadata.publish_heartbeat(99)
@@ -148,7 +150,7 @@ async def test_what_was_told_before_a_start_does_not_count(store: JetStreamStore
     assert [one.position for one in await log.append([event("a")])] == [1]
 
 
-async def test_a_page_of_a_server_that_led_once_is_not_taken_for_all(
+async def test_an_incomplete_page_of_a_former_leader_is_rejected(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has four of six entries and says that nothing follows: rather no page than one without the others."""
@@ -175,7 +177,7 @@ async def test_a_page_of_a_server_that_led_once_is_not_taken_for_all(
     assert [entry.position for entry in await read_all(log)] == list(range(1, 7))
 
 
-async def test_what_no_server_has_is_not_taken_for_removed(store: JetStreamStore) -> None:
+async def test_a_future_position_is_not_taken_for_a_removed_one(store: JetStreamStore) -> None:
     """A place that the log has not come to is waited for: what will stand there is not passed over."""
     log, other = await store.open(), await store.open()
     with pytest.raises(TimeoutError):
@@ -188,7 +190,7 @@ async def test_what_no_server_has_is_not_taken_for_removed(store: JetStreamStore
 
 
 @pytest.mark.parametrize("question", ["publish", "last"])
-async def test_a_start_waits_for_streams_that_do_not_answer_yet(
+async def test_a_start_retries_streams_that_do_not_answer_yet(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:
     """Another replica made them a moment ago: the one that starts asks again."""
@@ -206,9 +208,7 @@ async def test_a_start_waits_for_streams_that_do_not_answer_yet(
     assert [one.position for one in await log.append([event("a")])] == [1]
 
 
-async def test_a_delivery_that_is_lost_is_noticed_and_fetched(
-    store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_lost_delivery_is_detected_and_fetched(store: JetStreamStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """One message of many, and one with nothing behind it, do not reach another replica: its tail has them all."""
     writer = await store.open()
     really = follow.Delivery._on_message
@@ -235,7 +235,7 @@ async def test_a_delivery_that_is_lost_is_noticed_and_fetched(
     assert not lose
 
 
-async def test_a_page_of_a_server_that_is_behind_is_not_taken_for_all(
+async def test_an_incomplete_page_of_a_lagging_server_is_read_again(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page that ends too early, or is empty, is asked for again; where it has something, `through` says how far."""
@@ -257,7 +257,7 @@ async def test_a_page_of_a_server_that_is_behind_is_not_taken_for_all(
     assert not behind
 
 
-async def test_what_was_trimmed_is_removed_later_and_its_ids_stay_known(
+async def test_ids_of_trimmed_entries_stay_known_to_new_replicas(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The messages go from the server; a replica that opens then still knows the ids of the dedupe window."""
@@ -274,7 +274,7 @@ async def test_what_was_trimmed_is_removed_later_and_its_ids_stay_known(
     assert await log.append([event("a")]) == [Appended(1, 1_000, duplicate=True)]
 
 
-async def test_a_replica_in_the_dark_hands_out_nothing(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stale_replica_delivers_nothing(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the moment on that the store was not heard from no event leaves, though it is here already."""
     log = hub.hub.log
     if not isinstance(log, JetStreamLog):
@@ -290,9 +290,7 @@ async def test_a_replica_in_the_dark_hands_out_nothing(hub: RunningHub, monkeypa
     assert sum(len(frame.events) for frame in stream.frames) == 1
 
 
-async def test_an_event_that_is_here_waits_until_the_store_is_heard(
-    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_events_wait_while_the_store_is_silent(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """After 5 s of silence the stream says so and keeps it back; it comes once all before it was applied here."""
     log = hub.hub.log
     if not isinstance(log, JetStreamLog):

@@ -33,7 +33,7 @@ def left(directory: Path) -> int:
     return occurrences(directory, USER) + occurrences(directory, GUILD)
 
 
-async def test_one_server_has_no_byte_once_it_is_done(tmp_path: Path, hubs: Hubs) -> None:
+async def test_a_finished_erasure_leaves_no_byte_on_one_server(tmp_path: Path, hubs: Hubs) -> None:
     """Message contents, headers, subjects, indexes: also after a restart, which writes the index again."""
     server = Server(tmp_path / "nats")
     server.start()
@@ -68,7 +68,7 @@ async def until_healthy(server: Server) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_of_three_servers_rafts_files_keep_it_until_they_are_compacted(cluster: Cluster, hubs: Hubs) -> None:
+async def test_on_three_servers_raft_logs_keep_bytes_until_compaction(cluster: Cluster, hubs: Hubs) -> None:
     """The streams' files are clean once it is done. A server that does not lead compacts when it is stopped."""
     [hub] = await hubs(cluster.url, nats_replicas=3)
     await filled(hub)

@@ -60,7 +60,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("idle")
 @pytest.mark.parametrize("erase", [erase_user, lambda hub: erase_guild(hub, "51")])
-async def test_once_applied_the_other_hub_delivers_nothing_of_the_subject(two: list[RunningHub], erase) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001  one of two calls
+async def test_an_erasure_applies_to_other_replicas(two: list[RunningHub], erase) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001  one of two calls
     """From its window, its pages and the log, though it has just delivered all of it."""
     one, other = two
     reader = await filled(one)
@@ -77,7 +77,7 @@ async def test_once_applied_the_other_hub_delivers_nothing_of_the_subject(two: l
     assert await exported(other.bot, user_id=USER, acting_user_id=USER) == []
 
 
-async def test_a_hub_that_was_stopped_meanwhile(two: list[RunningHub]) -> None:
+async def test_an_erasure_applies_to_a_replica_that_was_stopped(two: list[RunningHub]) -> None:
     """It ends before the erasure and starts after it was done."""
     one, away = two
     reader = await filled(one)
@@ -111,7 +111,7 @@ async def until_it_opens(reader: Caller, name: str) -> Subscriber:
                 assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017  all else would be a fault
 
 
-async def test_a_hub_that_was_cut_off_meanwhile(hubs: Hubs, name: str) -> None:
+async def test_an_erasure_applies_to_a_replica_that_was_cut_off(hubs: Hubs, name: str) -> None:
     """It has the events in memory and an open stream, and hears of the erasure only once it was done."""
     async with Proxy([shared().port]) as way:
         one, away = await hubs(shared().url, way.url, nats_stream=name, max_store_silence=600)

@@ -63,7 +63,7 @@ async def meaning_of(log: JetStreamLog) -> list[Any]:
 
 
 @FORMATS
-async def test_a_released_log_means_what_it_meant(name: str, settings: Settings) -> None:
+async def test_a_log_of_a_released_format_is_read_correctly(name: str, settings: Settings) -> None:
     """The views, the audit trail; new entries follow and are read back."""
     await lay(name, settings)
     log = await JetStreamLog.open(settings)
@@ -93,7 +93,7 @@ async def stamp(settings: Settings, wanted_format: StoreFormat) -> None:
     await wire.close()
 
 
-async def test_a_rolling_upgrade(settings: Settings) -> None:
+async def test_hubs_of_both_formats_run_side_by_side(settings: Settings) -> None:
     """On an old log hubs of both formats write side by side, and nothing of it counts as damaged."""
     await lay("format-1", settings)
     log = await JetStreamLog.open(settings)
@@ -108,7 +108,7 @@ async def test_a_rolling_upgrade(settings: Settings) -> None:
     await log.close()
 
 
-async def test_once_the_log_is_checked_an_entry_without_a_checksum_is_damaged(settings: Settings) -> None:
+async def test_in_a_checksummed_log_an_entry_without_checksum_is_damaged(settings: Settings) -> None:
     """A log that this hub made says that older hubs must not write to it; what one wrote anyway is not believed."""
     log = await JetStreamLog.open(settings)
     await log.append([event("a")])
@@ -118,7 +118,7 @@ async def test_once_the_log_is_checked_an_entry_without_a_checksum_is_damaged(se
     await log.close()
 
 
-async def test_a_newer_format_ends_this_hub(settings: Settings) -> None:
+async def test_a_hub_stops_when_the_log_needs_a_newer_one(settings: Settings) -> None:
     """A running hub stops to write and to serve once the log needs a newer hub; a start is refused by name."""
     log = await JetStreamLog.open(settings)
     await stamp(settings, StoreFormat(FORMAT + 1, FORMAT, FORMAT))
@@ -143,7 +143,7 @@ async def test_new_entries_carry_a_checksum(settings: Settings) -> None:
     await log.close()
 
 
-async def test_a_damaged_message_and_one_that_is_gone_are_told(settings: Settings) -> None:
+async def test_damaged_and_missing_messages_are_reported(settings: Settings) -> None:
     """What does not match its checksum, and what the servers have lost, is DAMAGED in a page; all else is read."""
     log = await JetStreamLog.open(settings)
     await log.append([event(f"e{n}", b"body %d" % n) for n in range(4)])
@@ -161,7 +161,7 @@ async def test_a_damaged_message_and_one_that_is_gone_are_told(settings: Setting
     await log.close()
 
 
-async def test_damaged_state_is_believed_by_nobody(settings: Settings) -> None:
+async def test_damaged_state_stops_running_and_starting_hubs(settings: Settings) -> None:
     """A running hub serves nothing any more, and a start is refused with the position."""
     log = await JetStreamLog.open(settings)
     await log.append([state("integration/x")])

@@ -53,7 +53,7 @@ async def fill(log: JetStreamLog) -> int:
     raise AssertionError("there is room without end")
 
 
-async def test_user_and_password_in_the_url_or_in_the_settings(start: Start) -> None:
+async def test_user_and_password_work_in_the_url_and_the_settings(start: Start) -> None:
     """Both open the cluster; no setting that is shown holds the password."""
     server = start(extra='authorization { user: hub, password: "p@ss:word" }')
     url = server.url.replace("//", "//hub:p%40ss%3Aword@")
@@ -64,14 +64,14 @@ async def test_user_and_password_in_the_url_or_in_the_settings(start: Start) -> 
     assert "p@ss" not in repr(settings)
 
 
-async def test_a_token(start: Start) -> None:
+async def test_a_token_works_in_the_url_and_the_settings(start: Start) -> None:
     """In the URL or in the settings."""
     server = start(extra="authorization { token: sesame }")
     assert await reaches(server.url.replace("//", "//sesame@"))
     assert await reaches(server.url, nats_token="sesame")
 
 
-async def test_a_refusal_says_why_and_shows_no_secret(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_login_is_reported_without_the_password(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong password ends the start with a line that tells it, without the password."""
     monkeypatch.setattr(wire, "CONNECT_TIME", 2.0)
     server = start(extra="authorization { user: hub, password: right }")
@@ -80,7 +80,7 @@ async def test_a_refusal_says_why_and_shows_no_secret(start: Start, monkeypatch:
     assert "wrong" not in str(refused.value)
 
 
-async def test_a_refusal_is_told_although_the_connection_breaks_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_login_is_reported_although_the_connection_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's own word helps, not the reset that comes at the next try."""
     monkeypatch.setattr(wire, "CONNECT_TIME", 2.0)
     tries = itertools.count()
@@ -101,7 +101,9 @@ async def test_a_refusal_is_told_although_the_connection_breaks_after_it(monkeyp
     assert next(tries) > 1
 
 
-async def test_nobody_there(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreachable_server_is_reported_with_its_address(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where nothing listens the start ends with a line that names the address."""
     monkeypatch.setattr(wire, "CONNECT_TIME", 1.0)
     server = start()
@@ -110,7 +112,7 @@ async def test_nobody_there(start: Start, monkeypatch: pytest.MonkeyPatch) -> No
         await reaches(server.url)
 
 
-async def test_over_tls(start: Start, tmp_path: Path) -> None:
+async def test_tls_and_client_certificates_work(start: Start, tmp_path: Path) -> None:
     """With the authority of the server's certificate, and the hub's own where the server asks for one."""
     authority, files = certify("authority"), {}
     for name in ("server", "hub"):
@@ -127,7 +129,7 @@ async def test_over_tls(start: Start, tmp_path: Path) -> None:
     assert await reaches(server.url.replace("nats:", "tls:"), nats_tls_ca=ca, **own)
 
 
-async def test_a_full_store_says_so_and_goes_on_serving(start: Start) -> None:
+async def test_a_full_store_refuses_appends_and_serves_reads(start: Start) -> None:
     """Appends are refused as STORAGE_FULL; what is there is read, and the replica stays current."""
     server = start(sync="always, max_file_store: 1MB")
     log = await JetStreamLog.open(config.load({"storage": server.url}))

@@ -29,7 +29,7 @@ def server(tmp_path: Path, realm: Realm) -> Iterator[Server]:
     server.kill()
 
 
-async def test_a_credentials_file(
+async def test_a_credentials_file_works(
     server: Server, realm: Realm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user of the account stores; who comes without, or as the user of another operator, is refused."""
@@ -42,7 +42,7 @@ async def test_a_credentials_file(
             await reaches(server.url, **flags)
 
 
-async def test_new_credentials_hold_for_the_next_connection(realm: Realm, tmp_path: Path) -> None:
+async def test_a_replaced_credentials_file_is_read_at_the_next_connection(realm: Realm, tmp_path: Path) -> None:
     """A file that was replaced is read when the connection comes back; one that cannot be read changes nothing."""
     file = tmp_path / "hub.creds"
     realm.let_in(file)
@@ -58,7 +58,7 @@ async def test_new_credentials_hold_for_the_next_connection(realm: Realm, tmp_pa
 
 
 @pytest.mark.parametrize("content", [None, "", "SUAA", "wrong checksum", "no seed"])
-async def test_a_file_that_is_none_ends_the_start(tmp_path: Path, realm: Realm, content: str | None) -> None:
+async def test_an_invalid_credentials_file_ends_the_start(tmp_path: Path, realm: Realm, content: str | None) -> None:
     """With a line that names the setting, at once, and without what is in it."""
     file = tmp_path / "hub.creds"
     realm.let_in(file)

@@ -51,7 +51,7 @@ def server(tmp_path: Path) -> Any:  # noqa: ANN401  a generator's type says noth
     one.kill()
 
 
-async def test_what_all_append_at_once_has_one_order(open_log: Open) -> None:
+async def test_concurrent_appends_of_replicas_have_one_order(open_log: Open) -> None:
     """Three replicas append side by side: each has the same log, positions ascend, times never decrease."""
     logs = [await open_log() for _ in range(3)]
 
@@ -72,7 +72,7 @@ async def test_what_all_append_at_once_has_one_order(open_log: Open) -> None:
     assert [entry.time for entry in entries[0]] == sorted(entry.time for entry in entries[0])
 
 
-async def test_one_id_given_to_all_has_one_position(open_log: Open) -> None:
+async def test_one_id_sent_to_all_replicas_has_one_position(open_log: Open) -> None:
     """Whichever replica is asked: one is the first, the others' results are its duplicates; other content conflicts."""
     logs = [await open_log() for _ in range(3)]
     for n in range(10):
@@ -83,7 +83,7 @@ async def test_one_id_given_to_all_has_one_position(open_log: Open) -> None:
         await logs[1].append([event("0", b"other", time=0)])
 
 
-async def test_of_conditional_appends_on_all_one_wins(open_log: Open) -> None:
+async def test_of_conditional_appends_at_several_replicas_one_wins(open_log: Open) -> None:
     """Two admins at two replicas: one change is made, the other fails because the key has changed."""
     logs = [await open_log() for _ in range(3)]
     at = 0
@@ -95,7 +95,7 @@ async def test_of_conditional_appends_on_all_one_wins(open_log: Open) -> None:
         at = won[0].position
 
 
-async def test_a_replica_that_opens_later_knows_it_all(open_log: Open) -> None:
+async def test_a_replica_that_starts_later_has_the_whole_state(open_log: Open) -> None:
     """State, ids, marks, erasures and the secret, as those have it that were there."""
     one = await open_log()
     await one.append([event("a", time=5), state("k", b"1", 6), state("claim/x", b"1", 7), event("b", time=8)])
@@ -110,7 +110,7 @@ async def test_a_replica_that_opens_later_knows_it_all(open_log: Open) -> None:
     assert [(await other.append([event(name, time=11)]))[0].position for name in "abc"] == [1, 4, 6]
 
 
-async def test_what_one_trims_or_erases_is_gone_for_all(open_log: Open) -> None:
+async def test_trims_and_erasures_apply_to_all_replicas(open_log: Open) -> None:
     """Marks travel: the other replica's pages and bounds are the same a moment later."""
     one, other = await open_log(), await open_log()
     await one.append([event(f"{n}") for n in range(10)])
@@ -121,7 +121,7 @@ async def test_what_one_trims_or_erases_is_gone_for_all(open_log: Open) -> None:
     assert (await other.bounds()).first == 5
 
 
-async def test_a_stream_that_differs_is_refused_and_left_alone(open_log: Open) -> None:
+async def test_a_stream_with_other_settings_is_refused_and_unchanged(open_log: Open) -> None:
     """A limit that somebody set, or another number of replicas, ends the start with a line that names it."""
     log = await open_log()
     info = await log._replica.stream.info()
@@ -131,14 +131,14 @@ async def test_a_stream_that_differs_is_refused_and_left_alone(open_log: Open) -
     assert (await log._replica.stream.info())["config"]["max_bytes"] == 1_000_000
 
 
-async def test_first_start_by_several_at_once_makes_one_set_of_keys(server: Server, hubs: Hubs) -> None:
+async def test_concurrent_first_starts_make_one_set_of_keys(server: Server, hubs: Hubs) -> None:
     """One of them prints the keys, and they open every replica."""
     for hub in await hubs(*[server.url] * 3):
         await hub.admin.call("AdminService/ListKeys", admin_service_pb2.ListKeysRequest())
         await hub.emit(event_pb2.Event(guild_id="1", ticket_created=event_pb2.TicketCreated(creator_user_id="7")))
 
 
-async def test_what_is_taken_away_at_one_ends_streams_at_all(server: Server, hubs: Hubs) -> None:
+async def test_revocations_at_one_replica_end_streams_at_all(server: Server, hubs: Hubs) -> None:
     """A key, a scope, the whole integration; and events reach streams at either replica, in one order."""
     here, there = await hubs(*[server.url] * 2)
     integration, reader = await here.register("TICKET_CREATED", "MEMBER_VERIFIED")
@@ -171,7 +171,7 @@ async def test_a_subscription_is_taken_over_from_another_replica(server: Server,
     assert [one.id for one in await newer.events(1)] == ["e"]
 
 
-async def test_a_silent_store_ends_streams_and_readiness_and_both_come_back(server: Server, hubs: Hubs) -> None:
+async def test_a_store_silent_for_too_long_ends_streams_until_it_answers(server: Server, hubs: Hubs) -> None:
     """Frozen for longer than is allowed: UNAVAILABLE to all who stream, open or emit; thawed, all goes on."""
     [hub] = await hubs(server.url, max_store_silence=5)
     _, reader = await hub.register("TICKET_CREATED")

@@ -5,7 +5,7 @@ from tests.support.calls import ask, reason_of, subscriptions
 from tests.support.hubs import RunningHub, live, until
 
 
-async def test_a_stream_is_ended_wherever_it_is_open(two: list[RunningHub]) -> None:
+async def test_end_stream_works_across_replicas(two: list[RunningHub]) -> None:
     """EndStream at one replica ends the stream at the other, with the reason; both know then why it ended."""
     here, there = two
     integration, reader_here = await here.register("TICKET_CREATED")
@@ -24,7 +24,7 @@ async def test_a_stream_is_ended_wherever_it_is_open(two: list[RunningHub]) -> N
     assert (await subscriptions(reader_here))["default"].last_end_reason == "STREAM_ENDED"
 
 
-async def test_a_name_in_use_at_another_replica_does_not_expire(two: list[RunningHub]) -> None:
+async def test_a_subscription_in_use_at_another_replica_does_not_expire(two: list[RunningHub]) -> None:
     """Only how old the claim is counts: a replica without the stream keeps a name that was just opened elsewhere."""
     here, there = two
     integration, reader = await here.register("TICKET_CREATED")

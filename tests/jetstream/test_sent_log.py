@@ -12,7 +12,7 @@ def record(hub: RunningHub, name: str) -> SentRecord:
     return hub.hub.registry.readers.sent.records[name].record
 
 
-async def test_a_subscription_that_another_hub_has_stays_open(two: list[RunningHub]) -> None:
+async def test_an_erasure_waits_for_what_another_hub_sent(two: list[RunningHub]) -> None:
     """The hub that lost it stores the end of its own stream; an erasure waits for what the other one sent."""
     integration, reader = await two[0].register("TICKET_CREATED")
     await until(lambda: integration.integration_id in two[1].hub.registry.integrations)
@@ -27,7 +27,7 @@ async def test_a_subscription_that_another_hub_has_stays_open(two: list[RunningH
     assert [notice.integration_id for notice in erasure.notices] == [integration.integration_id]
 
 
-async def test_of_two_hubs_that_begin_at_once_neither_is_forgotten(two: list[RunningHub]) -> None:
+async def test_concurrent_first_records_of_two_hubs_are_both_kept(two: list[RunningHub]) -> None:
     """A first record is stored under the condition that there is none."""
     views = [SentView((1,), (guild,)) for guild in (51, 52)]
     begun = [hub.hub.streams.sent_log.begin("one/a", 0, view) for hub, view in zip(two, views, strict=True)]
@@ -35,7 +35,7 @@ async def test_of_two_hubs_that_begin_at_once_neither_is_forgotten(two: list[Run
     await until(lambda: all(set(record(hub, "one/a").views) == set(views) for hub in two))
 
 
-async def test_a_deleted_record_can_be_begun_again(two: list[RunningHub]) -> None:
+async def test_a_deleted_record_can_be_created_again(two: list[RunningHub]) -> None:
     """Its tombstone is the newest entry of its key, until a trim removes that."""
     sent_log = two[0].hub._streams.sent_log
     view = SentView((1,))

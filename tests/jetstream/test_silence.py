@@ -45,7 +45,7 @@ async def silent_heartbeat(stream: Subscriber) -> event_service_pb2.SubscribeRes
     return frame
 
 
-async def test_a_stream_outlives_a_store_that_is_silent_for_a_while(server: Server, hubs: Hubs) -> None:
+async def test_a_stream_survives_a_short_silence_of_the_store(server: Server, hubs: Hubs) -> None:
     """Heartbeats go on, say it, and their cursor stands still; once the store answers the same stream has events."""
     [hub] = await hubs(server.url, max_store_silence=600)
     _, reader = await hub.register("TICKET_CREATED")
@@ -63,7 +63,7 @@ async def test_a_stream_outlives_a_store_that_is_silent_for_a_while(server: Serv
     assert [one.id for one in await stream.events(1)] == ["e"]
 
 
-async def test_a_scrape_says_that_the_store_is_silent(server: Server, hubs: Hubs) -> None:
+async def test_metrics_and_readyz_report_a_silent_store(server: Server, hubs: Hubs) -> None:
     """The metrics are there as ever, and /readyz is 503, while the store answers nothing."""
     [hub] = await hubs(server.url, max_store_silence=600, http_listen="127.0.0.1:0")
     port = hub.hub.http.port
@@ -76,7 +76,7 @@ async def test_a_scrape_says_that_the_store_is_silent(server: Server, hubs: Hubs
     assert (await until_scraped(port, "hub_store_current", 1)).value("hub_store_silence_seconds") < STALE_AFTER
 
 
-async def test_a_stream_without_traffic_is_told_that_the_store_is_back(server: Server, hubs: Hubs) -> None:
+async def test_a_quiet_stream_learns_at_once_that_the_store_answers(server: Server, hubs: Hubs) -> None:
     """It does not wait for the next heartbeat that is due to learn that it misses nothing."""
     [hub] = await hubs(server.url, max_store_silence=600)
     _, reader = await hub.register("TICKET_CREATED")
@@ -89,7 +89,7 @@ async def test_a_stream_without_traffic_is_told_that_the_store_is_back(server: S
     assert not frame.heartbeat.store_silent
 
 
-async def test_what_was_taken_away_during_the_silence_counts_before_any_event(server: Server, hubs: Hubs) -> None:
+async def test_revocations_during_a_silence_apply_before_any_event(server: Server, hubs: Hubs) -> None:
     """A hub that is cut off while another one takes a scope away: its stream shows nothing of it afterwards."""
     async with Proxy([server.port]) as proxy:
         there, here = await hubs(proxy.url, server.url, max_store_silence=600)
@@ -112,7 +112,7 @@ async def test_what_was_taken_away_during_the_silence_counts_before_any_event(se
 
 
 @pytest.mark.parametrize("fault", [Server.kill, Server.freeze])
-async def test_streams_and_emits_survive_the_death_of_the_leader(
+async def test_streams_and_emits_survive_the_loss_of_the_leader(
     cluster: Cluster, hubs: Hubs, fault: Callable[[Server], None]
 ) -> None:
     """Killed or frozen: no stream of any hub ends, every emit is acknowledged and delivered, most of them soon."""
@@ -133,7 +133,7 @@ async def test_streams_and_emits_survive_the_death_of_the_leader(
     assert not traffic.broken
 
 
-async def test_the_log_names_who_leads_and_who_is_missing(cluster: Cluster, replica: Replica) -> None:
+async def test_the_log_names_the_leader_and_missing_servers(cluster: Cluster, replica: Replica) -> None:
     """A leader dies: a line says that it leads no more, who does, and that it is missing; back, that all are there."""
     with structlog.testing.capture_logs() as lines:
         log = await replica(cluster.url)
@@ -151,7 +151,7 @@ def more_than_the_ways_hold() -> list[Entry]:
     return [event(f"e{number}", body=bytes(500_000)) for number in range(40)]
 
 
-async def test_a_server_that_takes_nothing_is_left_with_much_on_its_way(cluster: Cluster, replica: Replica) -> None:
+async def test_a_hub_leaves_a_server_that_reads_nothing(cluster: Cluster, replica: Replica) -> None:
     """The connection is aborted, not closed: closing waits until the server reads, which it may never do."""
     log = await replica(cluster.url)
     address = log._replica.stream.connection.server
@@ -161,7 +161,7 @@ async def test_a_server_that_takes_nothing_is_left_with_much_on_its_way(cluster:
         await Load([log]).append(log, more_than_the_ways_hold())
 
 
-async def test_a_hub_stops_though_no_server_takes_anything(cluster: Cluster, replica: Replica) -> None:
+async def test_a_hub_stops_although_no_server_reads(cluster: Cluster, replica: Replica) -> None:
     """What waits is refused in its time, and the log closes."""
     log = await replica(cluster.url)
     for server in cluster.servers:
@@ -172,7 +172,7 @@ async def test_a_hub_stops_though_no_server_takes_anything(cluster: Cluster, rep
         await log.close()
 
 
-async def test_a_hub_that_stops_reconnects_no_more(server: Server, tmp_path: Path) -> None:
+async def test_a_stopping_hub_does_not_reconnect(server: Server, tmp_path: Path) -> None:
     """Also where it stops just after its connection broke: so many turns of the event loop later."""
     for turns in range(20):
         async with Proxy([server.port]) as proxy:

@@ -29,7 +29,7 @@ def runs(hub: RunningHub, name: str) -> bool:
     return running is not None and running.stream is not None
 
 
-async def test_one_hub_runs_an_endpoint_and_another_takes_over(
+async def test_one_hub_runs_an_endpoint_and_another_one_takes_over(
     two: list[RunningHub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While both live one of them delivers; when it falls silent the other goes on; each event arrives, in order."""
@@ -61,7 +61,7 @@ def silence(hub: RunningHub) -> None:
             task.cancel()
 
 
-async def test_a_hub_that_stops_hands_over_at_once(two: list[RunningHub]) -> None:
+async def test_a_stopping_hub_hands_its_endpoints_over_at_once(two: list[RunningHub]) -> None:
     """A clean stop stores the place: the other hub goes on without a duplicate, long before it would miss a beat."""
     integration, reader = await two[0].register("TICKET_CREATED")
     await until(lambda: integration.integration_id in two[1].hub.registry.integrations)
@@ -79,7 +79,7 @@ async def test_a_hub_that_stops_hands_over_at_once(two: list[RunningHub]) -> Non
         assert receiver.ids == [*ids("a", 50), *ids("b", 50)]
 
 
-async def test_a_pause_at_one_hub_holds_at_the_other(two: list[RunningHub]) -> None:
+async def test_a_pause_applies_at_every_replica(two: list[RunningHub]) -> None:
     """Whichever hub the developer asks, the one that delivers stops."""
     integration, reader = await two[0].register("TICKET_CREATED")
     await until(lambda: integration.integration_id in two[1].hub.registry.integrations)
@@ -98,7 +98,7 @@ async def test_a_pause_at_one_hub_holds_at_the_other(two: list[RunningHub]) -> N
         assert receiver.requests == sent
 
 
-async def test_a_hub_whose_place_is_taken_leaves_the_endpoint_alone(
+async def test_a_hub_that_lost_an_endpoint_leaves_it_alone(
     two: list[RunningHub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another hub's place ends the dispatcher here, and this hub waits before it claims again."""
@@ -117,7 +117,7 @@ async def test_a_hub_whose_place_is_taken_leaves_the_endpoint_alone(
         assert not holder.hub.dispatchers.places.holds(name)
 
 
-async def test_another_hub_goes_on_after_a_kill(tmp_path: Path, name: str) -> None:
+async def test_another_hub_continues_after_a_kill(tmp_path: Path, name: str) -> None:
     """SIGKILL ends the hub that delivers, with a request under way: the other one delivers all of it, in order."""
     variables = {"HUB_STORAGE": shared().url, "HUB_NATS_STREAM": name, "HUB_WEBHOOK_ALLOW": ALLOWED["webhook_allow"]}
     held = asyncio.Event()

@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "x.export"
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_an_export_file_is_read_back(tmp_path: Path) -> None:
     """Header, entries of every kind, trailer; the file is its owner's alone, and nothing lies beside it."""
     trailer = write(tmp_path / "x.export")
     export = Export.open(tmp_path / "x.export")
@@ -73,7 +73,7 @@ def test_a_file_that_was_altered_is_refused(file: Path) -> None:
             Export.open(file)
 
 
-def test_a_line_that_is_gone_or_elsewhere_is_refused(file: Path) -> None:
+def test_missing_or_reordered_lines_are_refused(file: Path) -> None:
     """Lines that each can be read do not make an export if they are not those that were written, in their order."""
     first, *entries, trailer = file.read_bytes().splitlines(keepends=True)
     for lines in (entries[1:], entries[::-1], [*entries, entries[-1]]):
@@ -82,7 +82,7 @@ def test_a_line_that_is_gone_or_elsewhere_is_refused(file: Path) -> None:
             Export.open(file)
 
 
-def test_a_file_that_is_altered_while_it_is_imported_is_refused(file: Path, tmp_path: Path) -> None:
+def test_a_file_that_changes_during_the_import_is_refused(file: Path, tmp_path: Path) -> None:
     """It is looked through once more as it is read: also where another whole export took its place."""
     export = Export.open(file)
     write(tmp_path / "other", ENTRIES[:2])
@@ -111,7 +111,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
         Export.open(file)
 
 
-def test_no_file_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_in_one_line(tmp_path: Path) -> None:
     """A name that is not there, or a directory's."""
     for name, complaint in (("nothing", "No such file"), ("", "Is a directory")):
         with pytest.raises(StartError, match=complaint):
@@ -131,14 +131,14 @@ def test_nothing_is_overwritten(file: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "x.export"]
 
 
-def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_file(tmp_path: Path) -> None:
     """An export that ends with an error leaves neither the file nor a part of it."""
     with pytest.raises(AttributeError), new_export(tmp_path / "x.export", HEADER) as export:
         export.add(None)  # type: ignore[arg-type]  # it fails
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_killed_leaves_no_export(tmp_path: Path) -> None:
+def test_a_killed_export_leaves_no_export_file(tmp_path: Path) -> None:
     """Killed with all entries written there is no file of that name, and what lies beside it is refused."""
     child = os.fork()
     if not child:

@@ -91,7 +91,7 @@ class Old:
 
 
 @pytest.mark.parametrize(("source", "target"), WAYS[:2])
-async def test_a_hub_moves(tmp_path: Path, source: str, target: str) -> None:
+async def test_a_hub_moves_to_another_store(tmp_path: Path, source: str, target: str) -> None:
     """Stopped, exported and imported elsewhere: keys, state, audit, grants, installations and events are as before.
 
     A committed cursor stays where it was, with no gap; a cursor that was kept outside ends as CURSOR_EXPIRED or a Gap,
@@ -135,7 +135,7 @@ async def finds_all(hub: Serving, old: Old) -> None:
     assert await read_ids(await reader.subscribe(), "new") == [*rest, "new"]
 
 
-async def test_wrong_words_end_with_a_line(tmp_path: Path) -> None:
+async def test_wrong_arguments_are_reported_in_one_line(tmp_path: Path) -> None:
     """A store in use, a file that is there, a file that was cut off, a store that is not empty: one line each."""
     async with serving(cwd=tmp_path) as hub:
         await hub.first_keys()
@@ -150,7 +150,7 @@ async def test_wrong_words_end_with_a_line(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-async def test_a_silent_cluster_ends_with_a_line(tmp_path: Path) -> None:
+async def test_an_unreachable_cluster_is_reported_in_one_line(tmp_path: Path) -> None:
     """Where nobody listens both commands say so, and leave nothing."""
     nobody = {"HUB_STORAGE": "nats://127.0.0.1:1"}
     assert "cannot be reached" in (await run_hub("export", "x.export", cwd=tmp_path, **nobody)).complaint

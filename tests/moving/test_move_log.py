@@ -66,7 +66,7 @@ async def moved(stores: Stores, old: Settings, target: str, **values: Any) -> Lo
 
 
 @pytest.mark.parametrize(("source", "target"), WAYS)
-async def test_all_of_the_log_is_there(stores: Stores, source: str, target: str) -> None:
+async def test_an_import_has_the_whole_log(stores: Stores, source: str, target: str) -> None:
     """Every entry with its content and time in its order, the audit trail, the secret; more than fits a page.
 
     The new log is another one by its epoch, and goes on where the old one stood.
@@ -119,7 +119,7 @@ async def test_known_ids_stay_known(stores: Stores, source: str, target: str) ->
 
 
 @TARGETS
-async def test_an_id_may_stand_twice(stores: Stores, target: str) -> None:
+async def test_an_id_used_twice_is_imported_twice(stores: Stores, target: str) -> None:
     """Used again after the old hub's dedupe window, within the new hub's: both events are carried."""
     old, now = stores.named("sqlite", "old"), Clock().now()
     await make(old)
@@ -137,7 +137,7 @@ async def test_an_id_may_stand_twice(stores: Stores, target: str) -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), WAYS)
-async def test_what_was_removed_is_told(stores: Stores, source: str, target: str) -> None:
+async def test_removed_events_are_a_gap_in_the_new_log(stores: Stores, source: str, target: str) -> None:
     """Where retention has removed events, a start before that gets a Gap in the new log; a later start does not."""
     old = stores.named(source, "old")
     await make(old)
@@ -156,7 +156,7 @@ async def test_what_was_removed_is_told(stores: Stores, source: str, target: str
 
 
 @TARGETS
-async def test_all_was_removed(stores: Stores, target: str) -> None:
+async def test_a_log_with_only_state_has_a_gap_at_its_newest_removed_event(stores: Stores, target: str) -> None:
     """If only state is left, a start at the newest removed event, or before it, gets the Gap."""
     old = stores.named("sqlite", "old")
     await make(old)
@@ -174,7 +174,7 @@ async def test_all_was_removed(stores: Stores, target: str) -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), WAYS)
-async def test_what_says_nothing_stays_behind(stores: Stores, source: str, target: str) -> None:
+async def test_erased_entries_and_tombstones_are_not_exported(stores: Stores, source: str, target: str) -> None:
     """What was erased, what was forgotten, and that the old log was an import itself."""
     old = stores.named(source, "old")
     await make(old)
@@ -223,7 +223,7 @@ async def test_a_store_with_another_secret_is_refused(stores: Stores, tmp_path: 
 
 
 @TARGETS
-async def test_a_hub_that_is_faster_keeps_its_store(
+async def test_an_import_gives_way_to_a_hub_that_starts_first(
     stores: Stores, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that begins on the empty store the moment before the import does: the import stores nothing."""
@@ -246,7 +246,7 @@ async def test_a_hub_that_is_faster_keeps_its_store(
 
 
 @TARGETS
-async def test_a_hub_that_is_slower_makes_no_keys(stores: Stores, target: str) -> None:
+async def test_a_hub_that_starts_during_an_import_makes_no_keys(stores: Stores, target: str) -> None:
     """One that found the store empty, and begins after the import has: it makes nothing."""
     log = await open_storage(stores.named(target, "new"))
     try:
@@ -283,7 +283,7 @@ async def test_a_store_that_is_in_use_is_not_exported(
     assert not list(tmp_path.glob("x.export*"))
 
 
-async def test_a_store_that_is_none_is_not_exported(stores: Stores, tmp_path: Path) -> None:
+async def test_a_missing_store_is_not_exported(stores: Stores, tmp_path: Path) -> None:
     """Neither a missing directory, of which nothing is made, nor a store without keys."""
     with pytest.raises(StartError, match="there is no store in"):
         await export_log(stores.named("sqlite", "old"), tmp_path / "x.export")
@@ -293,7 +293,7 @@ async def test_a_store_that_is_none_is_not_exported(stores: Stores, tmp_path: Pa
 
 
 @TARGETS
-async def test_the_secret_must_fit(stores: Stores, target: str, tmp_path: Path) -> None:
+async def test_an_import_needs_the_right_secret(stores: Stores, target: str, tmp_path: Path) -> None:
     """An export of a hub whose settings give its secret does not hold it, and is imported with it alone.
 
     With any other secret, or none, the import is refused before anything is made.
@@ -329,7 +329,7 @@ async def killed(appends: int, file: Path, settings: Settings) -> bool:
 
 
 @TARGETS
-async def test_nobody_starts_on_half_of_it(stores: Stores, target: str, tmp_path: Path) -> None:
+async def test_no_hub_starts_on_an_incomplete_import(stores: Stores, target: str, tmp_path: Path) -> None:
     """Killed before any of its appends the import leaves nothing, or a store that every start refuses, saying why.
 
     Neither a hub nor an export takes it, nor does another import add to it.
@@ -351,7 +351,7 @@ async def test_nobody_starts_on_half_of_it(stores: Stores, target: str, tmp_path
     await hub.stop()
 
 
-async def test_killed_before_the_first_mark_it_can_be_repeated(stores: Stores, tmp_path: Path) -> None:
+async def test_an_import_killed_before_its_marker_can_be_repeated(stores: Stores, tmp_path: Path) -> None:
     """What was laid by then, the secret, is what the next import lays again: a stream need not be removed for it."""
     old, file, new = stores.named("sqlite", "old"), tmp_path / "x.export", stores.named("jetstream", "new")
     await make(old)
@@ -363,7 +363,9 @@ async def test_killed_before_the_first_mark_it_can_be_repeated(stores: Stores, t
 
 
 @TARGETS
-async def test_a_store_that_takes_entries_otherwise_is_left_marked(stores: Stores, target: str, tmp_path: Path) -> None:
+async def test_an_import_with_changed_times_stays_marked_as_incomplete(
+    stores: Stores, target: str, tmp_path: Path
+) -> None:
     """Entries that cannot get the times for which they were made end the import, and no hub starts on what is there."""
     old, file, new = stores.named("sqlite", "old"), tmp_path / "x.export", stores.named(target, "new")
     await make(old)
@@ -378,7 +380,7 @@ async def test_a_store_that_takes_entries_otherwise_is_left_marked(stores: Store
         await Hub.start(new)
 
 
-async def test_a_record_that_cannot_be_read_is_told(stores: Stores, tmp_path: Path) -> None:
+async def test_an_unreadable_record_is_reported(stores: Stores, tmp_path: Path) -> None:
     """One line says that the file is damaged, also where its digest was made to fit."""
     old, file = stores.named("sqlite", "old"), tmp_path / "x.export"
     await make(old)

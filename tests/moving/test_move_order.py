@@ -127,7 +127,7 @@ async def moves_without_a_difference(seed: int, steps: int, directory: Path) -> 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 90))
-def test_whatever_happened_means_the_same(seed: int, steps: int) -> None:
+def test_an_import_means_the_same_for_every_reader(seed: int, steps: int) -> None:
     """Grants, guild access, agreements, commits and trims in any order: all see what they saw, and nothing besides.
 
     Each integration the same events and fields; each committed cursor, and each time, the same rest or the same gap.
@@ -140,7 +140,7 @@ STEPS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), max_size=30)
 
 
 @given(base=st.integers(1, 5), steps=STEPS)
-def test_places_keep_their_order(base: int, steps: list[tuple[int, int]]) -> None:
+def test_positions_keep_their_order(base: int, steps: list[tuple[int, int]]) -> None:
     """Of any place, also one where nothing is, exactly those entries come after it that came after it before."""
     places, pairs = PositionMap(base), list[tuple[int, int]]()
     old, new = 0, base
@@ -154,7 +154,7 @@ def test_places_keep_their_order(base: int, steps: list[tuple[int, int]]) -> Non
         assert [pair for pair in pairs if pair[0] > place] == [pair for pair in pairs if pair[1] > found]
 
 
-def test_each_record_names_the_new_places() -> None:
+def test_positions_in_records_are_translated() -> None:
     """Grants, the opening to all guilds, agreements and committed cursors; a record without positions stays."""
     mover = PositionRemapper(1, old_epoch=7, new_epoch=8)
     old = [change("x", integration("x"), 1), *(Entry(Kind.EVENT, 1, b"") for _ in range(3))]
