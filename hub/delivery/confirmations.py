@@ -14,7 +14,7 @@ from hub.delivery.cursor import CursorSeal
 from hub.model import Cursor
 from hub.privacy_model import NoticeRecord
 from hub.state import NOTICE
-from hub.storage import Log
+from hub.storage import MAX_APPEND, Log
 
 
 class Confirmations:
@@ -113,9 +113,8 @@ class Confirmations:
         return notice.sent_time or self._sent.get((notice.erasure_id, notice.integration_id), 0)
 
     async def _store(self, notices: list[NoticeRecord]) -> None:
-        if not notices:
-            return
         now = self._clock.now()
         entries = [NOTICE.entry(NOTICE.key(one.erasure_id, one.integration_id), now, one) for one in notices]
-        appended = await self._log.append(entries)
-        await self._registry.wait_applied(appended[-1].position)
+        for start in range(0, len(entries), MAX_APPEND):
+            appended = await self._log.append(entries[start : start + MAX_APPEND])
+            await self._registry.wait_applied(appended[-1].position)

@@ -106,8 +106,14 @@ class Feed:
         self._clock = clock
         self._max_bytes = settings.max_frame_bytes
         self._index = FanoutIndex(registry.installations.in_guild)
-        hides = registry.hidden.hides
-        self._pages = PageCache(log, settings.page_cache_bytes, settings.max_frame_bytes, hides, self._note_read)
+        self._pages = PageCache(
+            log,
+            settings.page_cache_bytes,
+            settings.max_frame_bytes,
+            registry.hidden.hides,
+            lambda: self.through,
+            self._note_read,
+        )
 
     async def append(
         self, entries: Sequence[Entry], expect: Expect | None = None, *, independent: bool = False

@@ -97,22 +97,25 @@ class PageCache:
     Args:
         max_chunk_bytes: the most that a chunk made of a page may have.
         hides: whether an event is hidden from everybody.
+        through: the position up to which state is applied; no page goes beyond.
         on_read: awaited after each read with its entries, of which some may be DAMAGED, and with the log's first
             position: another replica may have trimmed meanwhile.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the parts that it reads
         self,
         log: Log,
         max_bytes: int,
         max_chunk_bytes: int,
         hides: Callable[[Entry], bool],
+        through: Callable[[], int],
         on_read: Callable[[Sequence[Entry], int], Awaitable[None]],
     ) -> None:
         self._log = log
         self._max_bytes = max_bytes
         self._max_chunk_bytes = max_chunk_bytes
         self._hides = hides
+        self._through = through
         self._on_read = on_read
         self._pages: OrderedDict[int, CachedPage] = OrderedDict()
         self._size = 0
@@ -180,10 +183,12 @@ class PageCache:
             read = await self._log.read(start, PAGE, EVENTS_ONLY)
             await asyncio.sleep(0)  # decoding took a while and more work follows: other tasks run in between
         await self._on_read(read.entries, (await self._log.bounds()).first)
-        sound = (entry for entry in read.entries if entry.position <= end and entry.kind is Kind.EVENT)
-        # No await until the page is stored: what is hidden meanwhile must not enter the cache.
+        # No await until the page is stored: what is hidden meanwhile must not enter the cache. The log may be ahead of
+        # the pump: state that is not applied yet decides who gets what follows it.
+        through = min(read.through, end, self._through())
+        sound = (entry for entry in read.entries if entry.position <= through and entry.kind is Kind.EVENT)
         events = [CachedEvent(entry) for entry in sound if not self._hides(entry)]
-        self.put(number, CachedPage(events, min(read.through, end)))
+        self.put(number, CachedPage(events, through))
 
     def _grow(self, page: CachedPage, size: int) -> None:
         page.size += size

@@ -135,12 +135,13 @@ class Subscriptions:
         Also deletes all subscriptions of deleted integrations.
         """
         for name in sorted({*self._registry.readers.claims, *self._registry.readers.cursors}):
-            if not self._has_expired(name, before):
+            tombstones = self._tombstones(name)
+            if not tombstones or not self._has_expired(name, before):  # without any: it was deleted meanwhile
                 continue
             claim = self._registry.readers.claims.get(name)
             expect = {CLAIM.key(name): claim.position if claim is not None else 0}
             try:
-                appended = await self._log.append(self._tombstones(name), expect)
+                appended = await self._log.append(tombstones, expect)
             except Conflict:  # another replica has opened a stream, or deleted it
                 continue
             await self._registry.wait_applied(appended[-1].position)

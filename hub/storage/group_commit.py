@@ -4,7 +4,7 @@ Each caller waits for its own future, so that cancelling a caller does not touch
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -14,6 +14,7 @@ import structlog
 from hub import metrics
 from hub.errors import Conflict, EventIdConflict, StorageFull, StorageUnavailable
 from hub.model import Appended, Entry, Expect
+from hub.storage import MAX_APPEND
 
 MAX_GROUP_ENTRIES = 2_000
 MAX_GROUP_BYTES = 4 * 1024 * 1024
@@ -24,7 +25,7 @@ T = TypeVar("T")
 Outcome = list[Appended] | Conflict | EventIdConflict | StorageFull | StorageUnavailable
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """Entries to append together, and the future that their caller awaits.
 
@@ -40,7 +41,7 @@ class Request:
     independent: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
     """A transaction that is not an append."""
 
@@ -80,7 +81,7 @@ class GroupCommitter:
         """Start the task; groups have at most `max_entries` entries, unless a single request has more."""
         self._store = store
         self._max_entries = max_entries
-        self._queue: deque[Request | _Job] = deque()
+        self._queue: OrderedDict[Request | _Job, None] = OrderedDict()
         self._wake = asyncio.Event()
         self._closing = False
         self._task = asyncio.create_task(self._run(), name="group commit")
@@ -89,15 +90,15 @@ class GroupCommitter:
         self, entries: Sequence[Entry], expect: Expect | None, *, independent: bool = False
     ) -> list[Appended]:
         """Store entries, in one transaction with whatever else waits."""
+        if len(entries) > MAX_APPEND:
+            raise ValueError(f"{len(entries)} entries in one append: at most {MAX_APPEND} are allowed")
         request = new_request(entries, expect, independent=independent)
-        self._submit(request)
-        return await request.done
+        return await self._done(request, request.done)
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run another transaction in its turn; returns its result."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._submit(_Job(work, done))
-        return await done
+        return await self._done(_Job(work, done), done)
 
     async def close(self) -> None:
         """Refuse new work, and wait for the work that was submitted."""
@@ -105,11 +106,16 @@ class GroupCommitter:
         self._wake.set()
         await self._task
 
-    def _submit(self, work: Request | _Job) -> None:
+    async def _done(self, work: Request | _Job, done: asyncio.Future[T]) -> T:
+        """Submit work, and wait for it; a cancelled caller takes back what has not begun."""
         if self._store.failed or self._closing:
             raise StorageUnavailable
-        self._queue.append(work)
+        self._queue[work] = None
         self._wake.set()
+        try:
+            return await done
+        finally:
+            self._queue.pop(work, None)  # while the store is slow, callers that give up come again and again
 
     async def _run(self) -> None:
         try:
@@ -124,23 +130,27 @@ class GroupCommitter:
         if not self._queue:
             self._wake.clear()
             await self._wake.wait()
-        elif isinstance(head := self._queue[0], _Job):
-            self._queue.popleft()
+        elif isinstance(head := self._head, _Job):
+            del self._queue[head]
             await self._run_job(head)
         else:
             group = self._take_group()
             if group:  # the callers of the others were cancelled
                 await self._commit(group)
 
+    @property
+    def _head(self) -> Request | _Job:
+        return next(iter(self._queue))
+
     def _take_group(self) -> list[Request]:
         """The requests at the head of the queue that fit into one transaction, without those of cancelled callers."""
         group: list[Request] = []
         entries = size = 0
-        while self._queue and isinstance(head := self._queue[0], Request):
+        while self._queue and isinstance(head := self._head, Request):
             entries, size = entries + len(head.entries), size + head.size
             if group and (entries > self._max_entries or size > MAX_GROUP_BYTES):
                 break
-            self._queue.popleft()
+            del self._queue[head]
             if not head.done.cancelled():
                 group.append(head)
         return group

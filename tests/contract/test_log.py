@@ -13,7 +13,7 @@ from hub.api import convert
 from hub.errors import Conflict, EventIdConflict, StorageUnavailable
 from hub.model import Appended, Entry, Kind
 from hub.state import COMPACTED_PREFIXES
-from hub.storage import Log
+from hub.storage import MAX_APPEND, Log
 from hub.subjects import Subject, SubjectKind
 from tests.support.stores import Store, append_all, event, read_all, state
 
@@ -51,6 +51,13 @@ async def test_given_positions_are_ignored(log: Log) -> None:
     """Only the log assigns positions."""
     await log.append([Entry(Kind.EVENT, 1, b"x", position=77)])
     assert [e.position for e in await read_all(log)] == [1]
+
+
+async def test_an_append_has_a_largest_size(log: Log) -> None:
+    """A caller with more divides it, or the backends would differ."""
+    with pytest.raises(ValueError, match="at most 1000"):
+        await log.append([event()] * (MAX_APPEND + 1))
+    assert len(await log.append([event()] * MAX_APPEND)) == MAX_APPEND
 
 
 async def test_an_empty_append_adds_nothing(log: Log) -> None:

@@ -9,7 +9,7 @@ from tickets.hub.v1 import admin_service_pb2, event_service_pb2
 from hub.control.readers import Readers
 from hub.delivery.last_seen import DISCONNECTED
 from hub.model import ClaimRecord, CursorRecord, Entry, Kind
-from tests.support.calls import commit, set_scopes, subscriptions
+from tests.support.calls import commit, set_scopes, steer, subscriptions
 from tests.support.events import ids
 from tests.support.hubs import (
     FakeClock,
@@ -192,6 +192,20 @@ async def test_a_replica_with_a_stale_view_expires_no_subscription_in_use(start_
     readers.claims[stale[0]] = newer
     await emit(hub, ["after"])
     assert await names_until(stream, "after") == ["after"]
+
+
+async def test_a_name_that_is_deleted_while_others_expire_is_left_alone(start_hub: StartHub) -> None:
+    """Also one that was committed and never had a stream, of an integration that is deleted."""
+    clock = FakeClock()
+    hub = await start_hub(clock, retention=DAY)
+    integration, reader = await hub.register("TICKET_CREATED")
+    cursor = (await reader.subscribe()).frames[0].cursor
+    for name in "ab":
+        await commit(reader, cursor, subscription_id=name)
+    await steer(hub, "Delete", integration)
+    expiring = hub.hub.subscriptions.expire(clock.now())
+    await asyncio.gather(expiring, hub.hub.subscriptions.forget(integration.integration_id, "b"))
+    assert not hub.hub.registry.readers.names(integration.integration_id)
 
 
 async def test_a_deleted_subscription_leaves_nothing_behind(start_hub: StartHub) -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from hub.app import Hub
 from hub.privacy import erasing
-from hub.storage import STALE_AFTER
+from hub.privacy_model import NoticeRecord
+from hub.state import NOTICE
+from hub.storage import MAX_APPEND, STALE_AFTER
 from tests.jetstream.conftest import Hubs
 from tests.support.calls import ask
 from tests.support.faults import Proxy
@@ -31,6 +33,28 @@ async def filled(hub: RunningHub) -> Caller:
 async def caught_up(hub: RunningHub, other: RunningHub) -> None:
     """Another hub has applied what this one has."""
     await other.hub.registry.wait_applied((await hub.hub.log.bounds()).last)
+
+
+async def test_one_commit_confirms_more_than_one_append_takes(two: list[RunningHub]) -> None:
+    """An integration that was away for long confirms all at once; so does a stream that brings them all."""
+    hub = two[0].hub
+    integration, reader = await two[0].register("TICKET_CREATED")
+    one = integration.integration_id
+    notices = [NoticeRecord(f"e{number}", one, sent_time=number % 2) for number in range(2 * MAX_APPEND + 2)]
+    for start in range(0, len(notices), MAX_APPEND):
+        some = notices[start : start + MAX_APPEND]
+        await hub.log.append([NOTICE.entry(NOTICE.key(each.erasure_id, one), hub._clock.now(), each) for each in some])
+    await two[0].emit(by(USER, "later"))
+    await hub.registry.wait_applied((await hub.log.bounds()).last)
+    for notice in notices:
+        hub._confirmations.note_sent(notice)
+    await hub._confirmations.save()
+    stored = hub.registry.hidden.erasures.notices
+    assert all(notice.sent_time for notice in stored.unconfirmed(one))
+    stream = await reader.subscribe(earliest={})
+    await names_until(stream, "later")
+    await ask(reader, "EventService/CommitCursor", cursor=stream.frames[-1].cursor)
+    assert (stored.unconfirmed(one), stored.confirmed[one]) == ([], len(notices))
 
 
 async def read_from_the_start(reader: Caller, last: str, name: str) -> list[str]:

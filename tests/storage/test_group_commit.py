@@ -1,13 +1,15 @@
 """The task that commits: whatever its store does, each caller gets an answer and the next one is served."""
 
 import asyncio
+import threading
+from pathlib import Path
 
 import pytest
 
 from hub.errors import StorageUnavailable
 from hub.model import Appended
 from hub.storage.group_commit import GroupCommitter, Outcome, Request
-from tests.support.stores import event
+from tests.support.stores import SqliteStore, event, read_all
 
 
 class Faulty:
@@ -51,3 +53,27 @@ async def test_no_error_ends_the_task(steps: tuple[str, ...]) -> None:
         assert await committer.append([event("b")], None)
         assert await committer.append([event("c")], None)
         await committer.close()
+
+
+async def test_callers_that_give_up_leave_nothing_behind(tmp_path: Path) -> None:
+    """While the disk stands still, callers with a deadline come again and again: what they wanted to store goes."""
+    store, disk = SqliteStore(tmp_path), threading.Event()
+    log = await store.open()
+    stuck = asyncio.create_task(log._store.write_connection.run(lambda _: disk.wait()))
+    first = asyncio.create_task(log.append([event("first")]))
+    await asyncio.sleep(0)
+    for _ in range(5):
+        late = [asyncio.create_task(log.append([event(f"late{number}")])) for number in range(10)]
+        late.append(asyncio.create_task(log.erase([1])))  # type: ignore[arg-type]  # it returns nothing
+        await asyncio.sleep(0)
+        for one in late:
+            one.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+    last = asyncio.create_task(log.append([event("last")]))
+    await asyncio.sleep(0)
+    waiting = len(log._committer._queue)
+    disk.set()
+    assert waiting == 1
+    await asyncio.gather(stuck, first, last)
+    assert [entry.id for entry in await read_all(log)] == ["first", "last"]
+    await store.close()

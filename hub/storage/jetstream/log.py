@@ -93,8 +93,6 @@ class JetStreamLog:
         """See `Log.append`."""
         if not entries and not expect:
             return []
-        if len(entries) > MAX_BATCH:
-            raise ValueError(f"{len(entries)} entries in one append: at most {MAX_BATCH} are allowed")
         return await self._committer.append(entries, expect, independent=independent)
 
     async def trim(self, before: int, limit: int) -> int:
