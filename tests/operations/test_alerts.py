@@ -36,14 +36,14 @@ def created(event_id: str) -> event_pb2.Event:
     return event
 
 
-def test_promtool_takes_the_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     """Prometheus' own checker finds nothing wrong."""
     command = [program("promtool"), "check", "rules", str(RULES)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603  ours
     assert checked.returncode == 0, checked.stderr
 
 
-def test_every_alert_is_provoked() -> None:
+def test_every_alert_has_a_test() -> None:
     """A test below waits for each of them to fire."""
     alerts = set(re.findall(r"alert: (\w+)", RULES.read_text()))
     assert alerts == set(re.findall(r'until_firing\("(Hub\w+)"\)', Path(__file__).read_text()))
@@ -62,7 +62,7 @@ async def refused_for_a_while(hub: RunningHub, prometheus: Prometheus) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_alerts_fire_when_what_they_tell_of_happens(start_hub: StartHub, tmp_path: Path) -> None:
+async def test_alerts_of_the_hub_fire(start_hub: StartHub, tmp_path: Path) -> None:
     """Keys and limits, a reader that is left behind, a late event loop, a damaged event, damaged state, a hub gone."""
     clock = FakeClock()
     hub = await start_hub(clock, http_listen="127.0.0.1:0", max_service_keys=2)
@@ -103,7 +103,7 @@ async def test_alerts_fire_when_what_they_tell_of_happens(start_hub: StartHub, t
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("fast_retries")
-async def test_alerts_of_an_endpoint_that_fails(start_hub: StartHub, tmp_path: Path) -> None:
+async def test_alerts_of_a_failing_endpoint_fire(start_hub: StartHub, tmp_path: Path) -> None:
     """After an hour, then again before events are lost; both end once its receiver takes what has waited."""
     clock = FakeClock()
 
@@ -154,7 +154,7 @@ def damage(hub: RunningHub, statement: str) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_alerts_of_the_machine(tmp_path: Path) -> None:
+async def test_alerts_of_the_machine_fire(tmp_path: Path) -> None:
     """A disk with less than a tenth free, a certificate that ends in days, a log that nobody takes."""
     certificate = certify("hub", ends=timedelta(days=3))
     (tmp_path / "data").mkdir()

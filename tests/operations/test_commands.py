@@ -51,7 +51,7 @@ async def test_top_prints_one_page_and_lines_of_json(tmp_path: Path) -> None:
         assert "ROLE_NOT_ALLOWED" in refused.err
 
 
-async def test_top_of_a_hub_that_is_not_there_ends(tmp_path: Path) -> None:
+async def test_top_without_a_hub_exits_with_status_1(tmp_path: Path) -> None:
     """With one line and status 1."""
     key = "tkt_admin_UUHtlkRN8G9w_UBUh7SXHiwBPBbWWzjJwfHi4jd3y0OdDm5"
     ended = await run_hub("top", "--address", "127.0.0.1:1", cwd=tmp_path, HUB_ADMIN_KEY=key)
@@ -59,7 +59,7 @@ async def test_top_of_a_hub_that_is_not_there_ends(tmp_path: Path) -> None:
     assert "UNAVAILABLE" in ended.err
 
 
-def test_names_steer_no_terminal() -> None:
+def test_names_cannot_control_the_terminal() -> None:
     """Escapes and markup in what others wrote are shown as text."""
     evil = "\x1b[2J[red]x[/red]\u202e"
     reader = ReaderStatus(integration_id="a", integration_name=evil, subscription_id=evil)
@@ -82,7 +82,7 @@ def test_top_shows_endpoints_and_which_of_them_fails() -> None:
     assert "delivers" in well
 
 
-async def test_healthcheck_tells_by_its_status(tmp_path: Path) -> None:
+async def test_healthcheck_reports_by_its_exit_status(tmp_path: Path) -> None:
     """0 while the hub serves, 1 when nobody answers, 2 where http_listen is off; TLS needs no name."""
     async with serving(cwd=tmp_path, HUB_HTTP_LISTEN="127.0.0.1:0") as hub:
         address = f"127.0.0.1:{hub.log[-1]['http_port']}"
@@ -105,7 +105,7 @@ OF_SERVING = {
 """Settings of which each is wrong, and which only a hub that serves uses."""
 
 
-async def test_what_serves_nothing_refuses_nothing_of_serving(tmp_path: Path) -> None:
+async def test_commands_that_serve_nothing_need_no_settings_for_serving(tmp_path: Path) -> None:
     """An image sets HUB_LISTEN for its hub: `hub init` in it needs no certificate."""
     there, new = {"HUB_HTTP_LISTEN": f"127.0.0.1:{free_port()}"}, {"HUB_DATA_DIR": "new"}
     steps: dict[tuple[str, ...], tuple[int, dict[str, str]]] = {
@@ -138,7 +138,7 @@ def takes_settings(name: str) -> bool:
     return any(parameter.name == "config_file" for parameter in command.params)
 
 
-async def test_healthcheck_asks_by_tls_whatever_became_of_its_files(tmp_path: Path) -> None:
+async def test_healthcheck_uses_tls_although_its_files_are_unreadable(tmp_path: Path) -> None:
     """Also where the hub asks for a certificate; files of garbage change nothing where it does not."""
     made = certify("hub")
     for name, data in (("hub.pem", made.pem), ("hub.key", made.key_pem), ("ca.pem", made.pem)):
@@ -157,7 +157,7 @@ async def test_healthcheck_asks_by_tls_whatever_became_of_its_files(tmp_path: Pa
             assert (ended.code, ended.out, ended.err) == (0, "ok\n", "")
 
 
-async def test_config_tells_where_each_setting_comes_from(tmp_path: Path) -> None:
+async def test_config_shows_the_source_of_each_setting(tmp_path: Path) -> None:
     """Flag, variable, file, default; secrets are masked; what is wrong is refused as `hub serve` refuses it."""
     (tmp_path / "hub.toml").write_text("retention = 7200.0\nmax_streams = 7\n")
     words = ("config", "--config", "hub.toml", "--max-streams", "9")
@@ -201,7 +201,7 @@ async def test_the_sample_file_has_every_setting(tmp_path: Path) -> None:
     assert shown.out.replace("# hub.toml", "# default") == plain.out
 
 
-async def test_top_keeps_on_and_ends_on_a_signal(tmp_path: Path) -> None:
+async def test_top_runs_until_a_signal(tmp_path: Path) -> None:
     """`hub top --json` prints a line a second until it is stopped."""
     async with serving(cwd=tmp_path) as hub:
         key = (await hub.first_keys())["HUB_ADMIN_KEY"]

@@ -52,14 +52,14 @@ def test_fish_completes() -> None:
     assert found == ["healthcheck\tCheck whether the hub on this machine serves."]
 
 
-def test_zsh_takes_the_script() -> None:
+def test_zsh_accepts_the_script() -> None:
     """It defines the function that completes, once zsh's own completion is there."""
     script = 'autoload -U compinit; compinit -u -D; eval "$(hub completion zsh)"; echo $_comps[hub]'
     assert in_shell("zsh", script) == ["_hub_completion"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_help_shows_what_each_shell_needs(shell: str) -> None:
+def test_completion_help_has_a_line_for_each_shell(shell: str) -> None:
     """One line for each shell, to be copied into its configuration."""
     help_lines = in_shell("bash", "hub completion --help")
     assert [line for line in help_lines if line.startswith(f"  {shell}:") and "hub completion" in line]

@@ -96,7 +96,7 @@ async def test_an_admin_decides_and_the_audit_trail_has_it(hub: RunningHub) -> N
     assert (again.status, again.reason) == (409, "ETAG_MISMATCH")
 
 
-async def test_the_filter_finds_what_waits(hub: RunningHub) -> None:
+async def test_the_filter_finds_pending_requests(hub: RunningHub) -> None:
     """By any scope or by one; a scope that there is not is refused."""
     await apply(hub)
     await hub.register("TICKET_CREATED")
@@ -123,7 +123,7 @@ async def test_a_scope_is_described_as_the_contract_has_it(hub: RunningHub) -> N
     assert {scope["scope"] for scope in scopes} >= set(by_number.values())
 
 
-async def test_what_is_wrong_is_told_with_its_field(hub: RunningHub) -> None:
+async def test_invalid_requests_name_their_field(hub: RunningHub) -> None:
     """The contract's rules hold; a body that is not JSON, or not such a message, is refused, too."""
     answer = await post(hub, "AdminService/RejectIntegration", {"integration_id": "x"})
     assert (answer.status, answer.reason) == (400, "INVALID_REQUEST")
@@ -137,7 +137,7 @@ async def test_what_is_wrong_is_told_with_its_field(hub: RunningHub) -> None:
     assert (await post(hub, "AdminService/RotateKey")).status == 404
 
 
-async def test_guesses_count_together_with_those_by_grpc(start_hub: StartHub) -> None:
+async def test_guessed_keys_count_together_over_http_and_grpc(start_hub: StartHub) -> None:
     """Four wrong keys, here and there: then the address has to wait, and a valid key still opens."""
     hub = await start_hub(FakeClock(), http_listen="127.0.0.1:0", max_failed_authentications=4)
     wrong = hub.admin.key[:-1] + ("a" if hub.admin.key[-1] != "a" else "b")
@@ -163,14 +163,14 @@ async def test_guesses_count_together_with_those_by_grpc(start_hub: StartHub) ->
         {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"},
     ],
 )
-async def test_another_sites_page_gets_nothing(hub: RunningHub, headers: dict[str, str]) -> None:
+async def test_requests_of_other_origins_are_refused(hub: RunningHub, headers: dict[str, str]) -> None:
     """Not even with a valid key; and no header lets it read the refusal."""
     answer = await post(hub, LIST, **headers)
     assert answer.status == 403
     assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
 
-async def test_a_link_to_the_console_is_followed(hub: RunningHub) -> None:
+async def test_the_console_can_be_opened_by_a_link(hub: RunningHub) -> None:
     """From a page of another site: by its visitor, and not into a frame."""
     visit = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
     assert (await get(hub.hub.http.port, "/console", **visit, Sec_Fetch_Dest="document")).status == 200
@@ -178,13 +178,13 @@ async def test_a_link_to_the_console_is_followed(hub: RunningHub) -> None:
     assert (await get(hub.hub.http.port, "/console", Host="evil.example")).status == 421
 
 
-async def test_a_form_of_another_page_cannot_call(hub: RunningHub) -> None:
+async def test_forms_of_other_pages_are_refused(hub: RunningHub) -> None:
     """A browser sends its kinds of content without asking us first; none of them is JSON."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         assert (await post(hub, LIST, Content_Type=kind)).status == 415
 
 
-async def test_behind_a_proxy_callers_are_throttled_apart(start_hub: StartHub) -> None:
+async def test_callers_behind_a_proxy_are_throttled_separately(start_hub: StartHub) -> None:
     """By the address that the trusted proxy names, as for gRPC."""
     flags = {"max_failed_authentications": 1, "trusted_proxies": "127.0.0.1"}
     hub = await start_hub(FakeClock(), http_listen="127.0.0.1:0", **flags)
@@ -192,7 +192,7 @@ async def test_behind_a_proxy_callers_are_throttled_apart(start_hub: StartHub) -
     assert [guess.status for guess in guesses] == [401, 401, 429]
 
 
-async def test_a_stop_refuses_calls_with_its_reason(hub: RunningHub) -> None:
+async def test_a_stopping_hub_refuses_console_calls_with_its_reason(hub: RunningHub) -> None:
     """As gRPC does: the console says that the hub is away, and tries again."""
     server = hub.hub._server
     assert server is not None

@@ -48,7 +48,7 @@ class NotifySocket:
         self._socket.close()
 
 
-async def test_the_unit_starts_the_hub_and_hears_of_it(tmp_path: Path) -> None:
+async def test_the_systemd_unit_starts_the_hub_and_is_notified(tmp_path: Path) -> None:
     """ExecStart's words start it; READY, WATCHDOG and STOPPING come over the notify socket."""
     service = unit()
     assert service["Type"] == "notify"
@@ -68,7 +68,7 @@ async def test_the_unit_starts_the_hub_and_hears_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("listens", [True, False])
-async def test_a_supervisor_that_does_not_listen_stops_nobody(tmp_path: Path, listens: bool) -> None:  # noqa: FBT001  pytest
+async def test_the_hub_works_without_a_listening_supervisor(tmp_path: Path, listens: bool) -> None:  # noqa: FBT001  pytest
     """Its socket is full, or gone: the hub serves on."""
     supervisor = NotifySocket(tmp_path / "notify") if listens else None
     variables = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000"}
@@ -92,7 +92,7 @@ def test_the_unit_keeps_the_hub_in_its_sandbox() -> None:
     assert service["User"] != "root"
 
 
-def test_systemd_takes_the_unit() -> None:
+def test_systemd_accepts_the_unit() -> None:
     """Where systemd is installed it scores the unit as well sandboxed."""
     program = shutil.which("systemd-analyze")
     if program is None:
@@ -107,14 +107,14 @@ def test_the_sample_settings_are_fresh() -> None:
     assert (DEPLOY / "hub.toml").read_text() == sample_file() + "\n"
 
 
-def test_a_linter_has_nothing_against_the_image() -> None:
+def test_hadolint_accepts_the_containerfile() -> None:
     """The recipe, as hadolint reads it."""
     command = [str(Path(sys.executable).parent / "hadolint"), str(DEPLOY / "Containerfile")]
     linted = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603  ours
     assert (linted.returncode, linted.stdout) == (0, "")
 
 
-def test_the_image_has_what_it_copies_and_is_not_root() -> None:
+def test_the_containerfile_copies_existing_files_and_is_not_root() -> None:
     """Each COPY names what is there; the hub runs as a user of its own; `hub healthcheck` asks its health."""
     recipe = (DEPLOY / "Containerfile").read_text()
     for words in re.findall(r"^COPY (?!--from)(.+)$", recipe, re.MULTILINE):

@@ -44,7 +44,7 @@ async def set_scopes(hub: RunningHub, integration_id: str, *scopes: str) -> None
     await hub.admin.call("AdminService/SetScopes", request)
 
 
-async def test_it_says_what_is_enforced(hub: RunningHub) -> None:
+async def test_the_directory_follows_the_grants(hub: RunningHub) -> None:
     """A scope that is taken away is gone with the next look, and stands among the changes; so does its return."""
     one, _ = await hub.register("TICKET_CREATED", "TICKET_STATS")
     path = f"/integrations/{one.integration_id}"
@@ -73,7 +73,7 @@ async def test_a_change_of_texts_is_no_change_of_scopes(hub: RunningHub) -> None
     assert len(content["changes"]) == 1
 
 
-async def test_json_is_what_the_contract_says(hub: RunningHub) -> None:
+async def test_the_json_matches_the_contract(hub: RunningHub) -> None:
     """An entry is the DirectoryEntry of GetDirectoryEntry; keys, owners and reasons are in no page."""
     one, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY")
     await install(hub, one.integration_id)
@@ -92,9 +92,7 @@ async def test_json_is_what_the_contract_says(hub: RunningHub) -> None:
         assert [word for word in private if word in text] == []
 
 
-async def test_it_says_who_confirms_that_somebody_is_forgotten(
-    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_directory_counts_confirmed_erasures(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """By counts, which change once an hour; nobody is named."""
     monkeypatch.setattr(snapshot, "MIN_AGE", 0)
     clock = FakeClock()
@@ -126,7 +124,7 @@ async def test_it_says_who_confirms_that_somebody_is_forgotten(
     assert USER not in page
 
 
-async def test_what_is_not_open_to_all_is_not_there(hub: RunningHub) -> None:
+async def test_closed_integrations_are_404(hub: RunningHub) -> None:
     """Applications, suspended ones, and those of blocked developers: the same 404 as for what never was."""
     waits = await apply(hub, "TICKET_CREATED", owner_user_id="1")
     suspended, _ = await hub.register("TICKET_CREATED", owner_user_id="2")
@@ -144,7 +142,7 @@ async def test_what_is_not_open_to_all_is_not_there(hub: RunningHub) -> None:
     assert ET.fromstring((await read(hub, "/feed.atom")).text).findall(f"{ATOM}entry") == []  # noqa: S314  our own
 
 
-async def test_the_feed_is_atom(hub: RunningHub) -> None:
+async def test_the_feed_is_valid_atom(hub: RunningHub) -> None:
     """The newest change first, each with an id that stays; texts are escaped."""
     one, _ = await hub.register("TICKET_CREATED", display_name=HTML)
     other, _ = await hub.register("TICKET_CREATED", "DROP_CLAIMED", display_name=RIGHT_TO_LEFT)
@@ -165,7 +163,7 @@ async def test_the_feed_is_atom(hub: RunningHub) -> None:
     assert link.get("href") == f"/integrations/{other.integration_id}"
 
 
-async def test_who_has_a_page_gets_304_until_it_changes(hub: RunningHub) -> None:
+async def test_an_unchanged_page_is_304(hub: RunningHub) -> None:
     """By ETag; an event of the bot changes no page."""
     one, _ = await hub.register("TICKET_CREATED")
     paths = ("/", "/integrations.json", f"/integrations/{one.integration_id}", "/feed.atom", "/directory.css")
@@ -179,7 +177,7 @@ async def test_who_has_a_page_gets_304_until_it_changes(hub: RunningHub) -> None
             assert (await read(hub, path, If_None_Match=first.headers["ETag"])).status == 200
 
 
-async def test_every_answer_has_its_headers(hub: RunningHub) -> None:
+async def test_every_answer_has_security_headers(hub: RunningHub) -> None:
     """No cookie, no script allowed, no frame; refusals too."""
     for path in ("/", "/nowhere", "/?page=0", "/feed.atom", "/integrations/none.json"):
         headers = (await read(hub, path)).headers
@@ -205,7 +203,7 @@ async def test_every_answer_has_its_headers(hub: RunningHub) -> None:
         ("q=%00&page=99999999999999999999", 400, "a page is a number"),
     ],
 )
-async def test_what_cannot_be_answered_says_why(hub: RunningHub, query: str, status: int, why: str) -> None:
+async def test_errors_are_pages_for_people(hub: RunningHub, query: str, status: int, why: str) -> None:
     """In a page of its own, for people."""
     answer = await read(hub, f"/?{query}")
     assert (answer.status, answer.headers["Content-Type"]) == (status, "text/html; charset=utf-8")
@@ -228,7 +226,7 @@ async def test_ten_thousand_integrations_are_paged(hub: RunningHub) -> None:
     assert [entry["display_name"] for entry in found["integrations"]] == ["Copy 07777"]
 
 
-async def test_who_asks_too_often_waits(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_requests_wait_and_are_then_refused(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then is refused, with the time after which to ask again."""
     monkeypatch.setattr(pages, "MAX_WAIT", 0.0)
     async with asyncio.timeout(PATIENCE):
@@ -238,7 +236,7 @@ async def test_who_asks_too_often_waits(hub: RunningHub, monkeypatch: pytest.Mon
     assert int(answer.headers["Retry-After"]) >= 1
 
 
-def test_work_in_a_thread_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_in_a_thread_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """After each piece of its time, for as long as the pace says; nothing is lost."""
     rests: list[float] = []
     clock = [0.0]
@@ -254,7 +252,7 @@ def test_work_in_a_thread_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rests == [REST] * 4
 
 
-async def test_nobody_who_reads_is_logged(tmp_path: Path) -> None:
+async def test_readers_of_the_directory_are_not_logged(tmp_path: Path) -> None:
     """No line for a page, a refusal or what is no HTTP; the line about serving names the port."""
     async with serving(cwd=tmp_path, HUB_DIRECTORY_LISTEN="127.0.0.1:0", HUB_HTTP_LISTEN="off") as hub:
         port = hub.log[-1]["directory_port"]
@@ -266,7 +264,7 @@ async def test_nobody_who_reads_is_logged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["nowhere", "0.0.0.0:8080"])
-def test_wrong_addresses_are_told(address: str) -> None:
+def test_wrong_addresses_are_reported_with_their_setting(address: str) -> None:
     """With the setting's name."""
     with pytest.raises(StartError, match="directory_listen: "):
         config.load({"directory_listen": address})

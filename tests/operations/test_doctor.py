@@ -53,7 +53,7 @@ def change(database: Path, *statements: str) -> None:
             connection.execute(statement)
 
 
-async def test_a_hub_that_is_well(tmp_path: Path) -> None:
+async def test_doctor_finds_no_problem_in_a_healthy_hub(tmp_path: Path) -> None:
     """While it runs and before, everything is ok or a piece of advice, and nothing is left in its directory."""
     await made(tmp_path)
     assert (await run_hub("backup", "one.bak", cwd=tmp_path)).code == 0
@@ -85,7 +85,7 @@ def holder(directory: Path) -> str:
     return (directory / "data" / "hub.lock").read_text().strip()
 
 
-async def test_where_nothing_is_yet(tmp_path: Path) -> None:
+async def test_doctor_without_a_store_creates_nothing(tmp_path: Path) -> None:
     """It says how to make a store, and makes neither that nor the directory."""
     found = await doctor(tmp_path)
     assert found.code == 0
@@ -118,7 +118,9 @@ def newer(database: Path) -> None:
         (newer, "has format 99 and needs a hub that knows format 99"),
     ],
 )
-async def test_a_store_that_is_not_this_hubs(tmp_path: Path, spoil: Callable[[Path], None], words: str) -> None:
+async def test_doctor_reports_a_foreign_or_newer_store(
+    tmp_path: Path, spoil: Callable[[Path], None], words: str
+) -> None:
     """Of another product, of none, of a newer hub: doctor says so, and does not look into it."""
     spoil(await made(tmp_path))
     found = await doctor(tmp_path)
@@ -127,7 +129,7 @@ async def test_a_store_that_is_not_this_hubs(tmp_path: Path, spoil: Callable[[Pa
     assert "integrity" not in found.found
 
 
-async def test_damaged_state_and_another_secret(tmp_path: Path) -> None:
+async def test_doctor_reports_damaged_state_and_a_wrong_secret(tmp_path: Path) -> None:
     """Both would refuse a start; the damage is named by its position."""
     database = await made(tmp_path)
     change(database, "UPDATE entries SET body = x'7b7d' WHERE position = 1")
@@ -149,7 +151,7 @@ async def test_a_store_of_an_older_format_is_upgraded_by_the_next_start(tmp_path
     assert found.text("format").startswith("1: the next start upgrades it to 3")
 
 
-async def test_an_entry_of_the_future(tmp_path: Path) -> None:
+async def test_doctor_reports_a_clock_behind_the_newest_entry(tmp_path: Path) -> None:
     """It says how far the clock is behind the newest entry."""
     database = await made(tmp_path)
     change(database, "UPDATE entries SET time = time + 7230000000 WHERE position = (SELECT max(position) FROM entries)")
@@ -158,7 +160,7 @@ async def test_an_entry_of_the_future(tmp_path: Path) -> None:
     assert found.text("newest entry").startswith("2:00:")
 
 
-async def test_ports_in_use(tmp_path: Path) -> None:
+async def test_doctor_reports_ports_in_use(tmp_path: Path) -> None:
     """It names both, with what to do, while no hub has the directory."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
@@ -180,7 +182,7 @@ async def test_ports_in_use(tmp_path: Path) -> None:
         (timedelta(days=2), timedelta(days=90), "problem", "is not valid before"),
     ],
 )
-async def test_dates_of_certificates(
+async def test_doctor_reports_the_dates_of_certificates(
     tmp_path: Path, begins: timedelta, ends: timedelta, level: str, words: str
 ) -> None:
     """Of one that is valid, ends soon, has ended, has not begun."""
@@ -194,7 +196,7 @@ async def test_dates_of_certificates(
     assert found.code == (level == "problem")
 
 
-async def test_files_of_garbage_are_no_certificates(tmp_path: Path) -> None:
+async def test_doctor_reports_invalid_certificate_files(tmp_path: Path) -> None:
     """The file is named."""
     (tmp_path / "hub.pem").write_text("garbage")
     (tmp_path / "hub.key").touch(0o600)
@@ -202,7 +204,7 @@ async def test_files_of_garbage_are_no_certificates(tmp_path: Path) -> None:
     assert (found.code, found.text("certificate")) == (1, "TLS: hub.pem contains no certificate in PEM form")
 
 
-async def test_a_disk_without_room(tmp_path: Path) -> None:
+async def test_doctor_reports_a_full_disk(tmp_path: Path) -> None:
     """It says what is free, and what that means."""
     (tmp_path / "data").mkdir()
     found = Report(await run([*on_small_disk(8, 4), *COMMAND, "doctor"], tmp_path, FREE))
@@ -210,7 +212,7 @@ async def test_a_disk_without_room(tmp_path: Path) -> None:
     assert found.text("disk") == "4.0 MiB of 8.0 MiB free: free space: emits are refused with STORAGE_FULL"
 
 
-async def test_a_directory_that_others_may_read(tmp_path: Path) -> None:
+async def test_doctor_reports_a_directory_that_others_may_read(tmp_path: Path) -> None:
     """The mode, and the command that mends it."""
     await made(tmp_path)
     (tmp_path / "data").chmod(0o755)
@@ -229,12 +231,12 @@ def test_the_file_system_is_that_of_the_nearest_mount_point(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("kernel", "level"), [(0, "ok"), (5, "warning"), (-1, "ok")])
-def test_a_clock_that_nothing_keeps_right(kernel: int, level: str) -> None:
+def test_doctor_reports_an_unsynchronised_clock(kernel: int, level: str) -> None:
     """The kernel says whether it is synchronised; one that says nothing is no trouble."""
     assert clock(0, kernel).level == level
 
 
-async def test_a_cluster_is_looked_at_and_left_alone(tmp_path: Path) -> None:
+async def test_doctor_changes_nothing_in_a_cluster(tmp_path: Path) -> None:
     """It names streams that are missing and makes none; a cluster that is not there is a problem."""
     variables = {"HUB_STORAGE": shared().url, "HUB_NATS_STREAM": "DOCTOR"}
     for _ in range(2):
@@ -246,7 +248,7 @@ async def test_a_cluster_is_looked_at_and_left_alone(tmp_path: Path) -> None:
     assert "cannot be reached" in away.text("store")
 
 
-async def test_backups_go_with_verify(tmp_path: Path) -> None:
+async def test_doctor_takes_backups_only_with_verify(tmp_path: Path) -> None:
     """To name one without it is a misunderstanding, and refused."""
     ended = await run_hub("doctor", "--backup", "one.bak", cwd=tmp_path)
     assert ended.complaint == "--backup needs --verify"

@@ -29,7 +29,7 @@ async def watched(start_hub: StartHub) -> RunningHub:
     return await start_hub(http_listen="127.0.0.1:0")
 
 
-async def test_probes_tell_running_from_serving(watched: RunningHub) -> None:
+async def test_probes_distinguish_liveness_from_readiness(watched: RunningHub) -> None:
     """Both say ok; once the store has failed the hub is not ready, and a restart by its liveness would be wrong."""
     require_embedded(watched)
     port = watched.hub.http.port
@@ -42,7 +42,7 @@ async def test_probes_tell_running_from_serving(watched: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "", "127.0.0.1.evil.example", "a@127.0.0.1"])
-async def test_a_host_that_is_not_ours_gets_nothing(watched: RunningHub, host: str) -> None:
+async def test_requests_for_other_hosts_are_refused(watched: RunningHub, host: str) -> None:
     """A page whose name was rebound to loopback reads nothing, whatever the path."""
     for path in ("/metrics", "/healthz", "/nowhere"):
         answer = await get(watched.hub.http.port, path, Host=host)
@@ -50,14 +50,14 @@ async def test_a_host_that_is_not_ours_gets_nothing(watched: RunningHub, host: s
         assert "hub_" not in answer.text
 
 
-async def test_names_that_the_settings_list_are_ours(start_hub: StartHub) -> None:
+async def test_requests_for_configured_hosts_are_served(start_hub: StartHub) -> None:
     """Addresses in digits, localhost, and the names of http_hosts, in any case and with any port."""
     hub = await start_hub(http_listen="127.0.0.1:0", http_hosts="hub.internal, hub.example")
     for host in ("localhost:1", "[::1]:80", "10.1.2.3", "Hub.Example:443", "hub.internal"):
         assert (await get(hub.hub.http.port, "/healthz", Host=host)).status == 200
 
 
-async def test_what_is_not_there_says_so(watched: RunningHub) -> None:
+async def test_unknown_paths_and_methods_are_refused(watched: RunningHub) -> None:
     """404 for another path, 405 for another method; no answer is kept by caches."""
     answer = await get(watched.hub.http.port, "/nowhere")
     assert (answer.status, answer.headers["Cache-Control"]) == (404, "no-store")
@@ -97,7 +97,7 @@ async def test_guesses_are_throttled(start_hub: StartHub) -> None:
     assert (await scraped_as(hub, TOKEN)).status == 200
 
 
-async def test_a_key_of_other_letters_is_a_wrong_one(start_hub: StartHub) -> None:
+async def test_a_key_with_non_ascii_characters_is_a_wrong_key(start_hub: StartHub) -> None:
     """It is refused and throttled as any other, also one of bytes that are no text."""
     hub = await start_hub(FakeClock(), http_listen="127.0.0.1:0", max_failed_authentications=2, metrics_token=TOKEN)
     for status in (b"401", b"401", b"429"):
@@ -108,13 +108,13 @@ async def test_a_key_of_other_letters_is_a_wrong_one(start_hub: StartHub) -> Non
             writer.close()
 
 
-async def test_trusted_proxies_close_loopback_too(start_hub: StartHub) -> None:
+async def test_with_trusted_proxies_loopback_needs_a_key_too(start_hub: StartHub) -> None:
     """With a proxy in front, who is connected from loopback may be anybody."""
     hub = await start_hub(http_listen="127.0.0.1:0", trusted_proxies="127.0.0.1")
     assert (await get(hub.hub.http.port, "/metrics")).status == 401
 
 
-async def test_a_port_in_use_is_told(watched: RunningHub, tmp_path: Path) -> None:
+async def test_a_port_in_use_is_reported(watched: RunningHub, tmp_path: Path) -> None:
     """The start fails with the setting's name, before it makes any keys."""
     address = f"127.0.0.1:{watched.hub.http.port}"
     flags = {"data_dir": tmp_path / "other", "listen": "127.0.0.1:0", "http_listen": address}
@@ -137,7 +137,7 @@ async def test_a_port_in_use_is_told(watched: RunningHub, tmp_path: Path) -> Non
         ({"metrics_token": "short"}, "metrics_token: must have at least 16 characters"),
     ],
 )
-def test_wrong_settings_are_told(flags: dict[str, str], why: str) -> None:
+def test_wrong_http_settings_are_reported(flags: dict[str, str], why: str) -> None:
     """Each names its setting; the token is not repeated."""
     with pytest.raises(StartError) as caught:
         config.load(flags)
@@ -145,7 +145,7 @@ def test_wrong_settings_are_told(flags: dict[str, str], why: str) -> None:
     assert "short" not in str(caught.value)
 
 
-async def test_a_connection_that_says_nothing_is_closed(watched: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_without_a_request_is_closed(watched: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A header that never ends keeps no connection; one that asks properly is kept."""
     monkeypatch.setattr(connection, "LIFETIME", 0.2)
     async with asyncio.timeout(PATIENCE):
@@ -272,7 +272,7 @@ def der(made: Certified) -> bytes:
     return made.certificate.public_bytes(Encoding.DER)
 
 
-async def test_a_certificate_is_replaced_and_garbage_is_not_taken(tmp_path: Path) -> None:
+async def test_a_certificate_is_replaced_and_an_invalid_one_is_not(tmp_path: Path) -> None:
     """After SIGHUP the listener shows the new certificate; files of garbage change nothing and are logged."""
     first, second = certify("first"), certify("second")
     (tmp_path / "hub.toml").write_text('tls_certificate = "hub.pem"\ntls_key = "hub.key"\n')
@@ -316,7 +316,7 @@ def enters(port: int, authority: Certified, shown: Certified, directory: Path) -
         return False
 
 
-async def test_an_authority_that_is_replaced_is_trusted_no_longer(tmp_path: Path) -> None:
+async def test_a_replaced_client_authority_is_no_longer_trusted(tmp_path: Path) -> None:
     """After SIGHUP the certificates of the new one open the listener, and those of the former one do not."""
     made, first, second = certify("hub"), certify("first"), certify("second")
     one, other = certify("client", first), certify("client", second)
@@ -335,7 +335,7 @@ async def test_an_authority_that_is_replaced_is_trusted_no_longer(tmp_path: Path
         assert (await hub.stop()).code == 0
 
 
-async def test_an_encrypted_key_is_told_and_asks_nobody(tmp_path: Path) -> None:
+async def test_an_encrypted_key_is_reported_without_a_prompt(tmp_path: Path) -> None:
     """The start says the same as without the HTTP listener, and waits for no passphrase."""
     made = certify("hub")
     (tmp_path / "hub.pem").write_bytes(made.pem)
@@ -347,7 +347,7 @@ async def test_an_encrypted_key_is_told_and_asks_nobody(tmp_path: Path) -> None:
         await Hub.start(config.load(flags))
 
 
-async def test_what_is_no_http_is_answered_and_not_logged(tmp_path: Path) -> None:
+async def test_malformed_http_is_answered_and_not_logged(tmp_path: Path) -> None:
     """A stranger gets 400, and makes neither errors in the log nor a copy of what it sent."""
     async with serving(cwd=tmp_path, HUB_HTTP_LISTEN="127.0.0.1:0") as hub:
         async with asyncio.timeout(PATIENCE):
@@ -361,7 +361,7 @@ async def test_what_is_no_http_is_answered_and_not_logged(tmp_path: Path) -> Non
         assert '"error"' not in ended.err
 
 
-async def test_a_fault_is_an_incident(watched: RunningHub) -> None:
+async def test_an_internal_error_has_an_incident_id(watched: RunningHub) -> None:
     """The answer names the line of the log, and nothing of what went wrong."""
     watched.hub.log.silence = None  # type: ignore[assignment,method-assign]  # any fault will do
     with capture_logs() as lines:
@@ -370,7 +370,7 @@ async def test_a_fault_is_an_incident(watched: RunningHub) -> None:
     assert answer.text.split()[-1] in [line.get("incident") for line in lines]
 
 
-async def test_a_picture_that_takes_long_leaves_the_rest_current(
+async def test_a_slow_observation_leaves_other_metrics_current(
     watched: RunningHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the hub serves and how its store is needs no picture."""

@@ -40,7 +40,7 @@ def numbers() -> set[str]:
     return {name for name, field in fields if {int, float} & {field.annotation, *get_args(field.annotation)}}
 
 
-async def test_every_limit_has_its_pair(start_hub: StartHub) -> None:
+async def test_every_limit_has_two_gauges(start_hub: StartHub) -> None:
     """Whoever adds a number to the settings gives it gauges, or says above why it needs none."""
     hub = await start_hub(http_listen="127.0.0.1:0")
     families = (await scrape(hub.hub.http.port)).families
@@ -59,7 +59,7 @@ def value(found: Scrape, name: str) -> float:
     return found.value("hub_limit_used", setting=name)
 
 
-async def test_the_integration_that_has_most_counts(start_hub: StartHub) -> None:
+async def test_per_integration_limits_show_the_largest_use(start_hub: StartHub) -> None:
     """Endpoints and live keys are those of the integration with most of them, not of all together."""
     hub = await start_hub(http_listen="127.0.0.1:0", **ALLOWED)
     first, one = await hub.register("TICKET_CREATED")
@@ -74,7 +74,7 @@ async def test_the_integration_that_has_most_counts(start_hub: StartHub) -> None
     assert (value(found, "max_endpoints"), value(found, "max_live_keys")) == (2, 2)
 
 
-async def test_the_fullest_of_the_half_open_counts(start_hub: StartHub) -> None:
+async def test_the_half_open_gauge_shows_the_largest_use(start_hub: StartHub) -> None:
     """An integration may have a tenth: once it has that, the limit is used up, and again free when they have gone."""
     hub = await start_hub(http_listen="127.0.0.1:0", max_half_open_calls=100, request_timeout=3_600)
     _, reader = await hub.register("TICKET_CREATED")
@@ -94,7 +94,7 @@ async def until_used(hub: RunningHub, wanted: float) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_erasures_under_way_are_counted(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_erasures_in_progress_are_counted(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as they are not done."""
     hub = await start_hub(http_listen="127.0.0.1:0")
     with monkeypatch.context() as patch:

@@ -71,7 +71,7 @@ class Turns:
 
 
 @pytest.mark.timeout(400)
-async def test_ten_thousand_integrations(start_hub: StartHub) -> None:
+async def test_ten_thousand_integrations_are_scraped_and_listed_in_slices(start_hub: StartHub) -> None:
     """A scrape tells of all of them, and the directory lists them; each in slices, between which others have a turn."""
     hub = await start_hub(http_listen="127.0.0.1:0")
     await multiply(hub)

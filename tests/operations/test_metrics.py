@@ -39,7 +39,7 @@ async def test_every_metric_of_the_table_is_scraped(watched: RunningHub) -> None
     assert "process_resident_memory_bytes" in found.families
 
 
-async def test_an_event_is_counted_on_its_whole_way(watched: RunningHub) -> None:
+async def test_an_event_is_counted_at_every_step(watched: RunningHub) -> None:
     """Accepted, committed, applied, delivered; a repetition is a duplicate; calls have OTel's names."""
     port = watched.hub.http.port
     before = await scrape(port)
@@ -96,7 +96,7 @@ async def test_refused_calls_are_counted_by_their_reason(watched: RunningHub) ->
     assert "tkt_bot" not in (await get(port, "/metrics")).text
 
 
-async def test_no_label_names_anybody(watched: RunningHub) -> None:
+async def test_no_label_identifies_a_caller(watched: RunningHub) -> None:
     """Neither integrations nor guilds, keys, users or subscriptions, nor methods that strangers make up."""
     integration, reader = await watched.register("TICKET_CREATED")
     stream = await reader.subscribe(subscription_id="subscription-of-somebody")
@@ -115,7 +115,7 @@ async def test_no_label_names_anybody(watched: RunningHub) -> None:
     assert 'hub_http_requests_total{path="other",status="404"}' in text
 
 
-async def test_the_first_scrape_has_what_alerts_wait_for(tmp_path: Path) -> None:
+async def test_the_first_scrape_has_every_series_that_alerts_use(tmp_path: Path) -> None:
     """Each level of the log and each limit has a number from the start: the first error is an increase of 0."""
     async with serving(cwd=tmp_path, HUB_HTTP_LISTEN="127.0.0.1:0") as hub:
         found = await scrape(hub.log[-1]["http_port"])
@@ -126,7 +126,7 @@ async def test_the_first_scrape_has_what_alerts_wait_for(tmp_path: Path) -> None
     assert {"max_concurrent_calls": 0, "max_open_calls": 0, "max_streams": 0}.items() <= used.items()
 
 
-def test_what_the_log_loses_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_log_lines_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look adds what was lost since the one before it."""
     with os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as full:
         file = logs.BackgroundFile(full.fileno())
@@ -142,7 +142,7 @@ def test_what_the_log_loses_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> 
         file.finish(PATIENCE)
 
 
-async def test_a_reader_that_is_away_falls_behind(start_hub: StartHub) -> None:
+async def test_a_disconnected_reader_falls_behind(start_hub: StartHub) -> None:
     """A committed reader is behind by the age of what it has not seen, also after a restart; then it loses events."""
     clock = FakeClock()
     first = await start_hub(clock, http_listen="127.0.0.1:0")
@@ -171,7 +171,7 @@ async def until_ended(hub: RunningHub) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_openmetrics_is_spoken_too(watched: RunningHub) -> None:
+async def test_openmetrics_is_supported(watched: RunningHub) -> None:
     """Whoever asks for OpenMetrics gets it, with its end."""
     answer = await get(watched.hub.http.port, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")

@@ -44,14 +44,14 @@ def rows(title: str) -> list[str]:
     return [cells[0].strip("|` ") for cells in found]
 
 
-def test_every_alert_has_an_entry() -> None:
+def test_every_alert_is_in_the_runbook() -> None:
     """By its name, and each entry an alert."""
     alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
     assert len(alerts) > 10
     assert sorted(rows("Alerts")) == sorted(alerts)
 
 
-def test_every_warning_has_an_entry() -> None:
+def test_every_warning_is_in_the_runbook() -> None:
     """By what names the line, and each entry a line that the code can log."""
     assert sorted(rows("Log events")) == sorted(set(logged()))
 

@@ -54,7 +54,7 @@ async def shown_until(terminal: int, words: bytes | None) -> bytes:
 
 
 @pytest.mark.parametrize("flags", [[], ["--once"]])
-async def test_names_steer_no_terminal(tmp_path: Path, evil_address: str, flags: list[str]) -> None:
+async def test_names_cannot_control_the_terminal(tmp_path: Path, evil_address: str, flags: list[str]) -> None:
     """What a terminal would obey is shown as text, live and once; the colours are the program's own."""
     terminal, inside = pty.openpty()
     environment = os.environ | {"HUB_ADMIN_KEY": KEY, "TERM": "xterm-256color", "COLUMNS": "400", "LINES": "60"}

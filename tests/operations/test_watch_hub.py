@@ -124,7 +124,7 @@ async def until_told(call: Any, is_so: Callable[[hub_status_pb2.HubStatus], bool
     return told
 
 
-async def test_nobody_else_may_watch(hub: RunningHub) -> None:
+async def test_only_admins_may_watch(hub: RunningHub) -> None:
     """Neither the bot nor an integration, whatever its scopes."""
     _, reader = await hub.register("TICKET_CREATED")
     for caller in (hub.bot, reader, hub.caller("")):
@@ -134,14 +134,14 @@ async def test_nobody_else_may_watch(hub: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, 61, -1])
-async def test_the_interval_has_bounds(hub: RunningHub, seconds: int) -> None:
+async def test_the_interval_is_between_a_second_and_a_minute(hub: RunningHub, seconds: int) -> None:
     """Between a second and a minute; else the request is refused with the field."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await watch(hub.admin, hub, seconds).read()
     assert reason_of(caught.value) == "INVALID_REQUEST"
 
 
-async def test_as_many_watch_as_may(start_hub: StartHub) -> None:
+async def test_the_number_of_watchers_is_limited(start_hub: StartHub) -> None:
     """One more is refused with the limit; a scrape shows it; when one has gone there is a place again."""
     hub = await start_hub(http_listen="127.0.0.1:0", max_tails=1)
     first = watch(hub.admin, hub)
@@ -157,7 +157,7 @@ async def test_as_many_watch_as_may(start_hub: StartHub) -> None:
     assert (await watch(hub.admin, hub).read()).version
 
 
-async def test_a_stop_ends_it_with_a_reason(start_hub: StartHub) -> None:
+async def test_a_stop_ends_watch_hub_with_a_reason(start_hub: StartHub) -> None:
     """A watcher ends with DRAINING, and the hub is not ready from then on."""
     hub = await start_hub(http_listen="127.0.0.1:0")
     call = watch(hub.admin, hub)
@@ -176,7 +176,7 @@ async def second_admin(hub: RunningHub, end: Timestamp | None = None) -> integra
     return key
 
 
-async def test_a_revoked_key_ends_it(hub: RunningHub) -> None:
+async def test_a_revoked_key_ends_watch_hub(hub: RunningHub) -> None:
     """At the next message, with the reason; another admin watches on."""
     key = await second_admin(hub)
     call, other = watch(hub.caller(key.secret), hub), watch(hub.admin, hub)
@@ -186,7 +186,7 @@ async def test_a_revoked_key_ends_it(hub: RunningHub) -> None:
     assert (await other.read()).store.current
 
 
-async def test_an_expired_key_ends_it(start_hub: StartHub) -> None:
+async def test_an_expired_key_ends_watch_hub(start_hub: StartHub) -> None:
     """Likewise, at the first message after its end."""
     clock = FakeClock()
     hub = await start_hub(clock)
@@ -198,7 +198,7 @@ async def test_an_expired_key_ends_it(start_hub: StartHub) -> None:
     assert reason_of(await Subscriber(call).ending()) == "KEY_EXPIRED"
 
 
-async def test_strangers_are_not_among_the_emits(hub: RunningHub) -> None:
+async def test_calls_with_wrong_keys_do_not_count_as_emits(hub: RunningHub) -> None:
     """Those who guess keys are no calls of the bot; what the bot sends is counted."""
     call = watch(hub.admin, hub)
     await call.read()

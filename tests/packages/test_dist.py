@@ -54,7 +54,7 @@ def install(python: Path, *words: str | Path) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("ending", ["*.whl", "*.tar.gz"], ids=["wheel", "sdist"])
-def test_the_tour_runs_from_what_is_installed(dist: Path, tmp_path: Path, ending: str) -> None:
+def test_the_tour_runs_from_the_installed_packages(dist: Path, tmp_path: Path, ending: str) -> None:
     """Into a fresh environment, in another folder; every command of README's tour prints what README says."""
     needs("grpcurl")
     python = fresh_environment(tmp_path / "venv")
@@ -75,7 +75,7 @@ def metadata_of(wheel: Path) -> Message:
         return message_from_bytes(opened.read(name))
 
 
-def test_the_wheel_says_what_it_is(dist: Path) -> None:
+def test_the_wheel_has_its_metadata(dist: Path) -> None:
     """Classifiers, the extra, the client of exactly its version; it is typed, and holds nothing of the client."""
     [wheel] = dist.glob("tickets_hub-*.whl")
     says = metadata_of(wheel)
@@ -89,7 +89,7 @@ def test_the_wheel_says_what_it_is(dist: Path) -> None:
     assert not any(name.startswith(("tests/", "bench/", "tickets_hub/")) for name in names)
 
 
-def test_the_sdist_has_what_builds_and_explains_it(dist: Path) -> None:
+def test_the_sdist_has_sources_and_documents(dist: Path) -> None:
     """Source, contract, documents and what operators install; no test data, and nothing that git leaves out."""
     [sdist] = dist.glob("tickets_hub-*.tar.gz")
     with tarfile.open(sdist) as opened:

@@ -311,7 +311,7 @@ def stop_signal() -> str:
     return name
 
 
-def test_the_image_serves_no_plaintext_by_itself(image: Image) -> None:
+def test_the_image_serves_no_plaintext_by_default(image: Image) -> None:
     """With its own settings and no certificate the start is refused, and says what is missing."""
     code, _, errors = image.run(image.command)
     assert code == 2

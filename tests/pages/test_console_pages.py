@@ -114,9 +114,7 @@ async def test_an_integration_is_suspended_and_resumed(hub: RunningHub, console_
     await watched.require_quiet()
 
 
-async def test_what_another_admin_changed_is_not_overwritten(
-    hub: RunningHub, console_url: str, open_page: Open
-) -> None:
+async def test_a_change_by_another_admin_is_not_overwritten(hub: RunningHub, console_url: str, open_page: Open) -> None:
     """The page says that it was changed; nothing is suspended."""
     one, _ = await hub.register("TICKET_CREATED", display_name="Shiftboard")
     watched = await entered(open_page, console_url, hub.admin.key)
@@ -167,7 +165,7 @@ async def test_long_lists_are_read_page_by_page(hub: RunningHub, console_url: st
     await watched.page.wait_for_selector(".list >> text=The hub does not answer.")
 
 
-async def test_endpoints_that_fail_are_seen_at_once(hub: RunningHub, console_url: str, open_page: Open) -> None:
+async def test_failing_endpoints_are_highlighted(hub: RunningHub, console_url: str, open_page: Open) -> None:
     """In words beside the colour."""
     one, _ = await hub.register("TICKET_CREATED")
     watched = await entered(open_page, console_url, hub.admin.key)
@@ -180,7 +178,7 @@ async def test_endpoints_that_fail_are_seen_at_once(hub: RunningHub, console_url
     assert "bad" in str(await watched.page.locator(f"{ENDPOINTS} >> dd").first.get_attribute("class"))
 
 
-async def test_numbers_change_while_one_looks(hub: RunningHub, console_url: str, open_page: Open) -> None:
+async def test_figures_update_without_a_reload(hub: RunningHub, console_url: str, open_page: Open) -> None:
     """Events of the bot move the rate, the chart and the readers, without a reload."""
     _, reader = await hub.register("TICKET_CREATED", display_name="Shiftboard")
     watched = await entered(open_page, console_url, hub.admin.key)
@@ -195,7 +193,7 @@ async def test_numbers_change_while_one_looks(hub: RunningHub, console_url: str,
     await watched.require_quiet()
 
 
-async def test_the_key_is_nowhere_but_in_memory(hub: RunningHub, console_url: str, open_page: Open) -> None:
+async def test_the_key_is_only_in_memory(hub: RunningHub, console_url: str, open_page: Open) -> None:
     """Not in a storage, a cookie, an address, a field, the document; and a reload forgets it."""
     watched = await open_page(console_url)
     asked: list[str] = []
@@ -233,7 +231,7 @@ async def test_every_view_is_accessible_in_both_themes(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-async def test_what_people_write_is_text(
+async def test_texts_of_users_are_escaped(
     hub: RunningHub, console_url: str, open_page: Open, name: str, size: tuple[int, int]
 ) -> None:
     """In every view: HTML, letters that run from right to left, words without an end."""
@@ -286,7 +284,7 @@ async def test_wrong_keys_are_refused_then_throttled(hub: RunningHub, console_ur
     await watched.page.wait_for_selector(".tiles")
 
 
-async def test_the_hub_restarts_under_an_open_console(
+async def test_an_open_console_survives_a_restart_of_the_hub(
     start_hub: StartHub, hub: RunningHub, console_url: str, open_page: Open
 ) -> None:
     """The page says that it is away, and goes on by itself with the same key."""
@@ -299,7 +297,9 @@ async def test_the_hub_restarts_under_an_open_console(
     assert await watched.page.is_visible(".tiles")
 
 
-async def test_another_sites_page_reads_and_frames_nothing(hub: RunningHub, console_url: str, open_page: Open) -> None:
+async def test_pages_of_other_sites_can_neither_read_nor_frame_the_console(
+    hub: RunningHub, console_url: str, open_page: Open
+) -> None:
     """Not even with a valid key in its hands."""
 
     async def page(_request: web.Request) -> web.Response:
@@ -327,7 +327,7 @@ async def test_another_sites_page_reads_and_frames_nothing(hub: RunningHub, cons
         await runner.cleanup()
 
 
-async def test_without_scripts_it_says_so(hub: RunningHub, console_url: str, open_page: Open) -> None:
+async def test_without_scripts_the_console_explains_itself(hub: RunningHub, console_url: str, open_page: Open) -> None:
     """And what there is instead; the key cannot be sent anywhere."""
     assert hub.hub.http.port
     watched = await open_page(console_url, scripts=False)

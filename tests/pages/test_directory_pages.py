@@ -8,7 +8,7 @@ from tests.support.hubs import RunningHub, scope_requests
 from tests.support.listings import HTML, LONG, NAMES, install, multiply
 
 
-async def test_everybody_reads_what_an_integration_receives(
+async def test_the_directory_shows_what_an_integration_receives(
     hub: RunningHub, directory_url: str, open_page: Open
 ) -> None:
     """From the list to its page: fields, level, servers, and every change of its scopes."""
@@ -45,7 +45,7 @@ async def test_every_page_is_accessible_in_both_themes(
         await watched.page.close()
 
 
-async def test_it_reads_the_same_without_scripts(hub: RunningHub, directory_url: str, open_page: Open) -> None:
+async def test_the_directory_works_without_scripts(hub: RunningHub, directory_url: str, open_page: Open) -> None:
     """Word for word, page by page, and the search works."""
     one, _ = await hub.register("DROP_CLAIMED", display_name="Drop Ledger")
     for path in ("/", f"/integrations/{one.integration_id}", "/?q=ledger&scope=drop_claimed"):
@@ -64,7 +64,7 @@ async def test_it_reads_the_same_without_scripts(hub: RunningHub, directory_url:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-async def test_what_people_write_is_text(
+async def test_texts_of_users_are_escaped(
     hub: RunningHub, directory_url: str, open_page: Open, name: str, size: tuple[int, int]
 ) -> None:
     """HTML, letters that run from right to left, and words without an end are shown as they are, within the page."""
@@ -79,7 +79,7 @@ async def test_what_people_write_is_text(
     await watched.require_quiet()
 
 
-async def test_it_is_used_with_the_keyboard(hub: RunningHub, directory_url: str, open_page: Open) -> None:
+async def test_the_directory_works_with_the_keyboard(hub: RunningHub, directory_url: str, open_page: Open) -> None:
     """The first key leads past the heading; each integration is one stop."""
     await hub.register("TICKET_CREATED", display_name="Shiftboard")
     page = (await open_page(directory_url)).page

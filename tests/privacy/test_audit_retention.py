@@ -64,7 +64,7 @@ async def trail(hub: RunningHub, **wanted: Any) -> list[str]:  # noqa: ANN401  f
             return found
 
 
-async def test_an_entry_goes_once_its_successor_is_too_old(old_hub: RunningHub, clock: FakeClock) -> None:
+async def test_an_entry_is_removed_once_its_successor_is_too_old(old_hub: RunningHub, clock: FakeClock) -> None:
     """Not before; the newest entry below the limit stays, and no byte of those that went is in the store's files."""
     hub = old_hub
     integration, _ = await hub.register("TICKET_CREATED")
@@ -100,7 +100,9 @@ async def test_pages_of_the_audit_trail_cross_what_was_removed(old_hub: RunningH
     assert left[1][1] == "", "the first start; what lay between is gone"
 
 
-async def test_what_is_left_is_the_whole_state(start_hub: StartHub, clock: FakeClock, flags: dict[str, Any]) -> None:
+async def test_the_remaining_entries_are_the_whole_state(
+    start_hub: StartHub, clock: FakeClock, flags: dict[str, Any]
+) -> None:
     """A hub that starts on such a store knows every integration, key, grant, installation and block as before."""
     hub = await start_hub(clock, **flags)
     integration, reader = await hub.register("TICKET_CREATED", guild_access="GUILD_ACCESS_INSTALLED")
@@ -123,7 +125,7 @@ async def test_what_is_left_is_the_whole_state(start_hub: StartHub, clock: FakeC
     assert await arrived(hub, clock, stream) == ["mine"]
 
 
-async def test_recipients_are_known_by_the_consent_of_that_moment(
+async def test_consent_is_kept_as_long_as_events_delivered_by_it(
     start_hub: StartHub, clock: FakeClock, flags: dict[str, Any]
 ) -> None:
     """A guild's agreement stays for as long as there are events that were delivered by it."""
@@ -165,7 +167,7 @@ async def test_the_owner_of_a_deleted_integration_gets_a_pseudonym(old_hub: Runn
     assert len((await ask(hub.admin, "PrivacyService/ExportSubject", user_id=FRIEND)).records) == 2
 
 
-async def test_an_owner_stays_while_an_integration_is_there(old_hub: RunningHub, clock: FakeClock) -> None:
+async def test_the_owner_of_an_existing_integration_is_kept(old_hub: RunningHub, clock: FakeClock) -> None:
     """What was not deleted keeps its owner, however old it is, also when another one of that owner is forgotten."""
     hub = old_hub
     kept = (await apply_for(hub, "TICKET_CREATED", owner_user_id=USER)).integration_id
@@ -191,7 +193,7 @@ class DyingLog:
         return getattr(self._log, name)
 
 
-async def test_a_hub_that_ends_at_any_step_is_followed_by_one_that_finishes(
+async def test_a_hub_finishes_what_a_killed_one_began(
     start_hub: StartHub, clock: FakeClock, flags: dict[str, Any]
 ) -> None:
     """Before each write of the work a hub ends; in the end no byte is left, whatever the others have done before."""
@@ -213,7 +215,7 @@ async def test_a_hub_that_ends_at_any_step_is_followed_by_one_that_finishes(
     assert in_the_store(hub, USER) == 0
 
 
-async def test_two_hubs_at_once_do_no_harm(old_hub: RunningHub, clock: FakeClock) -> None:
+async def test_two_hubs_may_work_at_once(old_hub: RunningHub, clock: FakeClock) -> None:
     """Each step is conditional, or changes nothing the second time."""
     hub = old_hub
     one = await owned_and_deleted(hub)
@@ -273,7 +275,7 @@ async def test_a_store_moves_after_entries_were_removed(
     assert in_the_store(hub, USER) + in_the_store(hub, OLD) == 0
 
 
-def test_the_trail_is_kept_at_least_as_long_as_events() -> None:
+def test_audit_retention_cannot_be_shorter_than_retention() -> None:
     """A setting under which recipients could not be worked out is refused."""
     with pytest.raises(StartError, match="audit_retention cannot be shorter than retention"):
         load({"audit_retention": 3_600})

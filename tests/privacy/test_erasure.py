@@ -43,7 +43,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("idle")
-async def test_once_it_is_answered_nothing_of_the_user_is_delivered(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_after_the_answer_nothing_about_the_user_is_delivered(timed_hub: RunningHub, clock: FakeClock) -> None:
     """From the window, from pages, and from a page that was in memory; others, and what follows, are as before."""
     hub = timed_hub
     integration, reader = await hub.register(*SCOPES)
@@ -93,7 +93,7 @@ async def test_a_page_that_was_being_read_is_filtered_when_it_is_kept(
 
 
 @pytest.mark.usefixtures("idle")
-async def test_what_is_hidden_stays_hidden_over_a_restart(start_hub: StartHub, clock: FakeClock) -> None:
+async def test_hidden_events_stay_hidden_after_a_restart(start_hub: StartHub, clock: FakeClock) -> None:
     """The hub ends before it has erased anything."""
     hub = await start_hub(clock, write_deadline=1e9)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -107,7 +107,7 @@ async def test_what_is_hidden_stays_hidden_over_a_restart(start_hub: StartHub, c
     assert await exported(hub.bot, user_id=USER, acting_user_id=USER) == []
 
 
-async def test_a_guild_is_forgotten_and_goes_on(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_later_events_of_an_erased_guild_are_delivered(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Every event of it that was accepted before, whoever it names; what follows is delivered."""
     hub = timed_hub
     integration, reader = await hub.register(*SCOPES)
@@ -120,7 +120,7 @@ async def test_a_guild_is_forgotten_and_goes_on(timed_hub: RunningHub, clock: Fa
     assert await arrived(hub, clock, stream) == ["c", "d", "e"]
 
 
-async def test_no_byte_of_the_user_is_left_in_any_file(start_hub: StartHub, tmp_path: Path) -> None:
+async def test_a_finished_erasure_leaves_no_byte_of_the_user(start_hub: StartHub, tmp_path: Path) -> None:
     """Database, WAL, known ids, audit trail: the id of whoever asked for themselves stands nowhere once it is done."""
     hub = await start_hub()
     count = 1_500 if hub.settings.storage == "sqlite" else 200
@@ -138,7 +138,7 @@ async def test_no_byte_of_the_user_is_left_in_any_file(start_hub: StartHub, tmp_
     assert again.duplicate, "an erased event that is emitted again within the window is known by its id"
 
 
-async def test_the_answer_and_what_is_kept_name_nobody(hub: RunningHub) -> None:
+async def test_neither_the_answer_nor_the_records_name_the_user(hub: RunningHub) -> None:
     """The erasure, the list of them and the audit trail: who asked for themselves is not named, why is."""
     await hub.emit(by(USER, "mine"))
     erasure = await done(hub.bot, (await erase_user(hub, reason=f"{USER} has left")).erasure_id)
@@ -151,7 +151,7 @@ async def test_the_answer_and_what_is_kept_name_nobody(hub: RunningHub) -> None:
     assert erasure.kept_since_time.ToMicroseconds() > 0
 
 
-async def test_the_same_request_is_the_same_erasure(hub: RunningHub) -> None:
+async def test_a_repeated_request_is_the_same_erasure(hub: RunningHub) -> None:
     """Repeated, beside itself and after it was done; without an id each is its own; an id of another is refused."""
     await hub.emit(by(USER, "mine"))
     first, second = await asyncio.gather(*(erase_user(hub, request_id="r1") for _ in range(2)))
@@ -164,7 +164,7 @@ async def test_the_same_request_is_the_same_erasure(hub: RunningHub) -> None:
     assert (await erase_guild(hub, "51", request_id="r2")).erasure_id != first.erasure_id
 
 
-async def test_twice_at_once_and_for_a_user_with_no_events(hub: RunningHub) -> None:
+async def test_concurrent_erasures_of_a_user_both_finish(hub: RunningHub) -> None:
     """Two erasures of one user both end; the second finds nothing; nobody with no events is done at once."""
     await emit(hub, ids("e", 30), lambda name: by(USER, name))
     made = await asyncio.gather(*(erase_user(hub) for _ in range(3)), erase_user(hub, "9"))
@@ -181,7 +181,7 @@ async def test_events_between_two_erasures_are_erased_by_the_second(hub: Running
     assert (first.events_erased, second.events_erased) == (1, 1)
 
 
-async def test_who_may_ask(hub: RunningHub) -> None:
+async def test_who_may_request_an_erasure(hub: RunningHub) -> None:
     """The bot for the user themselves, or for an admin of a guild; an admin of the hub for anyone, without an actor."""
     _, reader = await hub.register("TICKET_CREATED")
     asked: dict[str, Any] = {"user_id": "8"}
@@ -201,7 +201,7 @@ async def test_who_may_ask(hub: RunningHub) -> None:
     )
 
 
-async def test_what_the_hub_holds_about_somebody(timed_hub: RunningHub) -> None:
+async def test_export_subject_lists_all_events_about_a_subject(timed_hub: RunningHub) -> None:
     """Whole events, with the time they were accepted, page by page, of this subject alone; none after an erasure."""
     hub = timed_hub
     mine = ids("mine", 25)
@@ -221,7 +221,7 @@ async def test_what_the_hub_holds_about_somebody(timed_hub: RunningHub) -> None:
     assert (await refused(hub.admin, "PrivacyService/ExportSubject")).reason == "INVALID_REQUEST"
 
 
-async def test_pages_of_the_list_follow_each_other(hub: RunningHub) -> None:
+async def test_the_list_of_erasures_is_paged(hub: RunningHub) -> None:
     """The oldest first, each once."""
     made = [(await erase_user(hub, str(n))).erasure_id for n in range(1, 4)]
     found, token = [], ""
@@ -234,7 +234,7 @@ async def test_pages_of_the_list_follow_each_other(hub: RunningHub) -> None:
     assert found == made
 
 
-async def test_a_backup_that_reads_older_pages_puts_the_end_off(
+async def test_a_running_backup_delays_the_end_of_an_erasure(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says DONE only after the log was brought into the file; until then it is ERASING, and the user is hidden."""
@@ -264,7 +264,7 @@ async def test_a_backup_that_reads_older_pages_puts_the_end_off(
     assert (await done(hub.bot, erasure.erasure_id)).events_erased == 1
 
 
-async def test_retention_beside_an_erasure(timed_hub: RunningHub) -> None:
+async def test_retention_may_trim_during_an_erasure(timed_hub: RunningHub) -> None:
     """Events that are trimmed while they are being erased are gone, and the erasure ends."""
     hub = timed_hub
     await emit(hub, ids("e", 300), lambda name: by(USER, name))
@@ -274,7 +274,7 @@ async def test_retention_beside_an_erasure(timed_hub: RunningHub) -> None:
     assert not await log_of(hub, Kind.EVENT)
 
 
-async def test_an_export_from_before_the_erasure_brings_nobody_back(
+async def test_an_import_from_before_an_erasure_applies_it_again(
     start_hub: StartHub, clock: FakeClock, tmp_path: Path
 ) -> None:
     """An import takes the list of erasures as well, over both backends."""

@@ -18,7 +18,9 @@ from tests.support.hubs import PATIENCE, FakeClock, RunningHub, emit, emit_all, 
 from tests.support.privacy import DONE, USER, by, done, erase_guild, erase_user, exported, in_the_store
 
 
-async def test_a_program_that_reads_the_file_puts_the_end_off(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_program_that_reads_the_file_delays_the_end_of_an_erasure(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a backup does. Until it has ended the erasure is not done, and afterwards no byte is left."""
     require_embedded(hub)
     monkeypatch.setattr(erasing, "FLUSH_AGAIN", 0.01)
@@ -38,7 +40,7 @@ async def test_a_program_that_reads_the_file_puts_the_end_off(hub: RunningHub, m
     assert in_the_store(hub, USER) == 0
 
 
-async def test_a_huge_guild(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_a_large_guild_is_erased_in_steps(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Many more events than are found, erased or appended at once; its neighbours are served as before."""
     hub = timed_hub
     require_embedded(hub)
@@ -53,7 +55,7 @@ async def test_a_huge_guild(timed_hub: RunningHub, clock: FakeClock) -> None:
     assert await exported(hub.admin, guild_id="51") == []
 
 
-async def test_a_search_that_takes_long_is_answered_later(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_search_is_answered_by_a_later_call(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call fails with a time after which to repeat it; the same search goes on, and answers a later call."""
     monkeypatch.setattr(lookups, "MAX_WAIT", 0.05)
     _, reader = await hub.register("TICKET_CREATED")

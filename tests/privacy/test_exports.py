@@ -70,7 +70,7 @@ async def test_the_records_that_name_a_guild(hub: RunningHub) -> None:
     assert (await everything(hub.admin, guild_id="5"))[1] == []
 
 
-async def test_page_by_page(hub: RunningHub) -> None:
+async def test_exports_are_paged(hub: RunningHub) -> None:
     """Events and records are listed once each, wherever a page ends; an erasure leaves the records."""
     mine = ids("mine", 4)
     for name in mine:
@@ -93,7 +93,7 @@ async def test_page_by_page(hub: RunningHub) -> None:
     assert (await everything(hub.admin, user_id=owner))[:2] == ([], [])
 
 
-async def test_what_was_deleted_is_still_named(hub: RunningHub) -> None:
+async def test_deleted_records_are_still_listed(hub: RunningHub) -> None:
     """An unblocked developer and a deleted integration are still in the trail."""
     one = await decided(hub)
     await ask(hub.admin, "AdminService/UnblockDeveloper", user_id=LONGER, reason="peace")

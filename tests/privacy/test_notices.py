@@ -53,7 +53,7 @@ async def notices(hub: RunningHub, erasure_id: str) -> dict[str, Any]:
     return {one.integration_id: one for one in erasure.notices}
 
 
-async def test_only_who_was_handed_something_is_listed(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_only_integrations_that_received_events_are_listed(timed_hub: RunningHub, clock: FakeClock) -> None:
     """Not who might have read, not who read others' events, not who got the event without its user."""
     hub = timed_hub
     reader, idle, narrow, blind = [await hub.register(*SCOPES) for _ in range(3)] + [
@@ -80,7 +80,7 @@ async def test_only_who_was_handed_something_is_listed(timed_hub: RunningHub, cl
     assert list(guild[blind[0].integration_id].fields) == ["member_verified"]
 
 
-async def test_a_scope_that_was_revoked_since_counts(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_a_disclosure_under_a_scope_revoked_since_counts(timed_hub: RunningHub, clock: FakeClock) -> None:
     """What was sent counts, whatever is granted now; what came after the revocation was not sent."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
@@ -94,7 +94,7 @@ async def test_a_scope_that_was_revoked_since_counts(timed_hub: RunningHub, cloc
     assert (await disclosed(hub.admin, user_id=USER))[one].event_count == 1
 
 
-async def test_consent_counts_as_it_was(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_disclosures_follow_the_consent_of_their_time(timed_hub: RunningHub, clock: FakeClock) -> None:
     """A guild that was installed then, and is not now, was disclosed then; one that excluded then was not."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED", guild_access=INSTALLED)
@@ -117,7 +117,7 @@ async def test_consent_counts_as_it_was(timed_hub: RunningHub, clock: FakeClock)
     assert list(await disclosed(hub.admin, user_id=LONGER)) == [every.integration_id]
 
 
-async def test_what_was_handed_out_is_known_after_a_restart(start_hub: StartHub, clock: FakeClock) -> None:
+async def test_disclosures_survive_a_restart(start_hub: StartHub, clock: FakeClock) -> None:
     """It is state of the log."""
     hub = await start_hub(clock, write_deadline=1e9)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -131,7 +131,7 @@ async def test_what_was_handed_out_is_known_after_a_restart(start_hub: StartHub,
     assert list(await disclosed(hub.admin, user_id=LONGER)) == []
 
 
-async def test_an_erasure_that_waits_holds_back_the_later_ones(
+async def test_erasures_run_one_after_the_other(
     start_hub: StartHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hub that worked on it was killed: nothing erases its events before it is known who received them."""
@@ -159,7 +159,7 @@ async def test_an_erasure_that_waits_holds_back_the_later_ones(
     assert erasure.events_erased == 1
 
 
-async def test_a_hub_that_stops_leaves_its_erasure_to_the_next(
+async def test_a_stopping_hub_releases_its_erasure(
     start_hub: StartHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once: nobody waits until it seems abandoned."""
@@ -181,7 +181,7 @@ async def test_a_hub_that_stops_leaves_its_erasure_to_the_next(
     assert (await done(hub.admin, erasure_id)).events_erased == 1
 
 
-async def test_a_notice_comes_in_order_and_is_confirmed_by_a_commit(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_a_notice_is_ordered_and_confirmed_by_a_commit(timed_hub: RunningHub, clock: FakeClock) -> None:
     """To those who had received something, on the open stream; a commit confirms it; then the id is deleted."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
@@ -212,7 +212,7 @@ async def test_a_notice_comes_in_order_and_is_confirmed_by_a_commit(timed_hub: R
 
 
 @pytest.mark.parametrize("start", [{"committed": {}}, {"earliest": {}}, {"latest": {}}], ids=" ".join)
-async def test_the_notices_own_cursor_confirms_it(
+async def test_committing_the_cursor_of_the_notice_confirms_it(
     timed_hub: RunningHub, clock: FakeClock, start: dict[str, Any]
 ) -> None:
     """Wherever the stream stands: also where it is behind the notice in the log; the frame before it does not."""
@@ -233,7 +233,7 @@ async def test_the_notices_own_cursor_confirms_it(
     assert (await notices(hub, erasure.erasure_id))[one].HasField("confirm_time")
 
 
-async def test_an_unconfirmed_notice_follows_ready_on_every_new_stream(start_hub: StartHub, clock: FakeClock) -> None:
+async def test_every_new_stream_repeats_an_unconfirmed_notice(start_hub: StartHub, clock: FakeClock) -> None:
     """Whatever its start, after a restart, too, until it is confirmed; then no more."""
     hub = await start_hub(clock, write_deadline=1e9)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -272,7 +272,7 @@ async def test_a_commit_before_the_notice_confirms_nothing(timed_hub: RunningHub
     assert not (await notices(hub, erasure.erasure_id))[one].HasField("confirm_time")
 
 
-async def test_whoever_does_not_confirm_is_found_by_the_report(start_hub: StartHub, clock: FakeClock) -> None:
+async def test_an_unconfirmed_erasure_is_a_finding(start_hub: StartHub, clock: FakeClock) -> None:
     """After 30 days the notice comes no more, its subject is deleted, and admins see who did not confirm."""
     hub = await start_hub(clock, write_deadline=1e9, retention=365 * 24 * 3_600)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -288,7 +288,7 @@ async def test_whoever_does_not_confirm_is_found_by_the_report(start_hub: StartH
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["sent", "confirmed", "deleted"])))
-def test_writes_that_know_nothing_of_each_other(order: tuple[str, ...]) -> None:
+def test_concurrent_changes_of_a_notice_all_count(order: tuple[str, ...]) -> None:
     """Three tasks, or hubs, change a notice at once, each from the record that was there before: all three count."""
     made = NoticeRecord("e", "i", (DisclosureRecord(Channel.STREAM, 1, 0, 0),))
     writes = {
@@ -303,7 +303,7 @@ def test_writes_that_know_nothing_of_each_other(order: tuple[str, ...]) -> None:
     assert (state.confirmed["i"], state.unconfirmed("i")) == (1, [])
 
 
-async def test_what_was_found_is_kept_with_the_erasure(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_recipients_are_kept_with_the_erasure(timed_hub: RunningHub, clock: FakeClock) -> None:
     """After the erasure the list says for 30 days who had received something; then only who has to forget."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
@@ -380,7 +380,7 @@ async def test_a_search_that_an_erasure_overtakes_is_repeated(
     del stream
 
 
-async def test_an_admin_who_tails_is_told_nothing_as_an_integration(timed_hub: RunningHub, clock: FakeClock) -> None:
+async def test_a_tail_is_no_disclosure_and_gets_no_notice(timed_hub: RunningHub, clock: FakeClock) -> None:
     """What a tail shows is no disclosure to the integration, and its notices are not the admin's."""
     hub = timed_hub
     integration, _ = await hub.register("TICKET_CREATED")
@@ -397,7 +397,7 @@ async def test_who_may_ask_for_disclosures(hub: RunningHub, fields: dict[str, st
     assert refusal.reason == ("NOT_SUBJECT" if len(fields) == 2 else "INVALID_REQUEST")
 
 
-async def test_of_two_streams_of_a_name_the_newest_says_what_is_open(
+async def test_the_newest_stream_of_a_subscription_counts_as_open(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that was taken over stays in its write for a while; after a crash what the newest might see counts."""

@@ -69,7 +69,7 @@ async def store(start_hub: StartHub, clock: FakeClock, tmp_path: Path) -> Restor
     return store
 
 
-async def test_a_backup_from_before_the_erasure_brings_nobody_back(store: Restorable) -> None:
+async def test_a_restored_backup_from_before_an_erasure_applies_it_again(store: Restorable) -> None:
     """Hidden from the start on, then overwritten; who had received it gets the notice again; others stay."""
     erasure = await done(store.hub.bot, (await erase_user(store.hub, request_id="r")).erasure_id)
     hub = await store.restored(store.erasures)
@@ -86,7 +86,7 @@ async def test_a_backup_from_before_the_erasure_brings_nobody_back(store: Restor
     ]
 
 
-async def test_who_comes_back_after_a_restore_is_still_known_to_have_it(store: Restorable) -> None:
+async def test_recipients_from_before_a_restore_are_still_known(store: Restorable) -> None:
     """The stream is opened again before the erasure is requested: what it was sent before the restore counts."""
     hub = await store.restored(None)
     stream = await opened(store.reader(), store.integration_id, latest={})
@@ -95,7 +95,7 @@ async def test_who_comes_back_after_a_restore_is_still_known_to_have_it(store: R
     del stream
 
 
-async def test_a_guild_is_not_brought_back(store: Restorable) -> None:
+async def test_a_restore_applies_the_erasure_of_a_guild_again(store: Restorable) -> None:
     """A guild's events are found by their guild."""
     erasure = await done(store.hub.bot, (await erase_guild(store.hub, "52")).erasure_id)
     hub = await store.restored(store.erasures)
@@ -103,7 +103,7 @@ async def test_a_guild_is_not_brought_back(store: Restorable) -> None:
     assert (await done(hub.bot, erasure.erasure_id)).events_erased == 1
 
 
-async def test_without_the_list_it_is_back_and_with_it_gone_at_the_next_start(store: Restorable) -> None:
+async def test_the_erasures_file_can_be_added_later(store: Restorable) -> None:
     """The operator may bring the list later: what was emitted until then is covered, too."""
     await done(store.hub.bot, (await erase_user(store.hub)).erasure_id)
     hub = await store.restored(None)
@@ -114,7 +114,7 @@ async def test_without_the_list_it_is_back_and_with_it_gone_at_the_next_start(st
     assert await store.delivered() == ["other"]
 
 
-async def test_an_erasure_that_the_backup_holds_nothing_of_is_done(store: Restorable) -> None:
+async def test_an_erasure_without_events_in_the_backup_is_done(store: Restorable) -> None:
     """The user's first event came after the backup, or they never had one: there is nothing to erase."""
     await store.hub.emit(by("9", "late"))
     late = await erase_user(store.hub, "9")
@@ -138,7 +138,7 @@ async def test_an_erasure_in_the_backup_is_not_applied_again(store: Restorable) 
     assert (await done(hub.bot, erasure.erasure_id)).complete_time == erasure.complete_time
 
 
-async def test_a_list_of_another_hub_is_refused(store: Restorable) -> None:
+async def test_an_erasures_file_of_another_hub_is_refused(store: Restorable) -> None:
     """Its digests cannot be compared with anybody: the hub does not start, and serves nothing."""
     await done(store.hub.bot, (await erase_user(store.hub)).erasure_id)
     await store.hub.close()
@@ -149,7 +149,7 @@ async def test_a_list_of_another_hub_is_refused(store: Restorable) -> None:
         await store.start()
 
 
-async def test_what_is_in_the_list(store: Restorable) -> None:
+async def test_the_erasures_file_names_each_erasure_and_no_user(store: Restorable) -> None:
     """Each erasure once, readable by its owner alone; nobody is named; a line that was cut off is taken back."""
     file = store.data / "erasures"
     first = await done(store.hub.bot, (await erase_user(store.hub, request_id="r")).erasure_id)
@@ -167,7 +167,7 @@ async def test_what_is_in_the_list(store: Restorable) -> None:
         ErasureFile.open(file)
 
 
-async def test_a_hub_without_the_list_makes_it_from_its_log(store: Restorable) -> None:
+async def test_a_missing_erasures_file_is_made_from_the_log(store: Restorable) -> None:
     """Where the list was lost, or an earlier version of the hub kept none."""
     erasure = await done(store.hub.bot, (await erase_user(store.hub)).erasure_id)
     await store.hub.close()
@@ -178,7 +178,7 @@ async def test_a_hub_without_the_list_makes_it_from_its_log(store: Restorable) -
     await until(lambda: list(ErasureFile.open(file).records) == [erasure.erasure_id])
 
 
-async def test_an_erasure_that_is_not_in_the_list_is_not_acknowledged(store: Restorable) -> None:
+async def test_an_erasure_is_acknowledged_once_it_is_in_the_file(store: Restorable) -> None:
     """The list cannot be written: the call fails, and the same request again is acknowledged once it can."""
     file = store.data / "erasures"
     file.mkdir()
@@ -189,7 +189,7 @@ async def test_an_erasure_that_is_not_in_the_list_is_not_acknowledged(store: Res
     assert list(ErasureFile.open(file).records) == [erasure.erasure_id]
 
 
-async def test_a_restore_that_fails_leaves_no_list(store: Restorable, tmp_path: Path) -> None:
+async def test_a_failed_restore_leaves_no_erasures_file(store: Restorable, tmp_path: Path) -> None:
     """A list that is not there, or that is in the way: nothing is restored, what was there stays."""
     new = store.hub.settings.model_copy(update={"data_dir": tmp_path / "new"})
     with pytest.raises(StartError, match="No such file"):

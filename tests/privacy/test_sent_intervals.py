@@ -38,7 +38,7 @@ def test_no_position_is_left_out(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
         assert found == sorted(found, key=lambda one: one[:2])
 
 
-def test_the_closest_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_closest_intervals_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was not sent counts as sent in the smallest gaps only, and never between two views."""
     monkeypatch.setattr(sent, "MAX_INTERVALS", 3)
     one, other = view(1), view(2)
@@ -46,14 +46,14 @@ def test_the_closest_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert intervals_of(extended(None, spans, 1)) == [(0, 20, one), (15, 18, other), (30, 50, one)]
 
 
-def test_the_oldest_go_when_nothing_can_be_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_intervals_are_dropped_when_none_can_be_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     """With more views than intervals the newest stay."""
     monkeypatch.setattr(sent, "MAX_INTERVALS", 2)
     spans = [(number, number + 1, view(number)) for number in (30, 10, 20)]
     assert intervals_of(extended(None, spans, 1)) == [(20, 21, view(20)), (30, 31, view(30))]
 
 
-def test_what_the_log_no_longer_has_is_left_out() -> None:
+def test_trimmed_positions_are_dropped() -> None:
     """Retention has removed those events."""
     spans = [(0, 10, view(1)), (10, 20, view(2))]
     assert intervals_of(extended(None, spans, 11)) == [(10, 20, view(2))]
