@@ -12,6 +12,9 @@ from conformance.scripts import Script, load
 from conformance.server import scripted_hub
 from conformance.subject import Subject, running
 
+END = "the end of the program"
+"""What stands in the place of a script's name where the program does not end with its standard input."""
+
 WEBHOOKS = Path(__file__).parent / "webhooks.json"
 
 
@@ -24,15 +27,23 @@ async def play(command: Sequence[str], scripts: Sequence[Script]) -> dict[str, s
     waiting = list(scripts)
     while waiting:
         async with running(command) as client:
-            while waiting:
-                script = waiting.pop(0)
-                async with scripted_hub() as hub:
-                    try:
-                        await Player(hub, client).play(script)
-                    except Deviation as deviation:
-                        wrong[script.name] = str(deviation)
-                        break
+            deviation = await play_until_wrong(client, waiting)
+        if client.lingered and not deviation:
+            deviation = {END: "a timer, a thread or a connection of a closed client keeps the program alive"}
+        wrong |= deviation
     return wrong
+
+
+async def play_until_wrong(client: Subject, waiting: list[Script]) -> dict[str, str]:
+    """Play scripts, and take them from the list, until the client does something else; returns what that was."""
+    while waiting:
+        script = waiting.pop(0)
+        async with scripted_hub() as hub:
+            try:
+                await Player(hub, client).play(script)
+            except Deviation as deviation:
+                return {script.name: str(deviation)}
+    return {}
 
 
 async def verify_webhooks(command: Sequence[str]) -> dict[str, str]:
@@ -60,6 +71,8 @@ def main() -> int:
     parser.add_argument("command", nargs="+", help="the client under test, after --")
     arguments = parser.parse_args()
     scripts = [script for script in load() if script.name.startswith(arguments.only or "")]
+    if not scripts:
+        parser.error(f"no script has a name that begins with {arguments.only!r}")
     wrong = asyncio.run(play(arguments.command, scripts))
     if not arguments.only:
         wrong |= asyncio.run(verify_webhooks(arguments.command))

@@ -128,6 +128,11 @@ class Player:
             seen = call.request.cursor
             call.todo.put_nowait(CommitCursorResponse(cursor=seen, committed=True))
 
+    async def _commits_nothing(self, seconds: float, _: Step) -> None:
+        """The client commits nothing for so long, beside what earlier steps have named."""
+        await asyncio.sleep(seconds)
+        require(self._hub.calls["CommitCursor"].empty(), "it committed")
+
     async def _rotates(self, wanted: Step, step: Step) -> None:
         """The client asks for a new key; the hub answers with it."""
         call = await self._hub.calls["RotateOwnKey"].get()
@@ -162,12 +167,18 @@ class Player:
             call.todo.put_nowait(step.get("answer") or accepted(call))
 
     async def _emits_all(self, wanted: Step, _: Step) -> None:
-        """The client emits these events, each once, in less than so many calls, never two at a time."""
+        """The client emits these events, each once, in less than so many calls, never two at a time.
+
+        `shared`: the hub refuses calls of several events as a whole.
+        """
         missing, calls = set(wanted["ids"]), 0
         while missing:
             call = await self._hub.calls["Emit"].get()
             calls += 1
             require(missing >= set(ids(call)), f"it emitted {ids(call)} again")
+            if len(ids(call)) > 1 and "shared" in wanted:
+                call.todo.put_nowait(wanted["shared"])
+                continue
             missing -= set(ids(call))
             call.todo.put_nowait(stored(call, wanted.get("refused", {})))
         require(calls < wanted["calls_below"], f"it took {calls} calls")

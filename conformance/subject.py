@@ -11,13 +11,17 @@ Line = dict[str, Any]
 
 
 class Subject:
-    """A running client under test. What it writes waits in a queue of its kind: "next", "emit", "notice"."""
+    """A running client under test. What it writes waits in a queue of its kind: "next", "emit", "notice".
+
+    ``lingered``: it did not end when its standard input did, and was killed.
+    """
 
     def __init__(self, commands: asyncio.StreamWriter, lines: asyncio.StreamReader) -> None:
         self._commands = commands
         self._written = lines
         self._lines: dict[str, asyncio.Queue[Line]] = {}
         self._over = asyncio.Event()
+        self.lingered = False
 
     def tell(self, command: Line) -> None:
         """Give it a command."""
@@ -71,6 +75,7 @@ async def running(command: Sequence[str]) -> AsyncIterator[Subject]:
             async with asyncio.timeout(10):
                 await process.wait()
         except TimeoutError:
+            subject.lingered = True
             process.kill()
             await process.wait()
         await listening

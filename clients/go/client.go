@@ -37,7 +37,7 @@ var (
 type Client struct {
 	conn       *grpc.ClientConn
 	events     hubpb.EventServiceClient
-	key        clientKey
+	key        *clientKey // a pointer: printing a client does not print it
 	policy     Policy
 	emitter    emitter
 	committing sync.WaitGroup
@@ -107,8 +107,7 @@ func New(target, key string, options ...Option) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
 	}
-	client := &Client{conn: conn, events: hubpb.NewEventServiceClient(conn), policy: chosen.policy}
-	client.key.text = key
+	client := &Client{conn: conn, events: hubpb.NewEventServiceClient(conn), key: &clientKey{text: key}, policy: chosen.policy}
 	client.ctx, client.cancel = context.WithCancel(context.Background())
 	client.emitter.init(client)
 	return client, nil
@@ -138,7 +137,8 @@ func (c *Client) Context(ctx context.Context) context.Context {
 	return withKey(ctx, text)
 }
 
-// Close sends what waits to be emitted and committed, for two seconds at most, ends all subscriptions, and disconnects.
+// Close sends what waits to be emitted, ends all subscriptions, sends what waits to be committed, each for two seconds at
+// most, and disconnects.
 // The error is an *Error with the ids of the events that were on their way then: whether those are stored is not known.
 // Closing again does nothing.
 func (c *Client) Close() error {

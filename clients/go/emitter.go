@@ -25,7 +25,8 @@ const (
 type Emission struct {
 	emitter *emitter
 	events  []*hubpb.Event
-	isList  bool // of EmitBatch: stored whole or not at all, a call of its own
+	isList  bool // of EmitBatch: stored whole or not at all
+	isAlone bool // in a call of its own
 	size    int  // bytes
 	since   time.Time
 	done    chan struct{}
@@ -33,7 +34,7 @@ type Emission struct {
 	err     error
 }
 
-// Get waits until the event is stored, or was refused. If ctx is done first the event is not sent, unless it was
+// Get waits until the event is stored, or was refused. If ctx is done first the event is withdrawn, unless it was sent
 // already.
 func (e *Emission) Get(ctx context.Context) (*hubpb.EmitEventResponse, error) {
 	results, err := e.wait(ctx)
@@ -75,7 +76,7 @@ func (c *Client) Emit(ctx context.Context, event *hubpb.Event) (*hubpb.EmitEvent
 	return c.EmitAsync(event).Get(ctx)
 }
 
-// EmitAsync is Emit without the wait: events are sent in the order of these calls.
+// EmitAsync is Emit without the wait: events are sent in the order of these calls. Do not change the event afterwards.
 func (c *Client) EmitAsync(event *hubpb.Event) *Emission {
 	return c.emitter.enter([]*hubpb.Event{event}, false)
 }
@@ -115,7 +116,7 @@ func (e *emitter) enter(events []*hubpb.Event, isList bool) *Emission {
 			event.Id = newEventID(time.Now())
 		}
 	}
-	emission := &Emission{emitter: e, events: events, isList: isList, since: time.Now(), done: make(chan struct{})}
+	emission := &Emission{emitter: e, events: events, isList: isList, isAlone: isList, since: time.Now(), done: make(chan struct{})}
 	for _, event := range events {
 		encoded, err := proto.Marshal(event)
 		if err != nil { // it would fail the events that share its call
@@ -164,7 +165,10 @@ func (e *emitter) finish(patience time.Duration) []string {
 func (e *emitter) withdraw(emission *Emission) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.waiting = slices.DeleteFunc(e.waiting, func(other *Emission) bool { return other == emission })
+	if index := slices.Index(e.waiting, emission); index >= 0 {
+		e.waiting = slices.Delete(e.waiting, index, index+1)
+		emission.finish(nil, &Error{Code: codes.Canceled, Message: "it was withdrawn before it was sent"})
+	}
 }
 
 // run makes calls until nothing waits.
@@ -190,9 +194,9 @@ func (e *emitter) take() []*Emission {
 		return nil
 	}
 	count, size := 1, e.waiting[0].size
-	for !e.waiting[0].isList && count < min(len(e.waiting), maxBatch) {
+	for !e.waiting[0].isAlone && count < min(len(e.waiting), maxBatch) {
 		next := e.waiting[count]
-		if size += next.size; next.isList || size > maxCallBytes {
+		if size += next.size; next.isAlone || size > maxCallBytes {
 			break
 		}
 		count++
@@ -252,6 +256,13 @@ func (e *emitter) settleFailure(call []*Emission, err error) {
 	failure, ok := err.(*Error)
 	if !ok {
 		failure = errClose
+	}
+	if len(call) > 1 && (failure.Code == codes.InvalidArgument || failure.Code == codes.AlreadyExists) {
+		for _, emission := range call { // the hub does not judge each event alone: one of them fails the others
+			emission.isAlone = true
+		}
+		e.waiting = append(call, e.waiting...)
+		return
 	}
 	for _, emission := range call {
 		emission.finish(nil, failure)

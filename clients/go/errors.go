@@ -46,13 +46,13 @@ func (e *Error) Error() string {
 // CodeName is the name of the status as the contract's documents write it: "PERMISSION_DENIED".
 func (e *Error) CodeName() string { return code.Code_name[int32(e.Code)] }
 
-// ReasonOf is the hub's reason for a failure; empty for errors that are not the hub's.
+// ReasonOf is the hub's reason for a failure, also of a call over Conn; empty for errors that are not the hub's.
 func ReasonOf(err error) string {
 	var failure *Error
 	if errors.As(err, &failure) {
 		return failure.Reason
 	}
-	return ""
+	return errorOf(err).Reason
 }
 
 func errorOf(err error) *Error { return errorOfStatus(status.Convert(err).Proto()) }

@@ -3,12 +3,16 @@ package hub_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"tickets.example/hub"
 	"tickets.example/hub/hubpb"
@@ -54,6 +58,74 @@ func TestClosedClient(t *testing.T) {
 	}
 	for range client.Subscribe(nil).Events(context.Background()) {
 		t.Error("a closed client has no events")
+	}
+}
+
+// A loop that is ended by closing the client is not told of a broken stream.
+func TestClosingIsNoReconnect(t *testing.T) {
+	client, err := hub.New("127.0.0.1:1", "tkt_integration_a_b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	heard := hub.OnNotice(func(notice any) { t.Errorf("%v", notice) })
+	for range 1_000 { // it happened in some of a thousand
+		for range client.Subscribe(nil, heard).Events(context.Background()) {
+			t.Error("a closed client has no events")
+		}
+	}
+}
+
+// A client that is printed or logged does not show its key.
+func TestPrintingAClientShowsNoKey(t *testing.T) {
+	client, err := hub.New("127.0.0.1:1", "tkt_integration_a_b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	subscription := client.Subscribe(nil)
+	if shown := fmt.Sprintf("%v %+v %#v %+v", client, client, client, subscription); strings.Contains(shown, "tkt_") {
+		t.Error(shown)
+	}
+}
+
+// An event that its caller has withdrawn has an outcome: asking once more does not wait for ever.
+func TestGetAfterWithdrawing(t *testing.T) {
+	client, err := hub.New("127.0.0.1:1", "tkt_bot_a_b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	client.EmitAsync(&hubpb.Event{GuildId: "41"}) // under way for as long as nobody answers
+	waiting := client.EmitAsync(&hubpb.Event{Id: "e2", GuildId: "41"})
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := waiting.Get(gone); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	patient, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	_, err = waiting.Get(patient)
+	var failure *hub.Error
+	if !errors.As(err, &failure) || failure.Code != codes.Canceled || !slices.Equal(failure.EventIDs, []string{"e2"}) {
+		t.Error(err)
+	}
+}
+
+// The reason of a call that was made over Conn is found like that of a call of ours.
+func TestReasonOf(t *testing.T) {
+	refused, err := status.New(codes.NotFound, "no").WithDetails(&errdetails.ErrorInfo{Reason: "KEY_NOT_FOUND"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, given := range map[string]error{
+		"KEY_NOT_FOUND": refused.Err(), "DRAINING": fmt.Errorf("later: %w", &hub.Error{Reason: "DRAINING"}), "": context.Canceled,
+	} {
+		if found := hub.ReasonOf(given); found != want {
+			t.Errorf("%v: %q", given, found)
+		}
 	}
 }
 

@@ -104,7 +104,7 @@ func (s *Subscription) Events(ctx context.Context) iter.Seq2[*hubpb.Event, error
 			defer commits.stop()
 			offer = commits.offer
 		}
-		for ctx.Err() == nil {
+		for !s.isOver(ctx) {
 			if event := s.session.take(); event != nil {
 				if !yield(event, nil) {
 					return
@@ -116,13 +116,18 @@ func (s *Subscription) Events(ctx context.Context) iter.Seq2[*hubpb.Event, error
 				err = s.step(ctx)
 			}
 			if err != nil {
-				if ctx.Err() == nil {
+				if !s.isOver(ctx) {
 					yield(nil, err)
 				}
 				return
 			}
 		}
 	}
+}
+
+// isOver: the loop ends without an error. ctx follows the client's, but a moment later than the connection.
+func (s *Subscription) isOver(ctx context.Context) bool {
+	return ctx.Err() != nil || s.client.ctx.Err() != nil
 }
 
 // step reads one frame, or waits after the end of a stream; its error is for good.
@@ -135,7 +140,7 @@ func (s *Subscription) step(ctx context.Context) error {
 		return nil
 	}
 	s.endStream()
-	if ctx.Err() != nil {
+	if s.isOver(ctx) {
 		return nil
 	}
 	delay, err := s.session.ended(failure, s.client.key.hasNewer(s.keyVersion, failure))
@@ -253,7 +258,7 @@ func (k *commits) offer(cursor string) error {
 	return k.failure
 }
 
-// stop sends what waits, once.
+// stop sends what waits, once, and waits two seconds at most.
 func (k *commits) stop() {
 	k.stopping()
 	<-k.done
@@ -262,13 +267,17 @@ func (k *commits) stop() {
 func (k *commits) run(ctx context.Context) {
 	defer k.client.committing.Done()
 	defer close(k.done)
-	for ctx.Err() == nil {
+	calls, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastWait, cut) })()
+	for isLast := false; !isLast; {
 		select {
 		case <-ctx.Done():
 		case <-k.wake:
 			wait(ctx, time.Until(k.notBefore))
 		}
-		if !k.send(ctx) {
+		isLast = ctx.Err() != nil // before the look: what was offered during a call is sent after it
+		if !k.send(calls) {
 			return
 		}
 	}
@@ -284,14 +293,10 @@ func (k *commits) send(ctx context.Context) bool {
 		return true
 	}
 	k.request.Cursor = cursor
-	timeout := k.client.policy.TryTimeout
-	if ctx.Err() != nil {
-		timeout = min(timeout, lastWait)
-	}
-	version, err := k.client.try(context.WithoutCancel(ctx), func(ctx context.Context) error {
+	version, err := k.client.try(ctx, func(ctx context.Context) error {
 		_, err := k.client.events.CommitCursor(ctx, &k.request)
 		return err
-	}, timeout)
+	}, k.client.policy.TryTimeout)
 	return k.settle(cursor, version, err)
 }
 

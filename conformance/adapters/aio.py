@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from tickets_hub import AsyncClient, AsyncSubscription, HubCallError
+from tickets_hub.v1.event_service_pb2 import Erased
 
 from conformance.adapters import protocol
 from conformance.adapters.protocol import Line, write
@@ -17,6 +18,7 @@ class Adapter:
 
     def __init__(self) -> None:
         self._tasks = set[asyncio.Task[None]]()
+        self._finished = asyncio.Event()
         self._client: AsyncClient
         self._subscription: AsyncSubscription
 
@@ -31,7 +33,8 @@ class Adapter:
 
     async def _subscribe(self, command: Line) -> None:
         auto_commit, wanted = command.get("auto_commit", False), protocol.options(command)
-        handler = {"on_erased": protocol.tell} if command.get("erasures", True) else {}
+        self._finished.clear()
+        handler = protocol.on_erased(command, self._delete)
         self._subscription = self._client.subscribe(
             on_notice=protocol.tell, auto_commit=auto_commit, **handler, **wanted
         )
@@ -50,8 +53,16 @@ class Adapter:
     async def _rotate_key(self, _: Line) -> None:
         self._start(self._rotate())
 
+    async def _deleted(self, _: Line) -> None:
+        self._finished.set()
+
+    async def _delete(self, erased: Erased) -> None:
+        protocol.tell(erased)
+        await self._finished.wait()
+
     async def _end(self, _: Line) -> None:
         await self._subscription.aclose()
+        write(reply="end")
 
     async def _close(self, _: Line) -> None:
         await self._client.aclose()

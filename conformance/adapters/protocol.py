@@ -4,6 +4,7 @@ import base64
 import json
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 from tickets_hub import HubCallError, Notice, Policy, Reconnecting, Start, webhooks
@@ -40,6 +41,12 @@ def options(command: Line) -> SubscribeOptions:
         made = Start.cursor(start["cursor"]) if isinstance(start, dict) else getattr(Start, start)()
         wanted["start"] = made
     return cast("SubscribeOptions", wanted)
+
+
+def on_erased(command: Line, slow: Callable[[Erased], Any]) -> dict[str, Any]:
+    """The handler of erasures that a ``subscribe`` asks for."""
+    handler = {True: tell, "slow": slow, False: None}[command.get("erasures", True)]
+    return {"on_erased": handler} if handler else {}
 
 
 def event(name: str, guild_id: str) -> Event:

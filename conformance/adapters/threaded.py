@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 from tickets_hub import Client, HubCallError, Subscription
+from tickets_hub.v1.event_service_pb2 import Erased
 
 from conformance.adapters import protocol
 from conformance.adapters.protocol import Line, write
@@ -14,6 +15,7 @@ class Adapter:
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
+        self._finished = threading.Event()
         self._client: Client
         self._subscription: Subscription
 
@@ -27,7 +29,8 @@ class Adapter:
 
     def _subscribe(self, command: Line) -> None:
         auto_commit, wanted = command.get("auto_commit", False), protocol.options(command)
-        handler = {"on_erased": protocol.tell} if command.get("erasures", True) else {}
+        self._finished.clear()
+        handler = protocol.on_erased(command, self._delete)
         self._subscription = self._client.subscribe(
             on_notice=protocol.tell, auto_commit=auto_commit, **handler, **wanted
         )
@@ -46,8 +49,16 @@ class Adapter:
     def _rotate_key(self, _: Line) -> None:
         self._start(lambda: write(reply="rotate_key", key=self._client.rotate_key()))
 
+    def _deleted(self, _: Line) -> None:
+        self._finished.set()
+
+    def _delete(self, erased: Erased) -> None:
+        protocol.tell(erased)
+        self._finished.wait()
+
     def _end(self, _: Line) -> None:
         self._subscription.close()
+        write(reply="end")
 
     def _close(self, _: Line) -> None:
         self._client.close()

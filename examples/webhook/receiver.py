@@ -1,6 +1,6 @@
 """A receiver of webhooks in Python: verifies each request, answers challenges, prints events.
 
-    pip install aiohttp tickets-hub-client
+    pip install aiohttp ./clients/python
     WEBHOOK_SECRET=whsec_... python examples/webhook/receiver.py
 
 docs/webhooks.md has the rest: how the endpoint is made and verified, and what each answer means.

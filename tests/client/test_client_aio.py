@@ -59,7 +59,7 @@ class ScriptedHub(EventServiceServicer):
         self.refuse_from = 0  # calls of BatchEmitEvents from this one on are refused; 0 = none
         self.answers: int | None = None  # results of BatchEmitEvents at most; None = one for each event
         self.arrived = asyncio.Event()
-        self.blocked = asyncio.Event()  # EmitEvent answers once it is set
+        self.blocked = asyncio.Event()  # EmitEvent and CommitCursor answer once it is set
         self.blocked.set()
         self.commits = asyncio.Queue[CommitCursorRequest]()
 
@@ -102,6 +102,7 @@ class ScriptedHub(EventServiceServicer):
     async def CommitCursor(self, request: CommitCursorRequest, context: Any) -> CommitCursorResponse:  # noqa: ANN401, N802
         """Refuse as scripted, then accept."""
         self.commits.put_nowait(request)
+        await self.blocked.wait()
         if self.refusals:
             await refuse(context, self.refusals.pop(0))
         return CommitCursorResponse(cursor=request.cursor, committed=True)

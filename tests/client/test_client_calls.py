@@ -1,6 +1,7 @@
 """Emitting: a burst loses nothing, what others cancel is repeated, and a caller can repeat what failed for good."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tickets_hub.aio_turns import Turns
 from tests.client.test_client_aio import POLICY, ScriptedHub, hub
 from tests.support.events import closed
 from tests.support.real_hub import Reading, RealHub
-from tests.support.scripted_hub import details
+from tests.support.scripted_hub import details, ready
 
 __all__ = ["hub"]
 
@@ -100,6 +101,19 @@ async def test_a_call_in_flight_learns_that_its_client_was_closed(hub: ScriptedH
         await emitting
     assert raised.value.event_ids == (mine.id,)
     hub.blocked.set()
+
+
+async def test_closing_threads_cuts_a_commit_off_without_a_word(hub: ScriptedHub) -> None:
+    """A commit that the hub does not answer is given up; its thread ends without a traceback."""
+    hub.blocked.clear()
+    client = Client(hub.address, "tkt_key", policy=POLICY)
+    reading = asyncio.create_task(asyncio.to_thread(next, client.subscribe(auto_commit=True), None))
+    (await hub.peer()).send(ready())
+    await hub.commits.get()
+    [committing] = [thread for thread in threading.enumerate() if thread.name == "hub-client-commits"]
+    await asyncio.to_thread(client.close)
+    await asyncio.to_thread(committing.join, 20)
+    assert await reading is None
 
 
 async def test_a_failure_names_its_events(hub: ScriptedHub, client: AsyncClient) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.__main__ import WEBHOOKS, play, verify_webhooks
+from conformance.__main__ import END, WEBHOOKS, play, verify_webhooks
 from conformance.scripts import HERE, Script, load
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,12 @@ def test_the_client_follows_the_script(wrong: dict[str, str], script: Script) ->
 def test_the_client_verifies_webhooks(wrong: dict[str, str], name: str) -> None:
     """A request of the hub verifies, any other does not."""
     assert name not in wrong, wrong[name]
+
+
+@pytest.mark.timeout(300)
+def test_the_program_ends_with_its_input(wrong: dict[str, str]) -> None:
+    """Nothing of the clients that it has closed keeps it alive."""
+    assert END not in wrong, wrong[END]
 
 
 def test_every_documented_ending_has_a_script() -> None:

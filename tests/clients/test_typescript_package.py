@@ -14,6 +14,15 @@ LOADING = {
     "mjs": 'import { HubClient } from "@tickets/hub"; import { Scope } from "@tickets/hub/messages";',
     "cjs": 'const { HubClient } = require("@tickets/hub"); const { Scope } = require("@tickets/hub/messages");',
 }
+CALLS = """
+import { HubClient } from "@tickets/hub";
+
+process.on("warning", (warning) => console.log(warning.message));
+const client = new HubClient("127.0.0.1:1", "tkt_integration_a_b", { policy: { callTimeout: 1 } });
+await Promise.allSettled(Array.from({ length: 30 }, () => client.commit("c")));
+await client.close();
+console.log("done");
+"""
 TYPED = """
 import { HubClient } from "@tickets/hub";
 import { Scope } from "@tickets/hub/messages";
@@ -58,6 +67,13 @@ def test_the_package_loads_as_esm_and_commonjs(program: Path, ending: str) -> No
     file = program / f"program.{ending}"
     file.write_text(LOADING[ending] + "console.log(typeof HubClient, Scope[Scope.TICKET_STATS]);")
     assert run(needs("node"), file, cwd=program) == "function TICKET_STATS\n"
+
+
+@pytest.mark.timeout(300)
+def test_many_calls_at_once_are_no_leak(program: Path) -> None:
+    """Node.js does not warn of listeners that add up, as it does where more than ten are left behind."""
+    (program / "calls.mjs").write_text(CALLS)
+    assert run(needs("node"), "--trace-warnings", program / "calls.mjs", cwd=program) == "done\n"
 
 
 @pytest.mark.timeout(300)

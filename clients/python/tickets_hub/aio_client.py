@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from tickets_hub.aio_emitter import AsyncEmitter
 from tickets_hub.aio_outbox import AsyncOutboxEmitter
-from tickets_hub.aio_subscription import AsyncAccess, AsyncCommitter, AsyncSubscription, wait
+from tickets_hub.aio_subscription import AsyncAccess, AsyncCommitter, AsyncSubscription, Handler, wait
 from tickets_hub.aio_turns import Turns
 from tickets_hub.failure import HubCallError
 from tickets_hub.key import ClientKey, KeyMetadata
@@ -147,12 +147,15 @@ class AsyncClient:
     def subscribe(
         self,
         *,
-        on_notice: Callable[[Notice], None] = log_notice,
-        on_erased: Callable[[Erased], None] = log_erased,
+        on_notice: Handler[Notice] = log_notice,
+        on_erased: Handler[Erased] = log_erased,
         auto_commit: bool = False,
         **options: Unpack[SubscribeOptions],
     ) -> AsyncSubscription:
-        """The events that this key may see, as an endless asynchronous iterator; see ``Client.subscribe``."""
+        """The events that this key may see, as an endless asynchronous iterator; see ``Client.subscribe``.
+
+        The handlers may be coroutine functions: iterating goes on, and commits, once they have finished.
+        """
         access = self._open().access
         request = subscribe_request(options)
         unheard = on_erased is log_erased

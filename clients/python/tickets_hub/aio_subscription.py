@@ -4,11 +4,11 @@ The asyncio twin of ``sync_subscription.py``; ``session.py`` decides what to do 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from math import inf
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 import grpc
 
@@ -22,6 +22,10 @@ from tickets_hub.v1.event_service_pb2 import CommitCursorRequest, Erased, Subscr
 
 if TYPE_CHECKING:
     from tickets_hub.v1.event_service_pb2_grpc import EventServiceAsyncStub  # is not there at run time
+
+Heard = TypeVar("Heard", Notice, Erased)
+Handler: TypeAlias = Callable[[Heard], Awaitable[None] | None]
+"""A function, or a coroutine function; the subscription goes on once it has finished."""
 
 Call: TypeAlias = "grpc.aio.UnaryStreamCall[SubscribeRequest, SubscribeResponse]"  # generic in its stubs only
 
@@ -111,8 +115,8 @@ class AsyncSubscription(AsyncIterator[Event]):
         self,
         access: AsyncAccess,
         session: StreamSession,
-        on_notice: Callable[[Notice], None],
-        on_erased: Callable[[Erased], None],
+        on_notice: Handler[Notice],
+        on_erased: Handler[Erased],
         committer: AsyncCommitter | None = None,
     ) -> None:
         self._access = access
@@ -187,9 +191,9 @@ class AsyncSubscription(AsyncIterator[Event]):
             return
         notice = self._session.received(frame)
         if isinstance(notice, Erased):
-            self._on_erased(notice)
+            await hear(self._on_erased, notice)
         elif notice is not None:
-            self._on_notice(notice)
+            await hear(self._on_notice, notice)
 
     async def _read(self, call: Call) -> SubscribeResponse | HubCallError:
         """The next frame, or the failure that ended the stream."""
@@ -217,13 +221,19 @@ class AsyncSubscription(AsyncIterator[Event]):
             return
         newer_key = await self._access.has_newer_key(self._key_version, failure)
         reconnecting = self._session.ended(failure, newer_key=newer_key)
-        self._on_notice(reconnecting)
+        await hear(self._on_notice, reconnecting)
         await wait(self._closed, reconnecting.delay)
 
     def _end_stream(self) -> None:
         if self._call:
             self._call.cancel()
         self._call = None
+
+
+async def hear(handler: Handler[Heard], notice: Heard) -> None:
+    """Tell a handler, and wait until it has finished."""
+    if (work := handler(notice)) is not None:
+        await work
 
 
 async def wait(closed: asyncio.Event, seconds: float) -> None:

@@ -17,7 +17,7 @@ from tickets_hub.commits import Commits
 from tickets_hub.failure import HubCallError
 from tickets_hub.key import ClientKey, is_key_ending
 from tickets_hub.session import Notice, Policy, StreamSession
-from tickets_hub.transport import clean_end, failure_of
+from tickets_hub.transport import clean_end, closed_error, failure_of
 from tickets_hub.v1.event_pb2 import Event
 from tickets_hub.v1.event_service_pb2 import CommitCursorRequest, Erased, SubscribeResponse
 from tickets_hub.v1.event_service_pb2_grpc import EventServiceStub
@@ -120,6 +120,8 @@ class Committer:
         except grpc.RpcError as error:
             failure = failure_of(error)
             newer_key = self._access.has_newer_key(version, failure)
+        except ValueError:  # gRPC's word for a channel that is closed
+            failure = closed_error()
         try:
             with self._lock:
                 self._commits.settled(cursor, failure, self._access.clock.time(), newer_key=newer_key)

@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import {
     create,
     fromBinary,
@@ -21,10 +22,7 @@ import {
 } from "./gen/tickets/hub/v1/event_service_pb.js";
 import { Backoff, defaultPolicy, type Policy } from "./session.js";
 import { Subscription, type SubscribeOptions } from "./subscription.js";
-import { pause } from "./time.js";
-
-/** How long `close` waits for events and commits that are still to be sent. */
-const lastWait = 2_000;
+import { lastWait, pause } from "./time.js";
 
 const loopback = /^(unix:|((ipv[46]|dns):)?(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?$)/;
 
@@ -77,6 +75,7 @@ export class HubClient {
         const secured = options.credentials ?? (plain ? credentials.createInsecure() : credentials.createSsl());
         this.grpc = new Client(target, secured, channelOptions);
         this.emitter = new Emitter(this);
+        setMaxListeners(0, this.closed); // each call under way listens: no leak that Node should warn of
     }
 
     /** Aborted once the client is closed. */
@@ -101,7 +100,7 @@ export class HubClient {
         const end = () => subscription.close();
         this.ends.add(end);
         subscription.onEnd(() => this.ends.delete(end));
-        if (this.closed.aborted) void subscription.close();
+        if (this.#ending) void subscription.close();
         return subscription;
     }
 
@@ -151,9 +150,9 @@ export class HubClient {
     }
 
     /**
-     * Sends what waits to be emitted and committed, for two seconds at most, ends all subscriptions, and disconnects. Resolves
-     * to the ids of the events that were on their way then: whether those are stored is not known. Closing again waits for the
-     * same end.
+     * Sends what waits to be emitted, ends all subscriptions, sends what waits to be committed, each for two seconds at most,
+     * and disconnects. Resolves to the ids of the events that were on their way then: whether those are stored is not known.
+     * Closing again waits for the same end.
      */
     close(): Promise<string[]> {
         return (this.#ending ??= this.end());
@@ -161,10 +160,7 @@ export class HubClient {
 
     private async end(): Promise<string[]> {
         const unknown = await this.emitter.finish(lastWait);
-        const ended = Promise.all([...this.ends].map((end) => end()));
-        const late = new AbortController();
-        await Promise.race([ended, pause(lastWait, late.signal)]);
-        late.abort();
+        await Promise.all([...this.ends].map((end) => end()));
         this.closing.abort();
         this.grpc.close();
         return unknown;
@@ -190,11 +186,11 @@ export class HubClient {
         );
     }
 
-    /** Makes one try of a call. */
+    /** Makes one try of a call, `timeout` milliseconds at most. */
     try<I extends DescMessage, O extends DescMessage>(
         method: Unary<I, O>,
         request: MessageInitShape<I>,
-        timeout: number,
+        timeout = this.policy.tryTimeout,
     ): Promise<MessageShape<O>> {
         return new Promise((resolve, reject) => {
             if (this.closed.aborted) {

@@ -2,10 +2,7 @@ import type { HubClient } from "./client.js";
 import { HubError } from "./errors.js";
 import { EventService } from "./gen/tickets/hub/v1/event_service_pb.js";
 import { Backoff } from "./session.js";
-import { pause } from "./time.js";
-
-/** The longest that the last commit of a subscription may take. */
-const lastTry = 2_000;
+import { lastWait, pause, within } from "./time.js";
 
 /** Commits for one subscription beside delivery: one call at a time, not too often, the newest cursor wins. */
 export class Committer {
@@ -33,29 +30,29 @@ export class Committer {
         this.running ??= this.run();
     }
 
-    /** Sends what waits, once. */
+    /** Sends what waits, once, and waits two seconds at most. */
     async stop(): Promise<void> {
         this.stopping.abort();
-        await this.running;
+        await within(lastWait, this.running);
     }
 
     private async run(): Promise<void> {
         while (this.waiting && !this.failure) {
             await pause(this.notBefore - performance.now(), this.stopping.signal);
             const last = this.stopping.signal.aborted;
-            await this.send(last ? Math.min(lastTry, this.client.policy.tryTimeout) : this.client.policy.tryTimeout);
+            await this.send();
             if (last) break;
         }
         this.running = undefined;
     }
 
-    private async send(timeout: number): Promise<void> {
+    private async send(): Promise<void> {
         const cursor = this.waiting;
         const { subscriptionId, keepNotices } = this;
         this.waiting = "";
         const version = this.client.keyVersion;
         try {
-            await this.client.try(EventService.method.commitCursor, { cursor, subscriptionId, keepNotices }, timeout);
+            await this.client.try(EventService.method.commitCursor, { cursor, subscriptionId, keepNotices });
         } catch (error) {
             if (!(error instanceof HubError)) throw error;
             // An expired cursor is let go: the stream says what that means, by a gap behind which cursors are good again.

@@ -26,7 +26,7 @@ interface Command {
     heartbeat_interval?: number;
     linger?: number;
     auto_commit?: boolean;
-    erasures?: boolean;
+    erasures?: boolean | "slow";
     ids: string[];
     headers: Record<string, string>;
     body: string;
@@ -36,6 +36,7 @@ interface Command {
 
 let client: HubClient;
 let subscription: Subscription;
+let deleted: () => void;
 const underWay = new Set<Promise<void>>();
 
 const commands: Record<string, (command: Command) => Promise<void> | void> = {
@@ -65,8 +66,9 @@ const commands: Record<string, (command: Command) => Promise<void> | void> = {
                 ...(command.erasures === false
                     ? {}
                     : {
-                          onErased: () => {
+                          onErased: async () => {
                               write({ notice: "erased" });
+                              if (command.erasures === "slow") await new Promise<void>((done) => (deleted = done));
                           },
                       }),
             },
@@ -81,8 +83,12 @@ const commands: Record<string, (command: Command) => Promise<void> | void> = {
             write({ reply: "next", error: failure(error) });
         }
     },
+    deleted() {
+        deleted();
+    },
     async end() {
         await subscription.close();
+        write({ reply: "end" });
     },
     async emit({ ids }) {
         await Promise.all(ids.map(emitOne));

@@ -4,7 +4,7 @@ import type { HubClient } from "./client.js";
 import { closedError, HubError } from "./errors.js";
 import { EventSchema, type Event } from "./gen/tickets/hub/v1/event_pb.js";
 import { EventService, type EmitEventResponse } from "./gen/tickets/hub/v1/event_service_pb.js";
-import { pause } from "./time.js";
+import { within } from "./time.js";
 
 /** Events in one call: a rule of the contract. */
 const maxBatch = 1_000;
@@ -14,8 +14,10 @@ const maxCallBytes = 256 * 1024;
 /** The events of one caller. */
 interface Parcel {
     events: Event[];
-    /** Stored whole or not at all, in a call of its own. */
+    /** Stored whole or not at all. */
     isList: boolean;
+    /** In a call of its own. */
+    isAlone: boolean;
     since: number;
     size: number;
     resolve: (results: EmitEventResponse[]) => void;
@@ -39,7 +41,7 @@ export class Emitter {
         if (this.closed) throw closedError().of(events.map(({ id }) => id));
         const size = events.reduce((sum, event) => sum + toBinary(EventSchema, event).length, 0);
         return new Promise((resolve, reject) => {
-            this.waiting.push({ events, isList, since: performance.now(), size, resolve, reject });
+            this.waiting.push({ events, isList, isAlone: isList, since: performance.now(), size, resolve, reject });
             this.running ??= this.run();
         });
     }
@@ -47,9 +49,7 @@ export class Emitter {
     /** Refuses new events, waits for the earlier ones, and returns the ids of those that are still under way. */
     async finish(patience: number): Promise<string[]> {
         this.closed = true;
-        const late = new AbortController();
-        await Promise.race([this.running, pause(patience, late.signal)]);
-        late.abort();
+        await within(patience, this.running);
         for (const parcel of this.waiting.splice(0)) parcel.reject(closedError().of(idsOf(parcel)));
         return this.underWay.flatMap(idsOf);
     }
@@ -73,9 +73,9 @@ export class Emitter {
         let count = 0;
         for (const parcel of this.waiting.slice(0, maxBatch)) {
             size += parcel.size;
-            if (count > 0 && (parcel.isList || size > maxCallBytes)) break;
+            if (count > 0 && (parcel.isAlone || size > maxCallBytes)) break;
             count += 1;
-            if (parcel.isList) break;
+            if (parcel.isAlone) break;
         }
         return this.waiting.splice(0, count);
     }
@@ -115,6 +115,11 @@ export class Emitter {
     }
 
     private fail(call: Parcel[], error: HubError): void {
+        if (call.length > 1 && (error.code === "INVALID_ARGUMENT" || error.code === "ALREADY_EXISTS")) {
+            // The hub does not judge each event alone: one of them fails the others.
+            this.waiting.unshift(...call.map((parcel) => ({ ...parcel, isAlone: true })));
+            return;
+        }
         for (const parcel of call) parcel.reject(error.of(idsOf(parcel)));
         if (!error.isRepeatable) return;
         // The hub is away: what has waited for as long as a call may take fails, too.

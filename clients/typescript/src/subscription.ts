@@ -12,13 +12,16 @@ import { pause, timer } from "./time.js";
 export interface SubscribeOptions {
     /** Commit at the hub what was processed: a frame's cursor once the loop asks for the event after it. */
     autoCommit?: boolean;
-    /** Hears of what is neither an event nor an erasure. Without it the console warns of a reconnect and a gap. */
-    onNotice?: (notice: Notice) => void;
     /**
-     * Hears of a user or a guild who is to be forgotten; once it has returned, commits confirm that nothing of them is
-     * kept. Without it the console warns, and automatic commits confirm no erasure.
+     * Hears of what is neither an event nor an erasure. The loop goes on once it has returned, or its promise is resolved.
+     * Without it the console warns of a reconnect and a gap.
      */
-    onErased?: (erased: Erased) => void;
+    onNotice?: (notice: Notice) => void | Promise<void>;
+    /**
+     * Hears of a user or a guild who is to be forgotten; once it has returned, or its promise is resolved, commits confirm
+     * that nothing of them is kept. Without it the console warns, and automatic commits confirm no erasure.
+     */
+    onErased?: (erased: Erased) => void | Promise<void>;
     /** Ends the subscription. */
     signal?: AbortSignal;
 }
@@ -87,31 +90,32 @@ export class Subscription implements AsyncIterableIterator<Event> {
         return { done: true, value: undefined };
     }
 
-    /** Ends it now, a loop that waits for an event, too; resolves once the last commit was sent. */
+    /** Ends it now, a loop that waits for an event, too; resolves once the last commit was sent, or after two seconds. */
     async close(): Promise<void> {
         this.ended.abort();
         this.endStream();
         await this.committer?.stop();
     }
 
-    /** Calls back when it ends. */
+    /** Calls back when it ends; at once where it has ended. */
     onEnd(callback: () => void): void {
-        this.ended.signal.addEventListener("abort", callback);
+        if (this.ended.signal.aborted) callback();
+        else this.ended.signal.addEventListener("abort", callback);
     }
 
     private async step(): Promise<void> {
         const frame = await this.read();
         if (!(frame instanceof HubError)) {
             const notice = this.session.received(frame);
-            if (frame.notice.case === "erased") this.forget(frame.notice.value);
-            else if (notice) this.tell(notice);
+            if (frame.notice.case === "erased") await this.forget(frame.notice.value);
+            else if (notice) await this.tell(notice);
             return;
         }
         const version = this.stream?.keyVersion ?? this.client.keyVersion;
         this.endStream();
         if (this.ended.signal.aborted) return;
         const delay = this.session.ended(frame, await this.client.hasNewerKey(version, frame));
-        this.tell({ case: "reconnecting", value: { error: frame, delay } });
+        await this.tell({ case: "reconnecting", value: { error: frame, delay } });
         await pause(delay, this.ended.signal);
     }
 
@@ -149,14 +153,14 @@ export class Subscription implements AsyncIterableIterator<Event> {
         this.stream = undefined;
     }
 
-    private forget(erased: Erased): void {
-        if (this.options.onErased) this.options.onErased(erased);
+    private async forget(erased: Erased): Promise<void> {
+        if (this.options.onErased) await this.options.onErased(erased);
         else console.warn(`hub: somebody is to be forgotten (erasure ${erased.erasureId}): handle it in onErased`);
     }
 
-    private tell(notice: Notice): void {
+    private async tell(notice: Notice): Promise<void> {
         if (this.options.onNotice) {
-            this.options.onNotice(notice);
+            await this.options.onNotice(notice);
         } else if (notice.case === "reconnecting") {
             const { error, delay } = notice.value;
             console.warn(`hub: the stream broke and is opened again in ${Math.round(delay)} ms: ${error.message}`);

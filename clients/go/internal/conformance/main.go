@@ -39,7 +39,7 @@ type command struct {
 	HeartbeatInterval float64  `json:"heartbeat_interval"`
 	Linger            float64  `json:"linger"`
 	AutoCommit        bool     `json:"auto_commit"`
-	Erasures          *bool    `json:"erasures"`
+	Erasures          any      `json:"erasures"` // false, "slow", or none for a handler that returns at once
 
 	IDs     []string          `json:"ids"`
 	Headers map[string]string `json:"headers"`
@@ -55,6 +55,7 @@ type adapter struct {
 	next         func() (*hubpb.Event, error, bool)
 	stop         func()
 	taking       sync.Mutex // next and stop are for one goroutine at a time
+	deleted      chan struct{}
 	end          context.CancelFunc
 	goroutines   int // before the first client
 }
@@ -80,8 +81,11 @@ func (a *adapter) do(c command) {
 		a.subscribe(c)
 	case "next":
 		go a.takeNext()
+	case "deleted":
+		close(a.deleted)
 	case "end":
 		a.end()
+		go a.leave()
 	case "emit":
 		for _, id := range c.IDs {
 			go a.answer(id, a.client.EmitAsync(event(id)))
@@ -146,9 +150,15 @@ func (a *adapter) subscribe(c command) {
 	if c.AutoCommit {
 		options = append(options, hub.AutoCommit())
 	}
-	if c.Erasures == nil || *c.Erasures {
-		options = append(options, hub.OnErased(func(erased *hubpb.Erased) { a.notice(erased) }))
+	if c.Erasures != false {
+		options = append(options, hub.OnErased(func(erased *hubpb.Erased) {
+			a.notice(erased)
+			if c.Erasures == "slow" {
+				<-a.deleted
+			}
+		}))
 	}
+	a.deleted = make(chan struct{})
 	ctx, cancel := context.WithCancel(context.Background())
 	a.end = cancel
 	a.subscription = a.client.Subscribe(request, options...)
@@ -167,6 +177,13 @@ func (a *adapter) takeNext() {
 	default:
 		a.write(line{"reply": "next", "event": event.GetId(), "cursor": a.subscription.Cursor()})
 	}
+}
+
+func (a *adapter) leave() {
+	a.taking.Lock()
+	defer a.taking.Unlock()
+	a.stop()
+	a.write(line{"reply": "end"})
 }
 
 func (a *adapter) answer(id string, emission *hub.Emission) {
