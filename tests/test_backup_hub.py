@@ -169,7 +169,7 @@ async def test_a_lost_hub_comes_back_from_its_backup(tmp_path: Path) -> None:
         assert (await hub.stop()).code == 0
 
 
-async def test_places_are_kept_anew_after_a_restore(tmp_path: Path) -> None:
+async def test_commits_work_after_a_restore(tmp_path: Path) -> None:
     """A cursor from before the restore cannot be committed; one from after it can, even with a smaller position."""
     lost = await backed_up_and_lost(tmp_path)
     await run_hub("restore", "x.bak", "--data-dir", "new", cwd=tmp_path)
@@ -191,7 +191,7 @@ async def test_places_are_kept_anew_after_a_restore(tmp_path: Path) -> None:
         assert len(ids) == len(await read_ids(stream, "new"))
 
 
-def test_an_etag_of_a_lost_change_fits_no_other() -> None:
+def test_an_etag_of_a_lost_change_matches_no_other() -> None:
     """After a restore another change may get the position of one that was lost: its etag is another one."""
     lost = IntegrationRecord("x", "X", "", "1", "", "", 1, 2, State.ACTIVE)
     assert etag(Versioned(lost, 7)) == etag(Versioned(lost, 7))

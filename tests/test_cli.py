@@ -56,7 +56,7 @@ async def test_the_first_keys_are_printed_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+async def test_a_signal_stops_the_hub_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     """Told to stop, it says goodbye on every stream, ends it with DRAINING, and exits with code 0 and no traceback."""
     async with serving(cwd=tmp_path) as hub:
         stream = await subscribed(hub, (await hub.first_keys())["HUB_ADMIN_KEY"])
@@ -140,7 +140,7 @@ async def test_a_wrong_command_line_is_refused(tmp_path: Path, words: list[str])
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_help_tells_every_setting(tmp_path: Path) -> None:
+async def test_help_lists_every_setting(tmp_path: Path) -> None:
     """`hub serve --help` lists the flags, with what they take and their variables; secrets have variables alone."""
     ended = await run_hub("serve", "--help", cwd=tmp_path)
     assert ended.code == 0
@@ -155,7 +155,7 @@ async def test_help_tells_every_setting(tmp_path: Path) -> None:
     assert "HUB_SECRET, HUB_NATS_PASSWORD, HUB_NATS_TOKEN" in " ".join(ended.out.split())
 
 
-async def test_help_tells_every_command_and_the_version(tmp_path: Path) -> None:
+async def test_help_lists_every_command_and_the_version(tmp_path: Path) -> None:
     """`hub --help` says of each command what it does, in a sentence that is not cut; `hub --version` is one line."""
     ended = await run_hub("--help", cwd=tmp_path)
     commands = ended.out.partition("Commands:\n")[2].splitlines()
@@ -177,7 +177,7 @@ def test_the_log_names_a_cluster_without_its_password() -> None:
     assert said == {"storage": "nats://nats-1:4222,nats-2:4222", "nats_stream": "TICKETS_HUB"}
 
 
-async def test_flags_outdo_variables_outdo_the_file_outdo_defaults(tmp_path: Path) -> None:
+async def test_flags_override_variables_override_the_file_override_defaults(tmp_path: Path) -> None:
     """The same setting said in four places: the nearest to the command line holds."""
     file = tmp_path / "hub.toml"
     file.write_text('data_dir = "from-file"\n')
@@ -201,14 +201,14 @@ async def test_the_settings_file_can_be_named_by_a_variable(tmp_path: Path) -> N
     assert (tmp_path / "elsewhere" / "hub.db").is_file()
 
 
-async def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
+async def test_unrelated_variables_are_ignored(tmp_path: Path) -> None:
     """Variables that callers export, or that Kubernetes sets for a service "hub", are neither settings nor mistakes."""
     others = {"HUB_ADMIN_KEY": "x", "HUB_BOT_KEY": "x", "HUB_KEY": "x", "HUB_PORT": "tcp://10.0.0.1:50051"}
     kubernetes = {"HUB_SERVICE_HOST": "10.0.0.1", "HUB_SERVICE_PORT": "50051", "HUB_PORT_50051_TCP_ADDR": "10.0.0.1"}
     assert list((await run([*COMMAND, "init"], tmp_path, others | kubernetes)).keys) == ["HUB_ADMIN_KEY", "HUB_BOT_KEY"]
 
 
-def test_every_command_has_the_name_by_which_it_is_found() -> None:
+def test_every_command_of_the_table_exists() -> None:
     """The table of commands names modules and functions that exist; the help lists what can be run."""
     context = click.Context(main)
     found = {name: main.get_command(context, name) for name in main.list_commands(context)}

@@ -136,7 +136,7 @@ async def test_every_kind_of_event_by_flags(hub: RunningHub) -> None:
     assert "without member_verified.user_id" in shown.err
 
 
-async def test_the_same_event_again_is_known(hub: RunningHub) -> None:
+async def test_a_repeated_event_is_marked_as_a_duplicate(hub: RunningHub) -> None:
     """An event sent twice with one id is answered with the first time and marked; it is stored once."""
     words = ("ticket_closed", "--guild", GUILD, "--id", "x", "--occur-time", "2030-01-31T12:00:00Z", "message_count=1")
     first, second = [await emit(hub, *words) for _ in range(2)]
@@ -145,7 +145,7 @@ async def test_the_same_event_again_is_known(hub: RunningHub) -> None:
     assert event.occur_time.ToJsonString() == "2030-01-31T12:00:00Z"
 
 
-async def test_a_cursor_of_json_goes_on_right_after_its_line(hub: RunningHub) -> None:
+async def test_a_cursor_of_a_json_line_resumes_right_after_it(hub: RunningHub) -> None:
     """Each line of --json is its event, spelt as in the contract; its cursor given to --from brings the next ones."""
     _, reader = await hub.register("TICKET_STATS")
     for number in range(4):
@@ -178,7 +178,7 @@ async def test_from_a_time_and_from_the_committed_place(hub: RunningHub) -> None
     assert shown.out.endswith("message_count=2\n")
 
 
-async def test_narrowed_to_scopes_and_guilds(hub: RunningHub) -> None:
+async def test_tail_can_be_narrowed_to_scopes_and_guilds(hub: RunningHub) -> None:
     """--scope and --guild show only what they name; each may be repeated."""
     _, reader = await hub.register("TICKET_STATS", "TICKET_CREATED", "MEMBER_VERIFIED")
     for guild in (GUILD, OTHER_GUILD, "5"):
@@ -204,7 +204,7 @@ async def test_narrowed_to_scopes_and_guilds(hub: RunningHub) -> None:
     ]
 
 
-async def test_a_look_disturbs_no_reader(hub: RunningHub) -> None:
+async def test_tail_does_not_disturb_running_readers(hub: RunningHub) -> None:
     """A look leaves the running reader "default" alone; of two looks with one name the older ends and says why."""
     _, reader = await hub.register("TICKET_STATS")
     running = await reader.subscribe()
@@ -217,7 +217,7 @@ async def test_a_look_disturbs_no_reader(hub: RunningHub) -> None:
         assert (await running.events(1))[0].ticket_closed.message_count == 7
 
 
-async def test_a_look_may_linger(hub: RunningHub) -> None:
+async def test_tail_supports_linger(hub: RunningHub) -> None:
     """With --linger the hub gathers events, and each still has a line of its own."""
     _, reader = await hub.register("TICKET_STATS")
     async with looking(hub.address, reader.key, "--linger", "0.3", "--count", "2") as process:
@@ -229,7 +229,7 @@ async def test_a_look_may_linger(hub: RunningHub) -> None:
         assert [line.split()[-1] for line in shown.out.splitlines()] == ["message_count=1", "message_count=2"]
 
 
-async def test_what_else_the_hub_says(hub: RunningHub) -> None:
+async def test_tail_prints_notices_to_standard_error(hub: RunningHub) -> None:
     """A change of scopes goes to standard error, in words, and without colours if that is not a terminal.
 
     A reason that was stored before its rule came is shown escaped.
@@ -253,7 +253,7 @@ async def test_what_else_the_hub_says(hub: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_a_look_cleanly(hub: RunningHub, number: signal.Signals) -> None:
+async def test_a_signal_ends_tail_cleanly(hub: RunningHub, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end it with status 0 and no word."""
     _, reader = await hub.register("TICKET_STATS")
     async with looking(hub.address, reader.key) as look:
@@ -261,7 +261,7 @@ async def test_a_signal_ends_a_look_cleanly(hub: RunningHub, number: signal.Sign
         assert await ended(look) == Ended(0, "", "")
 
 
-async def test_a_look_ends_with_its_reader(hub: RunningHub) -> None:
+async def test_tail_ends_when_its_output_is_closed(hub: RunningHub) -> None:
     """Where nobody reads its output any more it ends with status 0, also while no event comes."""
     _, reader = await hub.register("TICKET_STATS")
     read_end, write_end = os.pipe()
@@ -272,7 +272,7 @@ async def test_a_look_ends_with_its_reader(hub: RunningHub) -> None:
     assert (await ended(look)).code == 0
 
 
-async def test_a_look_at_much_ends_with_its_reader(hub: RunningHub) -> None:
+async def test_tail_of_many_events_ends_when_its_output_is_closed(hub: RunningHub) -> None:
     """`hub tail | head -1` over thousands of events ends with status 0 and no complaint."""
     _, reader = await hub.register("TICKET_STATS")
     events = [closed(number) for number in range(1_000)]
@@ -297,7 +297,7 @@ def waiting_in(pipe: int) -> int:
     return int(count)
 
 
-async def test_a_hub_that_restarts_is_waited_for(tmp_path: Path) -> None:
+async def test_tail_survives_a_restart_of_the_hub(tmp_path: Path) -> None:
     """A look outlives a restart of the hub, tells of it, and goes on with the next event."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -334,7 +334,7 @@ async def new_integration(hub: Serving, admin_key: str) -> str:
         (("--address", "127.0.0.1:1"), "hub: failed to connect.*(UNAVAILABLE)"),
     ],
 )
-async def test_what_the_hub_refuses_is_one_line(hub: RunningHub, words: tuple[str, str], complaint: str) -> None:
+async def test_refusals_of_the_hub_are_one_line(hub: RunningHub, words: tuple[str, str], complaint: str) -> None:
     """What the hub answers, or that it does not, is one line with the reason's name, and status 1."""
     _, reader = await hub.register("TICKET_STATS")
     refused = await tail(hub, reader.key, *words)
@@ -345,7 +345,7 @@ async def test_what_the_hub_refuses_is_one_line(hub: RunningHub, words: tuple[st
     assert line.endswith(end)
 
 
-async def test_history_that_is_gone_is_told(hub: RunningHub) -> None:
+async def test_tail_reports_trimmed_history(hub: RunningHub) -> None:
     """From before what is kept it ends with CURSOR_EXPIRED; with --on-expired it tells of the gap and goes on."""
     _, reader = await hub.register("TICKET_STATS")
     await hub.emit(closed(1))
@@ -392,7 +392,7 @@ async def test_the_key_comes_from_a_file_or_a_variable(hub: RunningHub, tmp_path
         assert reader.key not in run.out + run.err
 
 
-async def test_the_help_warns(hub: RunningHub) -> None:
+async def test_help_warns_of_keys_on_the_command_line(hub: RunningHub) -> None:
     """--help says which reader a look is, and that a key on the command line is seen by others."""
     text = " ".join((await tail(hub, "", "--help")).out.split())
     assert "[default: tail]" in text
@@ -423,7 +423,7 @@ async def test_the_help_warns(hub: RunningHub) -> None:
         ("emit", ("ticket_closed", "--guild", "1", "--address", ":50051"), "must be host:port, such as"),
     ],
 )
-def test_what_makes_no_sense_is_not_sent(
+def test_wrong_flags_make_no_call(
     command: str, words: tuple[str, ...], complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong flags end with status 2 and what is wrong, without a call: nobody listens at the address."""
@@ -446,20 +446,20 @@ def test_what_makes_no_sense_is_not_sent(
         ({"ticket_closed": {}, "ticket_created": {}}, "an event has each field once, and one of ticket_created, "),
     ],
 )
-def test_a_line_that_is_no_event_is_told_in_the_words_of_the_contract(content: object, complaint: str) -> None:
+def test_an_invalid_line_is_reported_in_the_terms_of_the_contract(content: object, complaint: str) -> None:
     """What protobuf says of a wrong field names neither its types nor Python's."""
     with pytest.raises(ValueError, match=complaint):
         parse(content)
 
 
-async def test_the_address_may_stand_in_a_variable(hub: RunningHub) -> None:
+async def test_the_address_can_come_from_a_variable(hub: RunningHub) -> None:
     """HUB_ADDRESS says where the hub is, unless --address does."""
     variables = {"HUB_BOT_KEY": hub.keys[Role.BOT], "HUB_ADDRESS": hub.address}
     answer = await ended(await begin("emit", "ticket_closed", "--guild", GUILD, variables=variables))
     assert (answer.code, len(await stored(hub))) == (0, 1)
 
 
-async def test_tls_with_an_authority_of_ones_own(start_hub: StartHub, tmp_path: Path) -> None:
+async def test_tls_ca_reaches_a_hub_with_a_private_certificate(start_hub: StartHub, tmp_path: Path) -> None:
     """--tls-ca reaches a hub with a private certificate; without it nothing is said to whoever answers."""
     certificate, key = self_signed(tmp_path)
     hub = await start_hub(tls_certificate=certificate, tls_key=key)
@@ -508,7 +508,7 @@ async def test_many_events_are_stored_in_order(hub: RunningHub) -> None:
     assert [(event.id, event.ticket_closed.message_count) for event in events] == [(f"n{n}", n) for n in range(2_500)]
 
 
-async def test_a_file_again_stores_nothing_twice(hub: RunningHub, tmp_path: Path) -> None:
+async def test_emitting_a_file_twice_stores_nothing_twice(hub: RunningHub, tmp_path: Path) -> None:
     """A file of events is stored; a second run tells that all are known; --quiet leaves only the summary."""
     file = tmp_path / "events.jsonl"
     file.write_text(json_lines(numbered(1), numbered(2)))
@@ -521,7 +521,7 @@ async def test_a_file_again_stores_nothing_twice(hub: RunningHub, tmp_path: Path
     assert len(await stored(hub)) == 2
 
 
-async def test_what_one_hub_shows_another_takes(start_hub: StartHub, tmp_path: Path) -> None:
+async def test_lines_of_tail_are_input_for_emit(start_hub: StartHub, tmp_path: Path) -> None:
     """The lines of `hub tail --json` are lines for `hub emit`: the events arrive as they were, times too."""
     one, other = await start_hub(), await start_hub(data_dir=tmp_path / "other")
     _, reader = await one.register("TICKET_STATS")
@@ -535,7 +535,7 @@ async def test_what_one_hub_shows_another_takes(start_hub: StartHub, tmp_path: P
     assert [event.occur_time.ToJsonString() for event in events] == times
 
 
-async def test_a_line_is_sent_when_it_is_there(hub: RunningHub) -> None:
+async def test_a_line_is_sent_as_soon_as_it_is_written(hub: RunningHub) -> None:
     """A program that writes now and then is not waited for: its line is answered while its output is open."""
     process = await begin("emit", "--address", hub.address, "-", variables={"HUB_BOT_KEY": hub.keys[Role.BOT]})
     assert process.stdin is not None
@@ -572,7 +572,7 @@ async def test_a_wrong_line_is_named(hub: RunningHub, wrong: bytes, complaint: s
     assert [event.id for event in await stored(hub)] == ["n1", "n7"]
 
 
-async def test_a_line_without_an_end(hub: RunningHub) -> None:
+async def test_an_endless_line_is_refused(hub: RunningHub) -> None:
     """What is longer than any event is refused without waiting for its end: it is not kept in memory until then."""
     process = await begin("emit", "--address", hub.address, "-", variables={"HUB_BOT_KEY": hub.keys[Role.BOT]})
     assert process.stdin is not None
@@ -584,7 +584,7 @@ async def test_a_line_without_an_end(hub: RunningHub) -> None:
         assert await process.wait() == 1
 
 
-async def test_the_first_line_may_be_the_wrong_one(hub: RunningHub) -> None:
+async def test_an_error_in_the_first_line_stores_nothing(hub: RunningHub) -> None:
     """Where nothing stands before the wrong line nothing is stored, and that is said."""
     answer = await emit(hub, "-", stdin=json_lines(numbered(1, guild_id="x"), numbered(2)))
     assert (answer.code, answer.out, answer.err.splitlines()[1]) == (1, "", "hub: 0 events stored")
@@ -611,7 +611,7 @@ async def test_an_outbox_keeps_lines_while_the_hub_is_away(hub: RunningHub, tmp_
     assert [event.id for event in await stored(hub)] == ["n1", "n2", "n4", "n5", "n9"]
 
 
-async def test_a_hub_that_is_killed_leaves_no_one_in_doubt(tmp_path: Path) -> None:
+async def test_a_killed_hub_leaves_no_line_unaccounted(tmp_path: Path) -> None:
     """Lines that were on the way when the hub died are named as such; those answered before are counted as stored."""
     async with serving(cwd=tmp_path) as hub:
         keys = await hub.first_keys()
@@ -645,7 +645,7 @@ async def test_ctrl_c_says_what_is_stored(hub: RunningHub) -> None:
         (("ticket_closed", "--guild", "1"), ""),
     ],
 )
-async def test_answers_that_nobody_reads(hub: RunningHub, words: tuple[str, ...], said: str) -> None:
+async def test_emit_stops_if_its_output_cannot_be_written(hub: RunningHub, words: tuple[str, ...], said: str) -> None:
     """Where the answer cannot be printed the event is stored all the same, nothing more is, and the status is 1."""
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -656,7 +656,7 @@ async def test_answers_that_nobody_reads(hub: RunningHub, words: tuple[str, ...]
     assert len(await stored(hub)) == 1
 
 
-async def test_the_bots_key_is_needed(hub: RunningHub) -> None:
+async def test_emit_needs_a_key_of_a_bot(hub: RunningHub) -> None:
     """An integration's key does not emit: one line, status 1, nothing stored."""
     _, reader = await hub.register("TICKET_STATS")
     refused = await emit(hub, "ticket_closed", "--guild", "1", "--key", reader.key)
@@ -682,7 +682,7 @@ async def test_an_admin_tails_an_integration(hub: RunningHub) -> None:
     assert [entry.reason for entry in trail.entries] == ["a complaint"]
 
 
-async def test_what_an_admins_tail_does_not_take(hub: RunningHub) -> None:
+async def test_wrong_flags_of_an_admins_tail_make_no_call(hub: RunningHub) -> None:
     """A name, a reason without an integration, an integration's own key variable: one line, nothing is opened."""
     integration, _ = await hub.register("TICKET_STATS")
     named = ("--integration", integration.integration_id, "--subscription", "x")

@@ -145,7 +145,7 @@ def published() -> Any:  # noqa: ANN401  a FileDescriptorSet of its own pool
     return GetMessageClass(pool.FindMessageTypeByName("google.protobuf.FileDescriptorSet")).FromString(content)
 
 
-def test_the_published_set_stands_alone(published: Any) -> None:  # noqa: ANN401  see above
+def test_the_published_set_is_complete(published: Any) -> None:  # noqa: ANN401  see above
     """It holds our files and those of google, whole: nothing of buf.validate, nothing that it cannot read itself."""
     folders = {file.name.rpartition("/")[0] for file in published.file}
     assert folders == {"google/protobuf", "google/rpc", "tickets/hub/v1"}
@@ -153,7 +153,7 @@ def test_the_published_set_stands_alone(published: Any) -> None:  # noqa: ANN401
     assert [str(message) for file in published.file for message in unread(file)] == []
 
 
-def test_the_published_set_comes_in_order(published: Any) -> None:  # noqa: ANN401  see above
+def test_the_published_set_is_ordered_by_imports(published: Any) -> None:  # noqa: ANN401  see above
     """Every file is there once, and after all that it imports: some languages read the set only once."""
     seen: list[str] = []
     for file in published.file:
@@ -162,7 +162,7 @@ def test_the_published_set_comes_in_order(published: Any) -> None:  # noqa: ANN4
         seen.append(file.name)
 
 
-def test_comments_are_of_a_whole_file_or_there_are_none(published: Any) -> None:  # noqa: ANN401  see above
+def test_a_file_has_all_of_its_comments_or_none(published: Any) -> None:  # noqa: ANN401  see above
     """A file that was stripped of its comments says nothing of its source: Rust's prost trusts what is there."""
     with_comments = {file.name for file in published.file if file.HasField("source_code_info")}
     assert with_comments == {file.name for file in published.file if file.package == "tickets.hub.v1"}

@@ -57,7 +57,7 @@ async def listening(port: int) -> grpc.aio.Channel:
     return channel
 
 
-async def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, unused_port: int) -> None:
+async def test_an_unread_log_does_not_stop_the_hub(tmp_path: Path, unused_port: int) -> None:
     """With standard error on a full pipe the hub starts, refuses, serves, and obeys SIGTERM."""
     key = (await run_hub("init", cwd=tmp_path)).keys["HUB_BOT_KEY"]
     with pipe() as (reader, writer):
@@ -92,7 +92,7 @@ def unused_port() -> int:
     return port
 
 
-def test_lines_that_cannot_wait_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_lines_beyond_the_queue_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer is never held up; what was lost is counted, and told once the lines are read again."""
     with pipe() as (reader, writer):
         fill(reader, writer)
@@ -110,7 +110,7 @@ def test_lines_that_cannot_wait_are_dropped_and_counted(monkeypatch: pytest.Monk
         assert file.finish(PATIENCE)
 
 
-def test_a_descriptor_that_refuses_lines_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_log_descriptor_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk under the log loses lines and nothing else: with room again the next one is written."""
     log, full = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT), os.open("/dev/full", os.O_WRONLY)
     target = os.dup(full)
@@ -143,7 +143,7 @@ def test_a_descriptor_that_refuses_lines_is_tried_again(tmp_path: Path, monkeypa
         ("import click; click.echo('echoed', err=True)", "echoed"),
     ],
 )
-def test_whatever_writes_to_standard_error_goes_the_same_way(tmp_path: Path, source: str, found: str) -> None:
+def test_everything_on_standard_error_goes_through_the_queue(tmp_path: Path, source: str, found: str) -> None:
     """Libraries, warnings, threads that fail: on the event loop none of them writes to the descriptor itself."""
     program = tmp_path / "program.py"
     program.write_text(
@@ -164,7 +164,7 @@ def test_whatever_writes_to_standard_error_goes_the_same_way(tmp_path: Path, sou
     assert found in ended.stderr
 
 
-def test_a_key_in_a_traceback_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
+def test_keys_in_tracebacks_are_cut(capfd: pytest.CaptureFixture[str]) -> None:
     """What a library prints is no line of ours, and shows no key either."""
     with logs.in_background():
         sys.stderr.write("ValueError: tkt_bot_AbCdEfGhIjKl_0123456789abcdefghijABCDEFGHIJ0123\n")
@@ -186,7 +186,9 @@ def shell(command: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(("where", "why"), UNWRITABLE)
-async def test_keys_that_cannot_be_shown_are_not_made(tmp_path: Path, command: str, where: str, why: str) -> None:
+async def test_first_keys_that_cannot_be_printed_are_not_made(
+    tmp_path: Path, command: str, where: str, why: str
+) -> None:
     """A first start that cannot print its keys ends in one line, and the next start prints two."""
     ended = shell(f"{HUB} {command} {where}", tmp_path)
     [line] = ended.stderr.splitlines()
@@ -196,7 +198,7 @@ async def test_keys_that_cannot_be_shown_are_not_made(tmp_path: Path, command: s
 
 
 @pytest.mark.parametrize(("where", "why"), UNWRITABLE)
-async def test_one_more_key_that_cannot_be_shown_is_not_made(tmp_path: Path, where: str, why: str) -> None:
+async def test_create_key_makes_no_key_that_it_cannot_print(tmp_path: Path, where: str, why: str) -> None:
     """`hub create-key` that cannot print its key ends in one line and leaves the store as it was."""
     await run_hub("init", cwd=tmp_path)
     ended = shell(f"{HUB} create-key --role admin {where}", tmp_path)
@@ -206,7 +208,7 @@ async def test_one_more_key_that_cannot_be_shown_is_not_made(tmp_path: Path, whe
     assert exported.out.startswith("log.export: 2 entries")
 
 
-async def test_standard_output_that_is_full_stops_no_other_start(tmp_path: Path) -> None:
+async def test_a_full_standard_output_ends_the_start(tmp_path: Path) -> None:
     """Nobody reads the pipe: the start says so after a while, instead of waiting with keys that nobody has seen."""
     with pipe() as (reader, writer):
         fill(reader, writer)
@@ -217,7 +219,7 @@ async def test_standard_output_that_is_full_stops_no_other_start(tmp_path: Path)
 
 
 @pytest.mark.parametrize("command", ["backup b", "export b"])
-async def test_what_cannot_be_said_is_one_line(tmp_path: Path, command: str) -> None:
+async def test_a_command_that_cannot_print_ends_in_one_line(tmp_path: Path, command: str) -> None:
     """A command that has done its work and cannot say so ends in one line, not in a traceback."""
     await run_hub("init", cwd=tmp_path)
     ended = shell(f"{HUB} {command} > /dev/full", tmp_path)
@@ -226,7 +228,7 @@ async def test_what_cannot_be_said_is_one_line(tmp_path: Path, command: str) -> 
 
 
 @pytest.mark.parametrize("command", [EMIT, "tail --from earliest"])
-async def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, command: str) -> None:
+async def test_tail_and_emit_that_cannot_print_end_in_one_line(tmp_path: Path, command: str) -> None:
     """`hub emit` and `hub tail` onto a full disk end in one line that says so, not in a traceback."""
     async with serving(cwd=tmp_path) as hub:
         keys = await hub.first_keys()
@@ -245,7 +247,7 @@ async def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, comma
 
 
 @pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-", "<&-"])
-async def test_closed_descriptors_are_no_files_of_the_store(tmp_path: Path, closed: str) -> None:
+async def test_closed_standard_descriptors_are_not_reused(tmp_path: Path, closed: str) -> None:
     """A file of the store never gets the number of a standard descriptor: what is written there would damage it."""
     await run_hub("init", cwd=tmp_path)
     ended = shell(f"timeout --signal=TERM 3 {HUB} serve --listen 127.0.0.1:0 {closed}", tmp_path)

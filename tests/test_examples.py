@@ -20,7 +20,7 @@ EXAMPLES = ROOT / "examples"
 
 
 @pytest.mark.parametrize(("name", "words"), [("integration.py", ("--start", "earliest")), ("bot.py", ("--rate", "50"))])
-async def test_nobody_reads_any_more(hub: RunningHub, name: str, words: tuple[str, ...]) -> None:
+async def test_an_example_ends_when_its_output_is_closed(hub: RunningHub, name: str, words: tuple[str, ...]) -> None:
     """Behind `| head -1` an example shows its line when it has it, and ends without a traceback."""
     _, reader = await hub.register("TICKET_CREATED")
     variables = {"HUB_ADDRESS": hub.address, "HUB_KEY": reader.key, "HUB_BOT_KEY": hub.keys[Role.BOT]}
@@ -38,7 +38,7 @@ async def test_nobody_reads_any_more(hub: RunningHub, name: str, words: tuple[st
 
 
 @pytest.mark.parametrize("name", ["integration.py", "bot.py"])
-async def test_an_address_without_a_port(name: str, tmp_path: Path) -> None:
+async def test_an_address_without_a_port_is_refused(name: str, tmp_path: Path) -> None:
     """It is refused at once, from the variable too: gRPC itself would go on trying another port."""
     ended = await run(
         [sys.executable, str(EXAMPLES / name)], tmp_path, {"HUB_ADDRESS": "localhost", "HUB_KEY": "tkt_x"}
@@ -47,7 +47,7 @@ async def test_an_address_without_a_port(name: str, tmp_path: Path) -> None:
     assert "must be host:port, such as 127.0.0.1:50051" in ended.err
 
 
-async def test_the_demo_shows_whole_cells_where_nobody_sees_a_width() -> None:
+async def test_the_demo_prints_whole_cells_into_a_pipe() -> None:
     """Behind a pipe each cell is whole, such as that of a ticket that was closed after so many messages."""
     ended = await run([sys.executable, "-m", "examples.demo", "--seconds", "2", "--rate", "8"], ROOT, {"COLUMNS": "80"})
     assert (ended.code, ended.err) == (0, "")
@@ -59,7 +59,7 @@ async def test_the_demo_shows_whole_cells_where_nobody_sees_a_width() -> None:
     assert "member_verified_identity" in ended.out
 
 
-def test_a_cell_that_is_too_long_for_a_terminal_shows_that_it_was_cut() -> None:
+def test_a_long_cell_is_cut_with_an_ellipsis_on_a_terminal() -> None:
     """On a terminal the columns stay aligned; an ellipsis stands where something is missing."""
     assert fitted("ticket closed, 21 messages", 16, may_cut=True) == "ticket closed…  "
     assert fitted("drop", 16, may_cut=True) == "drop            "

@@ -23,7 +23,7 @@ async def closed_or_quiet(hub: Serving, kept: list[asyncio.StreamWriter]) -> boo
     return answered == b""
 
 
-async def test_connections_beyond_the_limit_are_closed_and_told(tmp_path: Path) -> None:
+async def test_connections_beyond_the_limit_are_closed_and_logged(tmp_path: Path) -> None:
     """At 256 descriptors the start warns; connections beyond those it has room for are closed, with a line."""
     limited = ("/bin/sh", "-c", f'ulimit -n {FEW}; exec "$@"', "sh")
     async with serving(cwd=tmp_path, before=limited) as hub:

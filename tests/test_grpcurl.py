@@ -102,7 +102,7 @@ def grpcurl(hub: RunningHub) -> Grpcurl:
     return Grpcurl(needs("grpcurl"), hub.address)
 
 
-async def test_it_lists_and_describes_by_reflection(grpcurl: Grpcurl) -> None:
+async def test_grpcurl_lists_and_describes_by_reflection(grpcurl: Grpcurl) -> None:
     """Without any file grpcurl finds the services, the permission table and its options."""
     code, out, err = await grpcurl("list")
     assert (code, err) == (0, "")
@@ -134,7 +134,7 @@ async def test_both_versions_of_reflection_answer(hub: RunningHub, version: str)
     assert await call.read() is grpc.aio.EOF
 
 
-async def test_an_admin_steers(hub: RunningHub, grpcurl: Grpcurl) -> None:
+async def test_an_admin_works_with_grpcurl(hub: RunningHub, grpcurl: Grpcurl) -> None:
     """Register, rotate, list: with requests and answers as JSON, as the README shows them."""
     key = hub.admin.key
     scopes = [{"scope": "SCOPE_TICKET_CREATED", "justification": "to count"}]
@@ -150,7 +150,7 @@ async def test_an_admin_steers(hub: RunningHub, grpcurl: Grpcurl) -> None:
     assert [each["display_name"] for each in listed["integrations"]] == ["New"]
 
 
-async def test_a_failure_is_readable(hub: RunningHub, grpcurl: Grpcurl) -> None:
+async def test_grpcurl_shows_a_readable_failure(hub: RunningHub, grpcurl: Grpcurl) -> None:
     """A refused call ends with its status, the sentence, and the details that name the field."""
     body = {"integration_id": "?"}
     code, _, err = await grpcurl("tickets.hub.v1.AdminService/GetIntegration", key=hub.admin.key, body=body)
@@ -162,7 +162,7 @@ async def test_a_failure_is_readable(hub: RunningHub, grpcurl: Grpcurl) -> None:
     assert (code, "KEY_MISSING" in err) == (64 + 16, True)
 
 
-async def test_an_integration_streams(hub: RunningHub, grpcurl: Grpcurl) -> None:
+async def test_an_integration_streams_with_grpcurl(hub: RunningHub, grpcurl: Grpcurl) -> None:
     """A stream is Ready, brings an event as it is emitted, and ends with the reason when its key is rotated away."""
     integration, reader = await hub.register("MEMBER_VERIFIED")
     async with grpcurl.stream(reader.key, latest={}) as frames:

@@ -153,7 +153,7 @@ def test_imports_run_one_way(file: Path) -> None:
 
 
 @pytest.mark.parametrize("package", OUTSIDE)
-def test_drivers_stay_where_they_are(package: str) -> None:
+def test_drivers_are_imported_only_where_allowed(package: str) -> None:
     """Aiosqlite and nats are each known to one file, gRPC to the api alone (and to the client, which is no room)."""
     where = [
         below(file)

@@ -50,7 +50,7 @@ def declared(lock: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_the_lock_fits_what_is_declared(lock: str) -> None:
+def test_the_lock_matches_the_declared_dependencies(lock: str) -> None:
     """Each declared dependency is pinned to a version that its bounds allow; else run `make lock`."""
     pins = pinned(lock)
     for wanted in declared(lock):
@@ -61,14 +61,14 @@ def test_the_lock_fits_what_is_declared(lock: str) -> None:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_every_entry_has_hashes_and_none_an_address(lock: str) -> None:
+def test_every_entry_has_hashes_and_no_address(lock: str) -> None:
     """Each entry is one exact version with SHA-256 hashes; where packages come from is for the installer to know."""
     for line in entries(lock):
         assert re.fullmatch(r"[\w.-]+==[\w.]+( ; [^#@]+?)?( +--hash=sha256:[0-9a-f]{64})+ *", line), line[:80]
     assert "://" not in (ROOT / "requirements" / f"{lock}.txt").read_text()
 
 
-def test_a_server_runs_what_was_tested() -> None:
+def test_the_servers_lock_is_part_of_the_development_lock() -> None:
     """The server's lock is a part of the other: the same versions of the same packages."""
     tested = pinned("dev")
     assert {name: str(pin) for name, pin in pinned("server").items()}.items() <= {
@@ -87,7 +87,7 @@ def test_the_lock_holds_for_every_python_that_the_project_runs_on(python: str) -
 
 
 @pytest.mark.parametrize("name", PRIVATE_PARTS_USED)
-def test_private_parts_are_used_of_known_versions_only(name: str) -> None:
+def test_libraries_with_used_private_parts_have_upper_bounds(name: str) -> None:
     """Where private parts of a library are used, the declaration ends below its next minor version."""
     ours = (wanted for wanted in declared("dev") if str(wanted) not in CLIENT["dependencies"])
     bounds = [wanted.specifier for wanted in ours if canonicalize_name(wanted.name) == name]
@@ -104,7 +104,7 @@ def test_the_server_comes_with_the_client_of_its_version() -> None:
         assert CLIENT["name"] not in pinned(lock), "it is installed from clients/python, not from a package index"
 
 
-def test_the_builder_is_pinned_too() -> None:
+def test_the_build_backend_is_pinned() -> None:
     """What builds the project is in both locks, so that an install downloads nothing that has no hash."""
     builders = [Requirement(line) for one in (PROJECT, CLIENT_PROJECT) for line in one["build-system"]["requires"]]
     assert builders

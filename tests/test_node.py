@@ -81,7 +81,7 @@ def verification(event_id: str, user_id: str) -> event_pb2.Event:
     return event_pb2.Event(id=event_id, guild_id="41", member_verified=event_pb2.MemberVerified(user_id=user_id))
 
 
-async def test_it_shows_what_its_scopes_permit(hub: RunningHub, node: str) -> None:
+async def test_the_node_example_shows_what_its_scopes_permit(hub: RunningHub, node: str) -> None:
     """The program is ready, shows an event without the field that it may not see, and the field once it may."""
     integration, reader = await hub.register("MEMBER_VERIFIED")
     async with running(node, hub, reader.key, "latest") as terminal:
@@ -96,7 +96,7 @@ async def test_it_shows_what_its_scopes_permit(hub: RunningHub, node: str) -> No
         assert "userId=7002" in await terminal.line("memberVerified")
 
 
-async def test_it_goes_on_where_it_stopped(hub: RunningHub, node: str) -> None:
+async def test_the_node_example_resumes_at_its_cursor(hub: RunningHub, node: str) -> None:
     """Told to stop it shows a cursor; started with that it shows what came meanwhile, once."""
     _, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY")
     async with running(node, hub, reader.key, "latest") as terminal:
@@ -111,7 +111,7 @@ async def test_it_goes_on_where_it_stopped(hub: RunningHub, node: str) -> None:
         assert "userId=7002" in await terminal.line("memberVerified")
 
 
-async def test_it_stops_where_trying_again_mends_nothing(hub: RunningHub, node: str) -> None:
+async def test_the_node_example_stops_at_a_permanent_failure(hub: RunningHub, node: str) -> None:
     """When its key is rotated away it ends with the reason; with a wrong key it does not even begin."""
     integration, reader = await hub.register("MEMBER_VERIFIED")
     async with running(node, hub, reader.key) as terminal:
@@ -124,7 +124,7 @@ async def test_it_stops_where_trying_again_mends_nothing(hub: RunningHub, node: 
         assert (code, "KEY_UNKNOWN" in err) == (1, True)
 
 
-async def test_it_goes_on_at_the_place_that_it_committed(hub: RunningHub, node: str) -> None:
+async def test_the_node_example_resumes_at_its_commit(hub: RunningHub, node: str) -> None:
     """Started again without a place it shows what came meanwhile and nothing twice: the hub has kept its cursor."""
     _, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY")
     async with running(node, hub, reader.key) as terminal:
@@ -139,7 +139,7 @@ async def test_it_goes_on_at_the_place_that_it_committed(hub: RunningHub, node: 
         assert "userId=7002" in await terminal.line("memberVerified")
 
 
-async def test_it_comes_back_when_the_hub_says_so(start_hub: StartHub, node: str) -> None:
+async def test_the_node_example_obeys_the_retry_delay(start_hub: StartHub, node: str) -> None:
     """Refused for want of room, with a time to come again, it tells the reason, waits, and is served in the end."""
     hub = await start_hub(max_streams=1)
     _, first = await hub.register("MEMBER_VERIFIED")
@@ -151,7 +151,7 @@ async def test_it_comes_back_when_the_hub_says_so(start_hub: StartHub, node: str
         await terminal.line("ready")
 
 
-async def test_it_goes_through_no_proxy_of_the_environment(
+async def test_the_node_example_ignores_proxies_of_the_environment(
     hub: RunningHub, node: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where variables name a proxy (here one that is not there) the key goes to the hub on this machine directly."""

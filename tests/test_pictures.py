@@ -13,13 +13,13 @@ DRAWN = sorted((ROOT / "docs" / "pictures").glob("*.svg"))
 
 
 @pytest.mark.parametrize("theme", TOOL["THEMES"])
-def test_the_flow_is_drawn_from_its_source(theme: str) -> None:
+def test_the_flow_picture_is_up_to_date(theme: str) -> None:
     """The picture in the repository is what `make pictures` draws from flow.toml today."""
     assert (ROOT / "docs" / "pictures" / f"flow-{theme}.svg").read_text() == TOOL["flow"](theme)
 
 
 @pytest.mark.parametrize("picture", DRAWN, ids=lambda path: path.name)
-def test_a_picture_stands_alone(picture: Path) -> None:
+def test_a_picture_is_self_contained(picture: Path) -> None:
     """Each is well-formed, has a title for those who cannot see it, and names no other file or address."""
     root = ET.fromstring(picture.read_text())  # noqa: S314  our own file
     assert root.findtext("{http://www.w3.org/2000/svg}title")
@@ -27,7 +27,7 @@ def test_a_picture_stands_alone(picture: Path) -> None:
     assert re.findall(r"https?:|@import|@font-face|url\((?!#)|href", rest) == []
 
 
-def test_the_demo_shows_the_moment_that_matters() -> None:
+def test_the_demo_picture_shows_a_revoked_scope() -> None:
     """The terminal shows the three columns, and the notice of an integration when an admin takes a scope away."""
     shown = "".join(ET.fromstring((ROOT / "docs/pictures/demo.svg").read_text()).itertext()).replace("\xa0", " ")  # noqa: S314  our own file
     for words in ("Stats board", "Doorman", "Archive", "member_verified_identity taken away", "verified: somebody"):

@@ -37,7 +37,7 @@ FIELDS = {
 """For each row of the table on grpcurl: who calls what, with the value in its place."""
 
 
-def test_the_tour_prints_what_really_comes_out() -> None:
+def test_the_tour_prints_what_the_readme_shows() -> None:
     """Every command of README's tour is run; what it prints is what README says, but for ids, keys and times."""
     grpcurl = needs("grpcurl")
     environment = {**os.environ, "PATH": f"{Path(grpcurl).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -72,7 +72,7 @@ def test_the_table_on_grpcurl_has_every_kind() -> None:
 
 
 @pytest.mark.parametrize("kind", FIELDS)
-async def test_what_grpcurl_takes_and_refuses(hub: RunningHub, kind: str) -> None:
+async def test_grpcurl_accepts_and_refuses_as_documented(hub: RunningHub, kind: str) -> None:
     """Each value of the table reaches the hub, or is refused by grpcurl before it calls, as the table says."""
     [[taken, refused]] = [cells for row, *cells in grpcurl_rows() if row == kind]
     for value in re.findall(r"`([^`]+)`", taken):
@@ -125,7 +125,7 @@ async def test_the_first_keys_come_before_the_first_log_line(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+def test_every_relative_link_has_a_target(page: Path) -> None:
     """Each relative link names a file that is there, and each anchor a heading of that page."""
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
         name, _, anchor = target.partition("#")

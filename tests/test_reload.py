@@ -69,7 +69,7 @@ async def test_the_log_level_needs_no_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 20])
-async def test_a_hub_without_tls_outlives_it_too(tmp_path: Path, count: int) -> None:
+async def test_a_hub_without_tls_survives_sighup(tmp_path: Path, count: int) -> None:
     """With nothing to read again the signal is answered with a line; many of them are as good as one."""
     async with serving(cwd=tmp_path) as hub:
         for _ in range(count):
@@ -78,7 +78,7 @@ async def test_a_hub_without_tls_outlives_it_too(tmp_path: Path, count: int) -> 
         assert (await hub.stop()).code == 0
 
 
-def test_it_does_not_end_a_start(tmp_path: Path) -> None:
+def test_sighup_does_not_end_a_start(tmp_path: Path) -> None:
     """From the first moment on: a terminal that is closed, or a supervisor in a hurry, ends nothing."""
     code = (
         "import os, signal, sys\n"

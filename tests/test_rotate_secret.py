@@ -51,7 +51,7 @@ async def works(hub: Serving, key: str) -> bool:
     return True
 
 
-async def test_keys_and_cursors_outlive_rotations(tmp_path: Path) -> None:
+async def test_keys_and_cursors_survive_rotations(tmp_path: Path) -> None:
     """Twice another secret that the store makes: each key works and moves to the newest one at its next use."""
     keys = await first_keys(tmp_path)
     async with serving(cwd=tmp_path) as hub:
@@ -124,7 +124,7 @@ def audit(database: Path) -> bytes:
 
 
 @pytest.mark.parametrize("began_with", ["file", "setting"])
-async def test_a_store_moves_to_the_settings_and_back(tmp_path: Path, began_with: str) -> None:
+async def test_a_secret_moves_to_the_settings_and_back(tmp_path: Path, began_with: str) -> None:
     """From its own file to HUB_SECRET, to another HUB_SECRET, and back to a file."""
     first = {"HUB_SECRET": FIRST} if began_with == "setting" else {}
     old = tmp_path / "old"
@@ -169,7 +169,7 @@ async def test_the_same_secret_moves_without_a_rotation(tmp_path: Path) -> None:
         (("--old-secret-file", "none"), {"HUB_SECRET": SECOND}, "--old-secret-file: none: No such file"),
     ],
 )
-async def test_a_rotation_that_is_refused_changes_nothing(
+async def test_a_refused_rotation_changes_nothing(
     tmp_path: Path, words: tuple[str, ...], variables: dict[str, str], complaint: str
 ) -> None:
     """Without the secret that the store has, or to the same one: one line says why, and the old one still fits."""
@@ -191,7 +191,7 @@ async def test_a_store_in_use_is_not_rotated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["file", "database"])
-async def test_a_rotation_that_is_cut_off_leaves_a_hub_that_starts(
+async def test_after_an_interrupted_rotation_the_hub_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """After each step: the old secret or the new one is in force, and the file has what is needed."""
@@ -266,7 +266,7 @@ def test_cursors_of_earlier_secrets_open_as_long_as_they_are_accepted() -> None:
     assert CursorSeal(b"b" * 32).open(new) == (1, 2, 3)
 
 
-def test_a_text_stands_for_its_digest_or_its_digits() -> None:
+def test_a_secret_is_a_text_or_hexadecimal_digits() -> None:
     """A text of the settings as ever; hexadecimal digits also as the secret that a store made for itself."""
     assert len(derived_secrets("a text")) == 1
     assert derived_secrets("ab" * 32)[1] == bytes.fromhex("ab" * 32)

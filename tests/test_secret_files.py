@@ -24,7 +24,7 @@ def laid(path: Path, text: str = SECRET, mode: int = 0o600) -> Path:
 
 
 @pytest.mark.parametrize("name", config.SECRETS)
-def test_every_secret_has_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_every_secret_can_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """By variable and in the settings file; blanks, a line break and a byte order mark around it do not count."""
     file = laid(tmp_path / "secret", f"\ufeff{SECRET}\r\n")
     assert getattr(config.load({f"{name}_file": str(file)}), name).get_secret_value() == SECRET
@@ -45,7 +45,7 @@ def test_every_secret_has_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (None, "No such file or directory"),
     ],
 )
-async def test_a_file_that_holds_no_secret_ends_the_start(tmp_path: Path, content: str | None, complaint: str) -> None:
+async def test_an_invalid_secret_file_ends_the_start(tmp_path: Path, content: str | None, complaint: str) -> None:
     """With what is wrong with it; nothing is made."""
     if content is not None:
         laid(tmp_path / "file", content)
@@ -55,7 +55,7 @@ async def test_a_file_that_holds_no_secret_ends_the_start(tmp_path: Path, conten
 
 
 @pytest.mark.parametrize("name", ["HUB_SECRETS_FILE", "HUB_ADMIN_KEY_FILE", "HUB_ANYTHING_FILE"])
-async def test_a_file_that_nothing_reads_is_refused(tmp_path: Path, name: str) -> None:
+async def test_an_unknown_file_variable_is_refused(tmp_path: Path, name: str) -> None:
     """A hub that ignored it would make a secret of its own; the complaint says which names there are."""
     for command in (("serve",), ("init",), ("emit", "ticket_closed", "--guild", "1")):
         ended = await run_hub(*command, cwd=tmp_path, **{name: "file"})
@@ -82,7 +82,7 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("mode", "accepted"), [(0o640, True), (0o440, True), (0o400, True), (0o644, False)])
-def test_a_file_of_root_may_be_its_groups(
+def test_a_file_of_root_may_be_readable_by_its_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, mode: int, accepted: bool
 ) -> None:
     """That is how systemd and Kubernetes hand secrets to a service; others must not read it."""

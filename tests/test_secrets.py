@@ -146,7 +146,7 @@ def test_the_log_cuts_keys(capsys: pytest.CaptureFixture[str], style: str) -> No
 
 
 @pytest.mark.parametrize("url", ["nats://hub:pass/word@nats:4222", "NATS://hub:pass/word@nats:4222"])
-def test_no_spelling_of_a_url_shows_its_password(url: str) -> None:
+def test_passwords_in_urls_are_masked(url: str) -> None:
     """A slash in the password, a scheme in capitals."""
     settings = config.load({"storage": url})
     assert "word" not in settings.storage

@@ -8,7 +8,7 @@ from tests.support.calls import reason_of
 from tests.support.hubs import RunningHub
 
 
-async def test_an_integration_gets_what_it_was_granted_and_no_more(hub: RunningHub) -> None:
+async def test_an_integration_gets_exactly_what_it_was_granted(hub: RunningHub) -> None:
     """A verification arrives without the user where the identity scope is missing, until the key is rotated away."""
     integration, reader = await hub.register("MEMBER_VERIFIED")
     stream = await reader.subscribe()

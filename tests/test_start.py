@@ -54,7 +54,7 @@ def taken_port() -> Iterator[int]:
         ("\xff", "settings file "),
     ],
 )
-async def test_a_wrong_settings_file(tmp_path: Path, text: str, complaint: str) -> None:
+async def test_a_wrong_settings_file_is_reported(tmp_path: Path, text: str, complaint: str) -> None:
     """A key that there is not, a value of the wrong type or out of bounds, and what is no TOML are named."""
     file = tmp_path / "hub.toml"
     file.write_bytes(text.encode("latin-1"))
@@ -63,7 +63,7 @@ async def test_a_wrong_settings_file(tmp_path: Path, text: str, complaint: str) 
 
 
 @pytest.mark.parametrize(("name", "why"), [("missing.toml", "No such file or directory"), (".", "Is a directory")])
-async def test_a_settings_file_that_cannot_be_read(tmp_path: Path, name: str, why: str) -> None:
+async def test_an_unreadable_settings_file_is_reported(tmp_path: Path, name: str, why: str) -> None:
     """A settings file that is not there, or is none, ends the start with its name and why."""
     assert (await run_hub("serve", cwd=tmp_path, HUB_CONFIG=name)).complaint == f"settings file {name}: {why}"
     assert list(tmp_path.iterdir()) == []
@@ -100,27 +100,27 @@ async def test_a_settings_file_that_cannot_be_read(tmp_path: Path, name: str, wh
         ("HUB_TLS_CLIENT_CA", "ca.pem", "tls_client_ca needs tls_certificate and tls_key"),
     ],
 )
-async def test_a_wrong_variable(tmp_path: Path, name: str, value: str, complaint: str) -> None:
+async def test_a_wrong_variable_is_reported(tmp_path: Path, name: str, value: str, complaint: str) -> None:
     """A misspelt variable is answered with the name that was meant; a wrong value, or plaintext for all, is refused."""
     assert (await run([*COMMAND, "serve"], tmp_path, {name: value})).complaint.startswith(complaint)
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_secret_that_is_too_short(tmp_path: Path) -> None:
+async def test_a_short_secret_is_refused(tmp_path: Path) -> None:
     """A secret that could be guessed is refused, without being repeated."""
     complaint = (await run_hub("serve", cwd=tmp_path, HUB_SECRET="hunter2hunter2")).complaint
     assert complaint.startswith("secret: must have at least 32 characters")
     assert "hunter2" not in complaint
 
 
-async def test_every_complaint_has_its_line(tmp_path: Path) -> None:
+async def test_every_wrong_setting_has_its_line(tmp_path: Path) -> None:
     """Two wrong settings are reported together, each on its own line."""
     ended = await run_hub("serve", cwd=tmp_path, HUB_MAX_STREAMS="x", HUB_RETENTION="x")
     assert (ended.code, ended.out) == (2, "")
     assert [line.split(":")[:2] for line in ended.err.splitlines()] == [["hub", " max_streams"], ["hub", " retention"]]
 
 
-async def test_a_secret_that_does_not_fit(tmp_path: Path) -> None:
+async def test_a_wrong_secret_is_refused(tmp_path: Path) -> None:
     """A store is not opened with another secret than its own, nor with none; with that one its keys still work."""
     key = (await run_hub("init", cwd=tmp_path, HUB_SECRET=SECRET)).keys["HUB_ADMIN_KEY"]
     wrong = (await run_hub("serve", cwd=tmp_path, HUB_SECRET=SECRET[::-1])).complaint
@@ -131,7 +131,7 @@ async def test_a_secret_that_does_not_fit(tmp_path: Path) -> None:
         await hub.caller(key).call("DirectoryService/ListScopes", directory_service_pb2.ListScopesRequest())
 
 
-async def test_a_password_in_a_wrong_url(tmp_path: Path) -> None:
+async def test_a_password_in_an_invalid_url_is_not_printed(tmp_path: Path) -> None:
     """A URL that cannot be read is refused without being repeated: what is wrong may stand in its password."""
     ended = await run_hub("serve", cwd=tmp_path, HUB_STORAGE="nats://hub:hunter://2@nats-1:4222")
     assert ended.complaint.startswith("storage: must name servers")
@@ -139,7 +139,7 @@ async def test_a_password_in_a_wrong_url(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_start_that_waits_for_its_store_can_be_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
+async def test_a_start_that_waits_for_its_store_can_be_stopped(tmp_path: Path, number: signal.Signals) -> None:
     """While nobody answers where the cluster should be, the hub can be stopped at once, with status 0."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         variables = {"HUB_STORAGE": f"nats://127.0.0.1:{silent.getsockname()[1]}"}
@@ -151,9 +151,7 @@ async def test_a_start_that_waits_for_its_store_can_be_told_to_stop(tmp_path: Pa
     assert (ended.code, ended.out, ended.err) == (0, "", "")
 
 
-async def test_the_first_keys_outlive_a_start_that_is_cancelled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_first_keys_survive_a_cancelled_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told to stop while the first keys are being stored, the start still knows them: they are made only once."""
     begun = asyncio.Event()
 
@@ -175,7 +173,7 @@ async def test_the_first_keys_outlive_a_start_that_is_cancelled(
     await again.stop()
 
 
-async def test_a_port_in_use(tmp_path: Path, taken_port: int) -> None:
+async def test_a_port_in_use_is_reported(tmp_path: Path, taken_port: int) -> None:
     """A port that somebody has is named; the first keys are not used up by a start that could not show them."""
     address = f"127.0.0.1:{taken_port}"
     assert address in (await run_hub("serve", "--listen", address, cwd=tmp_path)).complaint
@@ -183,7 +181,7 @@ async def test_a_port_in_use(tmp_path: Path, taken_port: int) -> None:
         assert list(await hub.first_keys()) == ["HUB_ADMIN_KEY", "HUB_BOT_KEY"]
 
 
-async def test_a_certificate_that_is_none(tmp_path: Path) -> None:
+async def test_invalid_tls_files_are_reported(tmp_path: Path) -> None:
     """TLS files that are missing or hold something else are named as such, and nothing is served in plaintext."""
     tls = ("--tls-certificate", "c.pem", "--tls-key", "k.pem")
     assert (await run_hub("serve", *tls, cwd=tmp_path)).complaint == "k.pem: No such file or directory"
@@ -193,7 +191,7 @@ async def test_a_certificate_that_is_none(tmp_path: Path) -> None:
     assert (await run_hub("serve", *tls, cwd=tmp_path)).complaint.startswith("TLS: ")
 
 
-async def test_a_data_directory_held_by_another_hub(tmp_path: Path) -> None:
+async def test_a_data_directory_in_use_is_refused(tmp_path: Path) -> None:
     """A second hub on the same directory is refused and told who holds it; the first goes on undisturbed."""
     async with serving(cwd=tmp_path) as hub:
         key = (await hub.first_keys())["HUB_ADMIN_KEY"]
@@ -202,7 +200,7 @@ async def test_a_data_directory_held_by_another_hub(tmp_path: Path) -> None:
         await hub.caller(key).call("DirectoryService/ListScopes", directory_service_pb2.ListScopesRequest())
 
 
-async def test_a_data_directory_without_write_permission(tmp_path: Path) -> None:
+async def test_a_data_directory_without_write_permission_is_reported(tmp_path: Path) -> None:
     """A hub that may not write where its data is to lie says so, and leaves nothing there."""
     data = tmp_path / "data"
     data.mkdir(mode=0o555)
@@ -214,7 +212,7 @@ async def test_a_data_directory_without_write_permission(tmp_path: Path) -> None
     assert list(data.iterdir()) == []
 
 
-async def test_a_data_directory_below_a_file(tmp_path: Path) -> None:
+async def test_a_data_directory_below_a_file_is_refused(tmp_path: Path) -> None:
     """A path that cannot be a directory is refused, and the file in its place is left as it is."""
     (tmp_path / "data").write_text("mine")
     assert (await run_hub("serve", cwd=tmp_path)).complaint == f"data directory {tmp_path}/data is not a directory"
@@ -224,7 +222,7 @@ async def test_a_data_directory_below_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database at all " * 100, b"SQLite format 3\0" + bytes(84)])
-async def test_a_database_file_that_is_none(tmp_path: Path, content: bytes) -> None:
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path, content: bytes) -> None:
     """A file that is no database in the place of ours is refused and not touched."""
     file = tmp_path / "data" / "hub.db"
     file.parent.mkdir()
@@ -234,7 +232,7 @@ async def test_a_database_file_that_is_none(tmp_path: Path, content: bytes) -> N
     assert file.read_bytes() == content
 
 
-async def test_a_database_of_another_program(tmp_path: Path) -> None:
+async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     """Another program's database is refused, named, and not written to."""
     file = tmp_path / "data" / "hub.db"
     file.parent.mkdir()

@@ -24,7 +24,7 @@ PAGE_TOKEN = "3zipsjb4kKEGFKa4yZDfYRf3F-ybyJ0E"
 EARLIER = "xUDg/t1QGFYSCp2TS9TG+/2LJLqmF+ixlIawGUMPjh0CLAVwYHi/z4NmCAiE4w2f"
 
 
-def test_what_hangs_on_the_secret_stays_readable() -> None:
+def test_values_made_with_the_secret_stay_readable() -> None:
     """Cursors, page tokens, digests and earlier secrets of stores and callers are read as they were made."""
     assert state_check(SECRET) == "cc8ceb613e4224ed3e1aaf07428ab53c"
     assert secret_check(SECRET).hex() == "c0b191f900ce19febd6b8ac126b18775c5247aa4b06d05d51932758a51e89f3a"
@@ -56,7 +56,7 @@ def test_a_seal_opens_what_earlier_secrets_sealed() -> None:
     assert Seal(SECRET, "page tokens").open(text, b"context") is None
 
 
-def test_a_setting_may_be_the_digits_of_a_secret() -> None:
+def test_a_secret_setting_may_be_hexadecimal_digits() -> None:
     """64 hexadecimal digits are also read as the 32 bytes that a store has made."""
     assert derived_secrets(SECRET.hex())[1:] == [SECRET]
     assert len(derived_secrets("not hexadecimal, but long enough")) == 1
@@ -95,7 +95,7 @@ def test_records_are_read_back() -> None:
         state.OVERSIGHT.decode(state.KEY_USE.encode(UseRecord(1)))
 
 
-async def test_a_latch_lets_go_at_its_position_and_not_before() -> None:
+async def test_a_latch_releases_callers_at_their_position() -> None:
     """Callers wait for different positions; one that is cancelled holds up nobody, and none goes back."""
     latch = PositionLatch()
     near, far, gone = (asyncio.ensure_future(latch.wait(position)) for position in (2, 3, 2))

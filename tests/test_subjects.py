@@ -43,7 +43,7 @@ def test_an_event_is_about_its_guild_and_the_users_that_it_names() -> None:
     assert not concerns(entry(closed("c", "51")), Subject(SubjectKind.GUILD, 5))
 
 
-def test_who_gets_no_user_is_shown_nothing_about_one() -> None:
+def test_an_event_with_withheld_users_is_not_about_them() -> None:
     """A field that is withheld names nobody to those from whom it is withheld; ids are compared as a whole."""
     seen = entry(verified("v"))
     user = Subject(SubjectKind.USER, 7001)

@@ -34,13 +34,13 @@ def encoding(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_settings(tmp_path: Path, encoding: str) -> None:
+def test_a_settings_file_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     """The settings file."""
     file = write(tmp_path / "hub.toml", "max_streams = 7\n# für alle\n", encoding)
     assert config.load({}, file).max_streams == 7
 
 
-def test_certificates(tmp_path: Path, encoding: str) -> None:
+def test_certificates_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     """Certificate, key and authority: of the hub, and of the hub towards NATS."""
     made = certify("hub")
     chain = write(tmp_path / "hub.pem", made.pem.decode(), encoding)
@@ -53,7 +53,7 @@ def test_certificates(tmp_path: Path, encoding: str) -> None:
     assert isinstance(_tls(nats), ssl.SSLContext)
 
 
-def test_the_secret_file(tmp_path: Path, encoding: str) -> None:
+def test_the_secret_file_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     """The secret that was brought back with an editor."""
     directory = DataDirectory.open(tmp_path)
     write(tmp_path / "secret", "5a" * 32 + "\n", encoding)
@@ -61,7 +61,7 @@ def test_the_secret_file(tmp_path: Path, encoding: str) -> None:
     directory.close()
 
 
-def test_credentials_of_a_cluster(tmp_path: Path, encoding: str) -> None:
+def test_nats_credentials_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     """The file that says who the hub is towards NATS."""
     file = tmp_path / "hub.creds"
     Realm().let_in(file)
@@ -70,7 +70,7 @@ def test_credentials_of_a_cluster(tmp_path: Path, encoding: str) -> None:
     assert Credentials(file).jwt() == plain
 
 
-async def test_a_backup_beside_such_a_secret(tmp_path: Path, encoding: str) -> None:
+async def test_a_backup_reads_a_secret_file_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     """A backup takes the secret from the same file."""
     await run_hub("init", cwd=tmp_path)
     file = tmp_path / "data" / "secret"
@@ -78,7 +78,7 @@ async def test_a_backup_beside_such_a_secret(tmp_path: Path, encoding: str) -> N
     assert "and the hub's secret" in (await run_hub("backup", "b", cwd=tmp_path)).out
 
 
-async def test_keys_and_events(tmp_path: Path, encoding: str) -> None:
+async def test_keys_and_events_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     """A file with a key, and one with events in UTF-8."""
     async with serving(cwd=tmp_path) as hub:
         key = (await hub.first_keys())["HUB_BOT_KEY"]
@@ -91,7 +91,7 @@ async def test_keys_and_events(tmp_path: Path, encoding: str) -> None:
         await hub.caller(key).call("DirectoryService/ListScopes", directory_service_pb2.ListScopesRequest())
 
 
-def test_what_is_no_text_is_named(tmp_path: Path) -> None:
+def test_a_binary_file_is_reported(tmp_path: Path) -> None:
     """The error names a binary file that is used as a certificate or as settings."""
     file = tmp_path / "binary"
     file.write_bytes(b"\x30\x82\xff\xfe")

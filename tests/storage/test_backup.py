@@ -70,7 +70,7 @@ def foreign(file: Path) -> None:
 # What is carried.
 
 
-async def test_all_of_the_log_is_there_again(log: SqliteLog, tmp_path: Path) -> None:
+async def test_a_restore_has_the_whole_log(log: SqliteLog, tmp_path: Path) -> None:
     """Entries, marks, history, the secret: all as it was when the backup was made beside the open log."""
     await log.append([state("integration/x", b"[1]"), state("cursor/x/default", b"{}"), event("c", time=5_000)])
     await log.erase([1])
@@ -115,7 +115,7 @@ async def test_known_ids_stay_known(backup: Path, tmp_path: Path) -> None:
         await again.close()
 
 
-async def test_positions_and_times_go_on(log: SqliteLog, tmp_path: Path) -> None:
+async def test_positions_and_times_continue_after_a_restore(log: SqliteLog, tmp_path: Path) -> None:
     """Positions and times of newest entries that were trimmed away are not used again after a restore."""
     await log.append([event("c", time=7_000)])
     await log.trim(5, 10)
@@ -131,7 +131,7 @@ async def test_positions_and_times_go_on(log: SqliteLog, tmp_path: Path) -> None
         await again.close()
 
 
-async def test_what_was_acknowledged_is_in_the_backup(tmp_path: Path) -> None:
+async def test_acknowledged_entries_are_in_the_backup(tmp_path: Path) -> None:
     """Of a store that another process appends to all the while each backup holds what was acknowledged before it."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -191,7 +191,7 @@ async def test_a_store_that_was_killed_can_be_backed_up(tmp_path: Path) -> None:
 # The file.
 
 
-async def test_the_file_is_for_its_owner_alone(backup: Path, tmp_path: Path) -> None:
+async def test_the_backup_is_readable_by_its_owner_only(backup: Path, tmp_path: Path) -> None:
     """The backup is one file with mode 0600, whatever the umask; so are the files that a restore makes, in a 0700."""
     assert backup.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "x.bak"]
@@ -205,7 +205,7 @@ async def test_the_file_is_for_its_owner_alone(backup: Path, tmp_path: Path) -> 
     assert modes == dict.fromkeys(("hub.db", "hub.lock", "secret"), 0o600)
 
 
-async def test_the_secret_leaves_the_database(backup: Path, log: SqliteLog, tmp_path: Path) -> None:
+async def test_a_restore_moves_the_secret_into_its_file(backup: Path, log: SqliteLog, tmp_path: Path) -> None:
     """The backup holds the secret; the restored database does not, it lies in its file alone."""
     secret = (await log.secrets())[0]
     restore(settings(tmp_path / "new"), backup)
@@ -224,7 +224,9 @@ async def test_nothing_is_overwritten(backup: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-async def test_a_name_that_was_taken_meanwhile(log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_created_during_the_backup_is_kept(
+    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where somebody else's file got the name while the backup was written, that one stays and the backup goes."""
     del log
     link = os.link
@@ -242,7 +244,9 @@ async def test_a_name_that_was_taken_meanwhile(log: SqliteLog, tmp_path: Path, m
     }
 
 
-async def test_a_file_system_without_links(log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_system_without_hard_links_works(
+    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where files cannot have a second name, the backup is renamed, and is one."""
     del log
 
@@ -264,7 +268,7 @@ async def test_a_file_system_without_links(log: SqliteLog, tmp_path: Path, monke
         ("another program's", "belongs to another program"),
     ],
 )
-def test_no_store_no_backup(content: bytes | str | None, complaint: str, tmp_path: Path) -> None:
+def test_without_a_store_there_is_no_backup(content: bytes | str | None, complaint: str, tmp_path: Path) -> None:
     """Where there is no store of a hub it is said, and nothing is made."""
     (tmp_path / "data").mkdir()
     if isinstance(content, str):
@@ -277,14 +281,14 @@ def test_no_store_no_backup(content: bytes | str | None, complaint: str, tmp_pat
     assert sorted(tmp_path.rglob("*")) == before
 
 
-async def test_a_backup_into_nowhere(log: SqliteLog, tmp_path: Path) -> None:
+async def test_a_missing_target_directory_is_reported(log: SqliteLog, tmp_path: Path) -> None:
     """A directory that there is not is said in one line."""
     del log
     with pytest.raises(StartError, match="No such file or directory"):
         back_up(settings(tmp_path / "data"), tmp_path / "nowhere" / "x.bak")
 
 
-def test_another_store_has_means_of_its_own(tmp_path: Path) -> None:
+def test_a_backup_of_jetstream_is_refused_with_an_alternative(tmp_path: Path) -> None:
     """For JetStream both commands say plainly that they are not for it, and what is; its password they do not say."""
     other = settings(tmp_path / "data", storage="nats://hub:password@127.0.0.1:4222")
     for work, instead in ((back_up, "nats stream backup"), (restore, "nats stream restore")):
@@ -308,7 +312,7 @@ async def test_a_damaged_store_is_not_backed_up(log: SqliteLog, tmp_path: Path) 
 # The secret.
 
 
-async def test_a_given_secret_is_not_in_the_file(tmp_path: Path) -> None:
+async def test_a_secret_of_the_settings_is_not_in_the_backup(tmp_path: Path) -> None:
     """With HUB_SECRET the backup holds none and says so; a restore needs the same one, and makes no file of it."""
     log = await open_log(tmp_path / "data", secret=SECRET)
     await log.append([event("a")])
@@ -332,7 +336,7 @@ async def test_a_given_secret_is_not_in_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "00" * 32, "nonsense"])
-async def test_without_a_fitting_secret_there_is_no_backup(log: SqliteLog, tmp_path: Path, text: str | None) -> None:
+async def test_a_backup_needs_the_secret_of_the_store(log: SqliteLog, tmp_path: Path, text: str | None) -> None:
     """A backup whose secret is nowhere would open with no key: it is refused, nothing is left."""
     del log
     file = tmp_path / "data" / "secret"
@@ -344,7 +348,7 @@ async def test_without_a_fitting_secret_there_is_no_backup(log: SqliteLog, tmp_p
     assert not list(tmp_path.glob("x.bak*"))
 
 
-async def test_a_given_secret_that_the_backup_does_not_need(backup: Path, tmp_path: Path) -> None:
+async def test_a_restore_warns_of_an_unneeded_secret(backup: Path, tmp_path: Path) -> None:
     """A hub with this HUB_SECRET would not start on what was restored: it is said before."""
     with pytest.raises(StartError, match="unset it, the backup has its own"):
         restore(settings(tmp_path / "new", secret=SECRET), backup)
@@ -361,7 +365,7 @@ async def refused(file: Path, directory: Path, complaint: str) -> None:
     assert {path.name for path in directory.glob("*")} <= {"hub.lock"}
 
 
-async def test_what_is_no_backup(backup: Path, log: SqliteLog, tmp_path: Path) -> None:
+async def test_files_that_are_not_backups_are_refused(backup: Path, log: SqliteLog, tmp_path: Path) -> None:
     """A missing file, a directory, a text, another database, the store itself: none of them becomes a store."""
     await log.close()
     new = tmp_path / "new"
@@ -376,7 +380,7 @@ async def test_what_is_no_backup(backup: Path, log: SqliteLog, tmp_path: Path) -
     restore(settings(new), backup)
 
 
-async def test_a_backup_that_was_cut_short(backup: Path, tmp_path: Path) -> None:
+async def test_a_truncated_backup_is_refused(backup: Path, tmp_path: Path) -> None:
     """Wherever a copy of it ends before the whole does, it is refused."""
     size = backup.stat().st_size
     cut = tmp_path / "cut"
@@ -386,7 +390,7 @@ async def test_a_backup_that_was_cut_short(backup: Path, tmp_path: Path) -> None
         await refused(cut, tmp_path / "new", "is not a backup|malformed|not a database|damaged")
 
 
-async def test_another_byte_anywhere(log: SqliteLog, tmp_path: Path) -> None:
+async def test_a_flipped_bit_in_a_backup_is_detected(log: SqliteLog, tmp_path: Path) -> None:
     """One bit that fell over in an entry, an id or the secret is found, though SQLite does not mind it."""
     await log.append([event("needle-in-id", b"needle-in-body"), state("integration/y", b"needle-in-state")])
     back_up(settings(tmp_path / "data"), tmp_path / "x.bak")
@@ -402,7 +406,7 @@ async def test_another_byte_anywhere(log: SqliteLog, tmp_path: Path) -> None:
         await refused(other, tmp_path / "new", "damaged|malformed")
 
 
-async def test_a_backup_of_another_version(backup: Path, tmp_path: Path) -> None:
+async def test_a_backup_of_an_unknown_version_is_refused(backup: Path, tmp_path: Path) -> None:
     """A schema that this hub does not know is named, with what to do."""
     with sqlite3.connect(backup) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -415,7 +419,7 @@ async def test_a_backup_of_another_version(backup: Path, tmp_path: Path) -> None
     )
 
 
-async def test_a_directory_that_is_not_empty(backup: Path, tmp_path: Path) -> None:
+async def test_a_restore_into_a_directory_with_files_is_refused(backup: Path, tmp_path: Path) -> None:
     """Whatever lies in the directory is named and stays as it was, be it one file; a free lock is nothing."""
     new = tmp_path / "new"
     new.mkdir()
@@ -427,7 +431,9 @@ async def test_a_directory_that_is_not_empty(backup: Path, tmp_path: Path) -> No
     restore(settings(new), backup)
 
 
-async def test_a_directory_that_fills_meanwhile(backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_files_created_during_a_restore_are_kept(
+    backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What somebody put there between the first look and the lock is found, and stays."""
     hold = DataDirectory.open
 
@@ -442,7 +448,7 @@ async def test_a_directory_that_fills_meanwhile(backup: Path, tmp_path: Path, mo
     assert (tmp_path / "new" / "secret").read_text() == "theirs"
 
 
-async def test_a_directory_that_a_hub_holds(backup: Path, log: SqliteLog, tmp_path: Path) -> None:
+async def test_a_restore_into_a_directory_in_use_is_refused(backup: Path, log: SqliteLog, tmp_path: Path) -> None:
     """The directory of a running hub is refused; so is one whose hub is just starting, by the name of its process."""
     last = (await log.bounds()).last
     with pytest.raises(StartError, match=r"is not empty \(it has hub.db\)"):
@@ -454,7 +460,7 @@ async def test_a_directory_that_a_hub_holds(backup: Path, log: SqliteLog, tmp_pa
         restore(settings(tmp_path / "data"), backup)
 
 
-async def test_a_backup_copied_into_place_is_no_store(backup: Path, tmp_path: Path) -> None:
+async def test_a_backup_copied_into_place_is_refused(backup: Path, tmp_path: Path) -> None:
     """Without a restore old cursors would skip what they do not stand for: no hub starts on the bare file."""
     new = tmp_path / "new"
     new.mkdir()
@@ -475,7 +481,7 @@ def run(*words: str | Path, cwd: Path, **variables: str) -> subprocess.Completed
     )
 
 
-async def test_a_full_disk(log: SqliteLog, tmp_path: Path) -> None:
+async def test_a_full_disk_leaves_neither_backup_nor_restore(log: SqliteLog, tmp_path: Path) -> None:
     """Where there is no room a backup is one line and nothing else; so is a restore, and its directory stays empty."""
     await log.append([event(f"{n}", bytes(1_000)) for n in range(1_000)])
     back_up(settings(tmp_path / "data"), tmp_path / "x.bak")
@@ -497,7 +503,7 @@ async def test_a_full_disk(log: SqliteLog, tmp_path: Path) -> None:
         ("new/hub.db-journal", ("restore", "x.bak", "--data-dir", "new")),
     ],
 )
-async def test_what_cannot_be_synced_is_not_done(
+async def test_a_failed_sync_takes_everything_back(
     backup: Path, shim: Path, tmp_path: Path, file: str, words: tuple[str, ...]
 ) -> None:
     """A disk that fails at any of the files, or at the directory, is an error, and what was made is taken back."""
@@ -520,7 +526,7 @@ def cut_off(what: str, source: Path) -> list[str]:
 
 
 @pytest.mark.timeout(600)
-async def test_a_backup_that_is_killed_leaves_no_half(log: SqliteLog, tmp_path: Path) -> None:
+async def test_a_killed_backup_leaves_no_partial_file(log: SqliteLog, tmp_path: Path) -> None:
     """Killed before its lines, and at random moments: what a restore takes of what is left is whole."""
     await log.append([event(f"{n}", bytes(1_000)) for n in range(200)])
     told = cut_off("backup", tmp_path / "data")
@@ -534,7 +540,7 @@ async def test_a_backup_that_is_killed_leaves_no_half(log: SqliteLog, tmp_path: 
 
 
 @pytest.mark.timeout(600)
-async def test_a_restore_that_is_killed_leaves_no_half(log: SqliteLog, tmp_path: Path) -> None:
+async def test_a_killed_restore_leaves_no_partial_store(log: SqliteLog, tmp_path: Path) -> None:
     """Killed before its lines, and at random moments: a hub finds all, or nothing, or does not start."""
     await log.append([event(f"{n}", bytes(1_000)) for n in range(200)])
     epoch = (await log.bounds()).epoch

@@ -45,7 +45,7 @@ def expected(name: str) -> object:
 
 
 @FORMATS
-async def test_a_released_store_means_what_it_meant(name: str, tmp_path: Path) -> None:
+async def test_a_store_of_a_released_format_is_read_correctly(name: str, tmp_path: Path) -> None:
     """Opened, upgraded and opened again; new entries follow, and every entry fits its checksum."""
     directory = laid(name, tmp_path / "data")
     for _ in range(2):
@@ -83,9 +83,7 @@ async def test_a_released_backup_is_restored(name: str, tmp_path: Path) -> None:
     assert said[0] == expected(name)[0]  # type: ignore[index]  # a list
 
 
-async def test_an_upgrade_that_fails_leaves_the_store_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_upgrade_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is begun again at the next start, and replaces its backup."""
     directory = laid("format-1", tmp_path / "data")
 
@@ -104,7 +102,7 @@ async def test_an_upgrade_that_fails_leaves_the_store_as_it_was(
     assert await meaning_of(directory) == expected("format-1")
 
 
-async def test_a_store_of_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
+async def test_a_store_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     """The sentence names both formats; nothing is changed. A newer format that is safe for this hub is opened."""
     directory = laid("format-1", tmp_path / "data")
     await meaning_of(directory)
@@ -119,7 +117,7 @@ async def test_a_store_of_a_newer_format_is_refused_by_name(tmp_path: Path) -> N
     assert (directory / "hub.db").read_bytes() == content
 
 
-def test_a_reader_needs_less_than_a_writer() -> None:
+def test_a_store_may_be_readable_but_not_writable() -> None:
     """A store that older hubs may read but not write opens for reading alone."""
     newer = Levels(FORMAT + 1, min_reader=FORMAT, min_writer=FORMAT + 1)
     levels.require("store", newer, to_write=False)

@@ -43,7 +43,7 @@ class Faulty:
 
 
 @pytest.mark.parametrize("steps", [("commit",), ("commit", "as_hub_error"), ("after_commit",)], ids="+".join)
-async def test_no_error_ends_the_task(steps: tuple[str, ...]) -> None:
+async def test_no_error_ends_the_committer(steps: tuple[str, ...]) -> None:
     """A caller learns that its entries may not be stored, and those that come after it are served."""
     committer = GroupCommitter(Faulty(*steps))
     async with asyncio.timeout(5):

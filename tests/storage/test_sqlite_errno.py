@@ -20,7 +20,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("number", sorted(MEANINGS), ids=lambda number: errno.errorcode[number])
-async def test_what_a_failed_write_means(number: int, shim: Path, tmp_path: Path) -> None:
+async def test_each_failed_write_has_its_meaning(number: int, shim: Path, tmp_path: Path) -> None:
     """Nothing is acknowledged meanwhile, reads go on; where it is full or busy the next append works."""
     data = tmp_path / "data"
     said = run_faults(shim, data, f"write {number} /data/hub")
@@ -35,7 +35,7 @@ async def test_what_a_failed_write_means(number: int, shim: Path, tmp_path: Path
     await log.close()
 
 
-def test_a_file_as_large_as_it_may_be_is_told_from_a_small_one(tmp_path: Path) -> None:
+def test_a_file_at_its_size_limit_is_detected(tmp_path: Path) -> None:
     """The probe writes where the store's own file ends: a limit on the size of files shows there alone."""
     database = tmp_path / "hub.db"
     database.write_bytes(bytes(1 << 20))
@@ -49,7 +49,7 @@ def test_a_file_as_large_as_it_may_be_is_told_from_a_small_one(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["hub.db"]
 
 
-def test_memory_that_is_short_ends_nothing(tmp_path: Path) -> None:
+def test_a_shortage_of_memory_is_temporary(tmp_path: Path) -> None:
     """SQLite's own words for it are no errno: they count as ENOMEM does."""
     error = sqlite3.OperationalError("out of memory")
     for code in (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR_NOMEM):

@@ -42,7 +42,7 @@ async def set_page_limit(log: SqliteLog, pages: int) -> None:
     await log._store.write_connection.execute_fetchall(f"PRAGMA max_page_count = {now + pages if pages else 2**30}")
 
 
-async def test_a_full_disk_refuses_the_whole_group_and_mends_by_itself(log: SqliteLog) -> None:
+async def test_a_full_disk_refuses_the_whole_group_until_there_is_room(log: SqliteLog) -> None:
     """STORAGE_FULL to each caller, nothing stored, reads go on; with room again the next append works."""
     await log.append([event("before")])
     await set_page_limit(log, 2)
@@ -56,7 +56,7 @@ async def test_a_full_disk_refuses_the_whole_group_and_mends_by_itself(log: Sqli
     assert [e.id for e in await read_all(log)] == ["before", "0", "0+"]
 
 
-async def test_wherever_the_disk_becomes_full_nothing_of_the_request_is_stored(log: SqliteLog) -> None:
+async def test_a_disk_full_at_any_point_stores_nothing_of_the_request(log: SqliteLog) -> None:
     """Room for one page more each time: among the entries, among the ids, at the end, it is all or nothing."""
     refused = 0
     for pages in range(1, 25):
@@ -72,7 +72,7 @@ async def test_wherever_the_disk_becomes_full_nothing_of_the_request_is_stored(l
     assert 3 < refused < 24
 
 
-async def test_a_full_disk_refuses_trim_and_says_so(log: SqliteLog) -> None:
+async def test_a_full_disk_refuses_trim(log: SqliteLog) -> None:
     """Also what is no append meets the full disk with the same word."""
     await log.append([event(f"{n}", bytes(1_000)) for n in range(100)])
     await set_page_limit(log, 1)
@@ -95,7 +95,7 @@ def run_faults(shim: Path, directory: Path, file: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-async def test_after_a_failed_fsync_nothing_is_acknowledged_any_more(shim: Path, tmp_path: Path) -> None:
+async def test_after_a_failed_fsync_nothing_is_acknowledged(shim: Path, tmp_path: Path) -> None:
     """The append is not acknowledged, nor is any later one though syncing works again; reads go on; a restart mends."""
     unavailable = "STORAGE_UNAVAILABLE failed=True"
     said = run_faults(shim, tmp_path / "data", "hub.db-wal")
@@ -158,7 +158,7 @@ async def test_erased_bytes_are_in_no_file(tmp_path: Path, log: SqliteLog) -> No
     assert [e.body for e in await read_all(log, 2, kinds=frozenset([Kind.EVENT]))] == [b"kept"]
 
 
-async def test_erase_says_when_somebody_holds_the_old_bytes(tmp_path: Path, log: SqliteLog) -> None:
+async def test_erase_is_not_done_while_a_reader_holds_the_old_bytes(tmp_path: Path, log: SqliteLog) -> None:
     """A reader from outside keeps the WAL from being cut: erase does not claim to be done; once it is gone, it is."""
     await log.append([event("a", b"needle")])
     await log._store.write_connection.execute_fetchall("PRAGMA busy_timeout = 1")
@@ -178,7 +178,7 @@ async def test_erase_says_when_somebody_holds_the_old_bytes(tmp_path: Path, log:
 # groups and tails
 
 
-async def test_a_request_that_cannot_be_stored_fails_alone(log: SqliteLog) -> None:
+async def test_an_entry_that_cannot_be_stored_fails_alone(log: SqliteLog) -> None:
     """A number that SQLite cannot hold is its caller's fault: those beside it are stored."""
     outcomes = await asyncio.gather(
         log.append([event("a")]),
@@ -221,7 +221,7 @@ async def test_a_group_is_bounded_by_bytes(log: SqliteLog) -> None:
     assert 1 < max(map(len, batches)) <= _writer.MAX_GROUP_BYTES // 1_000_000
 
 
-async def test_a_tail_nobody_reads_holds_a_bounded_amount(log: SqliteLog) -> None:
+async def test_an_unread_tail_uses_bounded_memory(log: SqliteLog) -> None:
     """What waits for a slow reader never exceeds the bound by more than one batch."""
     tail = cast("AsyncGenerator[Sequence[Entry], None]", log.tail(0))
     waiting = asyncio.create_task(anext(tail))
@@ -238,7 +238,7 @@ async def test_a_tail_nobody_reads_holds_a_bounded_amount(log: SqliteLog) -> Non
     assert not log._followers._followers
 
 
-async def test_the_store_of_ids_is_kept_to_its_windows(tmp_path: Path) -> None:
+async def test_ids_past_their_window_are_removed(tmp_path: Path) -> None:
     """Ids past their window are removed, step by step, while new ones come."""
     log = await SqliteLog.open(settings_for(tmp_path, dedupe_window=1))
     for second in range(100):
@@ -250,9 +250,7 @@ async def test_the_store_of_ids_is_kept_to_its_windows(tmp_path: Path) -> None:
     assert kept <= 1_200
 
 
-async def test_the_wal_is_brought_into_the_main_file(
-    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_wal_is_checkpointed(log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not grow with what was ever written."""
     monkeypatch.setattr(sqlite, "WAL_PAGES", 100)
     for n in range(100):
@@ -261,7 +259,7 @@ async def test_the_wal_is_brought_into_the_main_file(
     assert (tmp_path / "data" / "hub.db").stat().st_size > 9_000_000
 
 
-async def test_state_of_the_newest_group_is_found_by_the_next(log: SqliteLog) -> None:
+async def test_the_reader_sees_the_newest_acknowledged_state(log: SqliteLog) -> None:
     """The reader connection sees what the writer has acknowledged, at once."""
     for n in range(50):
         (result,) = await log.append([state("k", b"%d" % n)])

@@ -54,7 +54,7 @@ async def made(tmp_path: Path) -> Path:
     return directory
 
 
-async def test_what_it_makes_is_for_its_user_alone(tmp_path: Path) -> None:
+async def test_new_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     """The directory is 0700, every file in it 0600, whatever the umask."""
     before = os.umask(0)
     try:
@@ -77,7 +77,7 @@ async def test_open_storage_opens_sqlite(tmp_path: Path) -> None:
         await open_storage(settings_for(tmp_path, storage="punched-cards"))
 
 
-async def test_wal_and_full_hold_on_the_writer(tmp_path: Path) -> None:
+async def test_the_writer_uses_wal_and_full_sync(tmp_path: Path) -> None:
     """The connection that writes has WAL, synchronous=FULL and secure_delete; the other cannot write."""
     log = await SqliteLog.open(settings_for(tmp_path))
     try:
@@ -89,14 +89,14 @@ async def test_wal_and_full_hold_on_the_writer(tmp_path: Path) -> None:
         await log.close()
 
 
-async def test_where_wal_cannot_be_had_it_refuses() -> None:
+async def test_a_database_that_cannot_use_wal_is_refused() -> None:
     """A database that stays in another journal mode than WAL would lose what was acknowledged."""
     async with aiosqlite.connect(":memory:") as connection:
         with pytest.raises(StartError, match="journal_mode=WAL"):
             await configure_writer(connection)
 
 
-async def test_a_second_hub_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+async def test_a_second_hub_is_refused_with_the_holder(tmp_path: Path) -> None:
     """Another process holds the directory: its pid and host are named; once it ends the directory is free."""
     child = subprocess.Popen(  # noqa: ASYNC220, S603  our own program; the test waits for its line anyway
         [sys.executable, CHILD, "hold", tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -155,7 +155,7 @@ def unwritable() -> Iterator[Path]:
 
 
 @pytest.mark.usefixtures("no_rights")
-async def test_without_write_permission_it_is_refused(unwritable: Path) -> None:
+async def test_a_directory_without_write_permission_is_refused(unwritable: Path) -> None:
     """The directory cannot be written to, or cannot be made."""
     assert "Permission denied" in await refusal(unwritable)
     assert "Permission denied" in await refusal(unwritable / "deeper")
@@ -178,7 +178,7 @@ async def test_a_damaged_database_is_refused(made: Path) -> None:
     assert "database" in await refusal(made)
 
 
-async def test_a_database_without_its_marks_is_refused(made: Path) -> None:
+async def test_a_database_without_its_metadata_is_refused(made: Path) -> None:
     """What the store keeps about itself is missing or of a wrong kind."""
     for statement in ("UPDATE meta SET value = 'x' WHERE name = 'first'", "DELETE FROM meta"):
         change(made, statement)
@@ -215,7 +215,7 @@ async def test_another_schema_version_is_refused(made: Path) -> None:
     assert f"format {FORMAT}:" in text
 
 
-async def test_a_start_that_was_cut_off_is_begun_again(tmp_path: Path) -> None:
+async def test_an_interrupted_first_start_is_repeated(tmp_path: Path) -> None:
     """An empty database file beside a secret is a store that was never made: it is made now, with that secret."""
     (tmp_path / "hub.db").touch()
     (tmp_path / "secret").write_text("ab" * 32 + "\n")
@@ -241,7 +241,7 @@ async def test_a_secret_that_does_not_fit_is_refused(made: Path) -> None:
     await (await SqliteLog.open(settings_for(made))).close()
 
 
-async def test_after_a_refusal_nothing_is_held(made: Path) -> None:
+async def test_a_refused_open_releases_lock_and_files(made: Path) -> None:
     """The lock and the files are let go of: what was wrong can be put right and opened."""
     change(made, "PRAGMA application_id = 99")
     await refusal(made)
@@ -251,7 +251,7 @@ async def test_after_a_refusal_nothing_is_held(made: Path) -> None:
     await log.close()
 
 
-async def test_an_open_that_is_cancelled_holds_nothing(made: Path) -> None:
+async def test_a_cancelled_open_releases_the_directory(made: Path) -> None:
     """Wherever opening is cancelled, until it is through: the directory can be opened afterwards."""
     half_open = []
     steps = 0

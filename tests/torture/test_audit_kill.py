@@ -46,7 +46,7 @@ async def remove_until_it_dies(born: Nursery, integration_id: str, done: Path, s
 
 
 @pytest.mark.parametrize(("call", "when", "stride"), STEPS)
-async def test_killed_at_each_step(tmp_path: Path, call: str, when: str, stride: int) -> None:
+async def test_an_audit_removal_survives_a_kill_at_each_step(tmp_path: Path, call: str, when: str, stride: int) -> None:
     """After each transaction, before each commit, and before each checkpoint."""
     before, data, stride = tmp_path / "before", tmp_path / "data", 1 if TORTURE else stride
     done = tmp_path / "data.done"

@@ -30,7 +30,7 @@ async def set_room(hub: RunningHub, pages: int) -> None:
     await writer.execute_fetchall(f"PRAGMA max_page_count = {now + pages if pages else 2**30}")
 
 
-async def test_a_full_disk_refuses_what_it_cannot_keep_and_nothing_else(hub: RunningHub) -> None:
+async def test_a_full_disk_refuses_only_writes(hub: RunningHub) -> None:
     """STORAGE_FULL with RetryInfo for what is to be stored; streams and reads go on; with room again all is well."""
     integration, reader = await hub.register("TICKET_CREATED")
     stored = ids("before", 2_000)
@@ -63,7 +63,7 @@ async def test_a_full_disk_refuses_what_it_cannot_keep_and_nothing_else(hub: Run
     assert [entry.id for entry in await log_of(hub, Kind.EVENT)] == [*stored, "again"]
 
 
-async def test_after_a_failed_sync_the_hub_says_so_and_reads_go_on(compiled: Compile, tmp_path: Path) -> None:
+async def test_after_a_failed_sync_the_hub_serves_reads_only(compiled: Compile, tmp_path: Path) -> None:
     """No acknowledgement from then on, NOT_SERVING, streams alive, a clean end; a restart has all that was promised."""
     flag = tmp_path / "flag"
     faulty = {"LD_PRELOAD": str(compiled(SHIM)), "FAIL_FLAG": str(flag)}
@@ -105,7 +105,7 @@ async def test_after_a_failed_sync_the_hub_says_so_and_reads_go_on(compiled: Com
         assert names in (["before", "later"], ["before", "while", "later"])  # its caller was never refused
 
 
-async def test_a_full_disk_puts_an_erasure_off(hub: RunningHub) -> None:
+async def test_a_full_disk_delays_an_erasure(hub: RunningHub) -> None:
     """A request that cannot be kept is refused; one that was accepted ends once there is room, and the hub goes on."""
     mine, others = ids("mine", 600), ids("other", 600)
     await emit(hub, mine, lambda name: by(USER, name))

@@ -81,7 +81,7 @@ async def check(born: Nursery, directory: Path, reader: tuple[str, str]) -> None
 
 
 @pytest.mark.parametrize(("call", "when", "stride"), STEPS)
-async def test_killed_at_each_step_of_an_erasure(tmp_path: Path, call: str, when: str, stride: int) -> None:
+async def test_an_erasure_survives_a_kill_at_each_step(tmp_path: Path, call: str, when: str, stride: int) -> None:
     """After each transaction, before each commit, and before each checkpoint, from the start of the hub to DONE."""
     before, data, stride = tmp_path / "before", tmp_path / "data", 1 if TORTURE else stride
     async with nursery(data) as born:
@@ -102,7 +102,7 @@ async def test_killed_at_each_step_of_an_erasure(tmp_path: Path, call: str, when
     assert deaths > 0
 
 
-async def test_killed_at_any_moment_of_an_erasure(tmp_path: Path) -> None:
+async def test_an_erasure_survives_kills_at_random_moments(tmp_path: Path) -> None:
     """Several times, until one hub has the time to finish."""
     data = tmp_path / "data"
     async with nursery(data) as born:

@@ -98,7 +98,7 @@ async def found(directory: Path) -> set[tuple[str, int]]:
     return {(entry.id, entry.position) for entry in events}
 
 
-async def test_power_loss_takes_nothing_that_was_acknowledged(recorder: Path, tmp_path: Path) -> None:
+async def test_power_loss_loses_no_acknowledged_event(recorder: Path, tmp_path: Path) -> None:
     """At no moment, from the first start on: the store opens, is sound, holds what it promised, and goes on."""
     for number in range(rounds(1, 10)):
         seed = random.randrange(2**32)  # noqa: S311  it chooses moments
@@ -111,7 +111,7 @@ async def test_power_loss_takes_nothing_that_was_acknowledged(recorder: Path, tm
             raise
 
 
-async def test_without_syncing_every_commit_the_same_power_losses_do_take_some(recorder: Path, tmp_path: Path) -> None:
+async def test_without_full_sync_power_loss_does_lose_events(recorder: Path, tmp_path: Path) -> None:
     """The control: with ``synchronous=NORMAL`` acknowledged events are missing, so the test above can tell."""
     ops = recorded(recorder, tmp_path / "data", 1, "NORMAL")
     missing = [lost async for lost in losses(ops, tmp_path / "data", random.Random(1))]  # noqa: S311  it chooses moments

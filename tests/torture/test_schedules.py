@@ -221,7 +221,7 @@ async def play(seed: int, hub: RunningHub, restart: StartHub) -> RunningHub:
 
 
 @pytest.mark.parametrize("part", range(rounds(5, 250)))
-async def test_whatever_happens_the_promises_hold(
+async def test_the_promises_hold_for_random_schedules(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
     """Nothing acknowledged is missing, one id one place, cursors ascend, nobody sees too much, live equals replay.
