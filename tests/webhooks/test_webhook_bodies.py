@@ -35,13 +35,13 @@ def events(draw: st.DrawFn) -> event_pb2.Event:
 
 
 @given(events())
-def test_the_quick_json_is_protobufs_own(event: event_pb2.Event) -> None:
+def test_the_fast_json_equals_protobufs_json(event: event_pb2.Event) -> None:
     """Field by field, number by number, time by time."""
     assert bodies.plain(event) == bodies.as_dict(event)
     assert json.loads(bodies.event_json(event.SerializeToString())) == bodies.as_dict(event)
 
 
-def test_what_no_event_has_yet_is_left_to_protobuf() -> None:
+def test_unused_field_types_are_left_to_protobuf() -> None:
     """Lists, enums and nested messages: an event may get them, and they need no code here."""
     message = admin_service_pb2.PrivilegeFinding(
         kind=admin_service_pb2.PrivilegeFinding.KIND_KEY_UNUSED,
@@ -57,7 +57,7 @@ def test_what_no_event_has_yet_is_left_to_protobuf() -> None:
 
 
 @given(st.lists(events(), max_size=4), st.text("abc", min_size=1, max_size=64))
-def test_a_frame_is_taken_apart(several: list[event_pb2.Event], cursor: str) -> None:
+def test_a_frame_is_split_into_its_parts(several: list[event_pb2.Event], cursor: str) -> None:
     """The cursor, each event, and a notice where there is one."""
     response = event_service_pb2.SubscribeResponse(cursor=cursor, events=several)
     parsed = bodies.parse(response.SerializeToString())
@@ -76,7 +76,7 @@ def timed(event: event_pb2.Event) -> bytes:
 
 
 @pytest.mark.parametrize("body_format", list(BodyFormat))
-def test_formats(body_format: BodyFormat) -> None:
+def test_each_format_has_the_same_events(body_format: BodyFormat) -> None:
     """The same two events in each, and one content for all attempts."""
     frame = Frame("c" * 64, [timed(ticket("a")), timed(verified("b"))], None)
     body = Bodies().events("i/default", body_format, frame, NOW)
@@ -97,7 +97,7 @@ def test_formats(body_format: BodyFormat) -> None:
     assert again.content == body.content
 
 
-def test_pieces_are_shared_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoded_events_are_shared_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event is made once for all endpoints that show the same of it; what is kept has a limit."""
     made: list[bytes] = []
     real = bodies.event_json

@@ -25,7 +25,7 @@ def request(method: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", DEVELOPERS)
-async def test_strangers_reach_no_endpoint(hub: RunningHub, method: str) -> None:
+async def test_only_owner_integration_and_admins_reach_an_endpoint(hub: RunningHub, method: str) -> None:
     """Another integration, a user who does not own it, and callers without a key get nothing; both ids read alike."""
     integration, owner = await hub.register("TICKET_CREATED")
     other, stranger = await hub.register("TICKET_CREATED")
@@ -63,7 +63,7 @@ async def test_the_bot_sees_the_states_of_the_owners_endpoints(hub: RunningHub) 
     assert await listed(hub.bot, acting_user_id=STRANGER) == [(strangers.integration_id, "default", 1, "")]
 
 
-async def test_the_owner_through_the_bot_and_an_admin_may(hub: RunningHub) -> None:
+async def test_owner_integration_and_admin_may_change_an_endpoint(hub: RunningHub) -> None:
     """Three callers, one endpoint; only an admin may disable it, and only an admin resume it then."""
     integration, reader = await hub.register("TICKET_CREATED")
     named = {"integration_id": integration.integration_id}
@@ -100,7 +100,7 @@ async def test_secrets_are_shown_once_and_never_logged(hub: RunningHub, capsys: 
     assert not any(made.secret.removeprefix("whsec_").encode() in entry.body for entry in page.entries)
 
 
-async def test_an_endpoint_exists_once(hub: RunningHub) -> None:
+async def test_an_endpoint_can_be_created_once(hub: RunningHub) -> None:
     """The same id again, and one more than there may be, are refused; a deleted one makes room."""
     _, reader = await hub.register("TICKET_CREATED")
     for number in range(5):
@@ -157,7 +157,7 @@ async def test_changes_follow_the_mask_and_the_etag(hub: RunningHub) -> None:
         {"url": ""},
     ],
 )
-async def test_bad_fields(hub: RunningHub, fields: dict[str, Any]) -> None:
+async def test_invalid_fields_are_refused(hub: RunningHub, fields: dict[str, Any]) -> None:
     """Each is INVALID_REQUEST, and nothing is made."""
     _, reader = await hub.register("TICKET_CREATED")
     assert reason_of(await fails(ask(reader, "WebhookService/CreateEndpoint", endpoint=fields))) == "INVALID_REQUEST"
@@ -198,7 +198,7 @@ async def test_a_changed_profile_stops_delivery_to_the_former_url(start_hub: Sta
         assert receiver.types == ["ready"]
 
 
-async def test_blocked_developers_change_nothing(start_hub: StartHub) -> None:
+async def test_blocked_developers_can_only_read(start_hub: StartHub) -> None:
     """A developer on the blocklist reads, and no more."""
     hub = await start_hub(**ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
@@ -212,7 +212,7 @@ async def test_blocked_developers_change_nothing(start_hub: StartHub) -> None:
         assert receiver.requests == 0
 
 
-async def test_many_at_once_make_one(hub: RunningHub) -> None:
+async def test_concurrent_creations_make_one_endpoint(hub: RunningHub) -> None:
     """Two calls that create the same endpoint at a time: one is answered, the other refused."""
     _, reader = await hub.register("TICKET_CREATED")
 

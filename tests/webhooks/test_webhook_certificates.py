@@ -72,7 +72,7 @@ async def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Async
 
 @pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("how", ["another name", "expired", "not valid yet", "unknown authority"])
-async def test_a_certificate_goes_wrong_and_is_mended(
+async def test_delivery_waits_for_a_valid_certificate(
     start_hub: StartHub, certificates: Certificates, how: str
 ) -> None:
     """Nothing is sent, its developer reads why; once it is mended everything follows, nothing twice."""

@@ -44,7 +44,7 @@ def record_of(hub: RunningHub) -> EndpointRecord:
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_step_loses_no_delivery(hub: RunningHub, clock: FakeClock, step: int) -> None:
+async def test_a_clock_step_loses_no_delivery(hub: RunningHub, clock: FakeClock, step: int) -> None:
     """Each event arrives once and in order, in a request of the present: a receiver refuses what is 5 minutes off."""
     _, reader = await hub.register("TICKET_CREATED")
     async with receiving() as receiver:
@@ -64,7 +64,7 @@ async def test_a_step_loses_no_delivery(hub: RunningHub, clock: FakeClock, step:
 
 @pytest.mark.usefixtures("full_waits")
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_step_makes_no_wait_longer(hub: RunningHub, clock: FakeClock, step: int) -> None:
+async def test_a_clock_step_lengthens_no_retry(hub: RunningHub, clock: FakeClock, step: int) -> None:
     """Each retry is due when its back-off is over, however the wall clock stands, in a request of the present."""
     refused = 0
 
@@ -91,7 +91,9 @@ async def test_a_step_makes_no_wait_longer(hub: RunningHub, clock: FakeClock, st
 
 @pytest.mark.usefixtures("full_waits")
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_retry_that_waits_over_a_restart_is_soon_due(start_hub: StartHub, clock: FakeClock, step: int) -> None:
+async def test_a_retry_over_a_restart_waits_no_longer_than_its_back_off(
+    start_hub: StartHub, clock: FakeClock, step: int
+) -> None:
     """Stored as a time of the wall clock, it is taken over as a wait that the back-off can have asked for."""
     hub = await start_hub(clock, **ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
@@ -124,9 +126,7 @@ def is_waiting(hub: RunningHub) -> bool:
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_receiver_refuses_a_hub_whose_clock_is_wrong_and_loses_nothing(
-    hub: RunningHub, clock: FakeClock, step: int
-) -> None:
+async def test_a_wrong_clock_of_the_hub_loses_no_event(hub: RunningHub, clock: FakeClock, step: int) -> None:
     """Only the hub's clock is stepped: 401 for requests of another time; once it is right, everything follows."""
     _, reader = await hub.register("TICKET_CREATED")
     async with receiving() as receiver:
@@ -144,7 +144,7 @@ async def test_a_receiver_refuses_a_hub_whose_clock_is_wrong_and_loses_nothing(
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_the_week_of_a_verification_is_not_the_wall_clocks(hub: RunningHub, clock: FakeClock, step: int) -> None:
+async def test_the_week_of_a_verification_is_elapsed_time(hub: RunningHub, clock: FakeClock, step: int) -> None:
     """A step brings no verification about, and puts none off: the next one is due after a week that passed."""
     _, reader = await hub.register("TICKET_CREATED")
     async with receiving() as receiver:
@@ -171,9 +171,7 @@ async def test_the_week_of_a_verification_is_not_the_wall_clocks(hub: RunningHub
 
 
 @pytest.mark.parametrize("step", [-3 * HOUR, -YEAR])
-async def test_a_verification_of_a_clock_that_was_ahead_is_repeated(
-    start_hub: StartHub, clock: FakeClock, step: int
-) -> None:
+async def test_a_verification_from_the_future_is_repeated(start_hub: StartHub, clock: FakeClock, step: int) -> None:
     """A restart finds a verification that is yet to come: nobody knows how old it is."""
     hub = await start_hub(clock, **ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
@@ -189,7 +187,7 @@ async def test_a_verification_of_a_clock_that_was_ahead_is_repeated(
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_step_neither_lengthens_nor_cuts_the_overlap_of_two_secrets(
+async def test_a_clock_step_does_not_change_the_overlap_of_two_secrets(
     hub: RunningHub, clock: FakeClock, step: int
 ) -> None:
     """The former secret signs for the 24 hours that were promised, and no longer."""

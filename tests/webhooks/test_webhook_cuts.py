@@ -67,7 +67,7 @@ ACTS = (revoke, uninstall, suspend, delete, block, pause, delete_endpoint, share
 
 
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__)
-async def test_a_request_in_flight_is_cut(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, act: Act) -> None:
+async def test_a_request_in_flight_is_aborted(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, act: Act) -> None:
     """The receiver holds the request of an event back, and sees its connection end."""
     monkeypatch.setattr(sender, "REQUEST_TIMEOUT", 6 * PATIENCE)
     arrived, cut = asyncio.Event(), asyncio.Event()

@@ -74,7 +74,7 @@ async def test_a_receiver_that_fails_at_random_gets_everything_in_order(start_hu
 
 @pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("end", ["abort", "close"])
-async def test_a_connection_that_breaks_is_a_failure_like_any_other(start_hub: StartHub, end: str) -> None:
+async def test_a_broken_connection_is_retried(start_hub: StartHub, end: str) -> None:
     """A receiver that resets or closes instead of an answer gets the same events again, and nothing is missing."""
     broken = 0
 
@@ -124,7 +124,7 @@ async def test_the_same_content_has_the_same_id_at_each_attempt(start_hub: Start
 
 
 @pytest.mark.usefixtures("fast_retries")
-async def test_what_was_revoked_is_not_in_a_retry(start_hub: StartHub) -> None:
+async def test_a_retry_holds_nothing_that_was_revoked(start_hub: StartHub) -> None:
     """The receiver refuses until a scope is taken away: from the answer on nothing of it is sent, retries included."""
     revoked = False
     late: list[dict[str, Any]] = []
@@ -151,7 +151,7 @@ async def test_what_was_revoked_is_not_in_a_retry(start_hub: StartHub) -> None:
     assert receiver.bodies[1]["data"]["removed"] == ["SCOPE_TICKET_STATS"]
 
 
-async def test_a_request_in_flight_is_cut_when_its_scope_is_taken_away(start_hub: StartHub) -> None:
+async def test_a_request_in_flight_is_aborted_when_its_scope_is_revoked(start_hub: StartHub) -> None:
     """A receiver that holds a request back loses it at the revocation; what it gets next is of the new view."""
     held = 0
 
@@ -174,7 +174,7 @@ async def test_a_request_in_flight_is_cut_when_its_scope_is_taken_away(start_hub
         assert receiver.types == ["ready", "grants_changed", "events"]
 
 
-async def test_a_suspension_parks_and_nothing_is_lost(start_hub: StartHub) -> None:
+async def test_a_suspension_pauses_delivery_and_loses_nothing(start_hub: StartHub) -> None:
     """Suspended: nothing is sent; resumed: everything since follows."""
     hub = await start_hub(**ALLOWED)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -191,7 +191,7 @@ async def test_a_suspension_parks_and_nothing_is_lost(start_hub: StartHub) -> No
         assert receiver.ids == ["one", *ids("s", 30)]
 
 
-async def test_uninstalled_guilds_are_not_seen(start_hub: StartHub) -> None:
+async def test_only_guilds_that_agreed_are_delivered(start_hub: StartHub) -> None:
     """An integration that needs consent gets the guilds that agreed, for as long as they do."""
     hub = await start_hub(**ALLOWED)
     integration, reader = await hub.register("TICKET_CREATED", guild_access=2)
@@ -213,7 +213,7 @@ async def test_uninstalled_guilds_are_not_seen(start_hub: StartHub) -> None:
         assert receiver.ids == ["a", "d"]
 
 
-async def test_pausing_keeps_the_place(start_hub: StartHub) -> None:
+async def test_a_pause_keeps_the_place(start_hub: StartHub) -> None:
     """PAUSED: nothing is sent; resumed: it is verified again, says so to its receiver, and goes on."""
     clock = FakeClock()
     hub = await start_hub(clock, **ALLOWED)
@@ -235,7 +235,7 @@ async def test_pausing_keeps_the_place(start_hub: StartHub) -> None:
 
 
 @pytest.mark.parametrize("what", ["endpoint", "integration"])
-async def test_a_deleted_endpoint_gets_a_last_word(start_hub: StartHub, what: str) -> None:
+async def test_a_deleted_endpoint_gets_a_last_notice(start_hub: StartHub, what: str) -> None:
     """`terminated`, once, and nothing after it; a new endpoint of the same name starts at its own entry."""
     hub = await start_hub(FakeClock(), **ALLOWED)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -253,7 +253,7 @@ async def test_a_deleted_endpoint_gets_a_last_word(start_hub: StartHub, what: st
         assert list(found.endpoints) == []
 
 
-async def test_gone_disables_and_only_a_resume_brings_it_back(start_hub: StartHub) -> None:
+async def test_status_410_disables_an_endpoint_until_it_is_resumed(start_hub: StartHub) -> None:
     """410 is the receiver's own word: DISABLED at once, with the reason; its developer may resume it."""
     gone = True
 
@@ -280,7 +280,7 @@ async def test_gone_disables_and_only_a_resume_brings_it_back(start_hub: StartHu
 
 
 @pytest.mark.usefixtures("fast_retries")
-async def test_an_endpoint_that_only_fails_is_failing_and_works_again(start_hub: StartHub) -> None:
+async def test_five_failures_make_an_endpoint_failing_until_a_success(start_hub: StartHub) -> None:
     """FAILING after five failures in a row, with what is known of them; one success ends it."""
     hub = await start_hub(**ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
@@ -299,7 +299,7 @@ async def test_an_endpoint_that_only_fails_is_failing_and_works_again(start_hub:
 
 
 @pytest.mark.usefixtures("fast_retries")
-async def test_an_event_that_a_receiver_cannot_take_is_found_and_stepped_over(start_hub: StartHub) -> None:
+async def test_an_event_that_always_fails_is_isolated_and_can_be_skipped(start_hub: StartHub) -> None:
     """The batch is halved down to it; the attempt names it, and the cursor behind it goes on without it."""
 
     async def behave(body: dict[str, Any], _: web.Request) -> web.Response | None:
@@ -324,7 +324,7 @@ async def test_an_event_that_a_receiver_cannot_take_is_found_and_stepped_over(st
         assert receiver.ids == [*names[:7], *names[8:]]
 
 
-async def test_dead_endpoints_hold_up_nobody(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_endpoints_delay_no_others(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many receivers hang, more than there are places for them: a live one beside them gets everything in order."""
     hub = await start_hub(**ALLOWED, max_endpoints=40, webhook_requests=40, max_changes=1_000)
     _, reader = await hub.register("TICKET_CREATED")
@@ -350,7 +350,7 @@ async def test_dead_endpoints_hold_up_nobody(start_hub: StartHub, monkeypatch: p
         assert live.ids == ["first", *names]
 
 
-async def test_endpoints_that_begin_to_hang_hold_up_nobody(start_hub: StartHub) -> None:
+async def test_endpoints_that_begin_to_hang_delay_no_others(start_hub: StartHub) -> None:
     """Many that were quick hang with their next event, more than there are places for: a live one gets it meanwhile."""
     hub = await start_hub(**ALLOWED, max_endpoints=12, webhook_requests=4)
     _, reader = await hub.register("TICKET_CREATED")
@@ -375,7 +375,7 @@ async def test_endpoints_that_begin_to_hang_hold_up_nobody(start_hub: StartHub) 
             await live.until(lambda: live.ids == names)
 
 
-async def test_a_restart_goes_on_where_it_was(start_hub: StartHub) -> None:
+async def test_a_restart_resumes_at_the_place(start_hub: StartHub) -> None:
     """After a clean stop nothing is delivered twice, and nothing is missing."""
     hub = await start_hub(**ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
@@ -464,7 +464,7 @@ async def test_narrowed_endpoints_get_what_they_ask_for(start_hub: StartHub) -> 
         assert [len(body["data"]["events"]) for body in one.bodies[1:]] == [1, 1]
 
 
-async def test_nobody_reads_without_a_key(hub: RunningHub) -> None:
+async def test_the_dispatchers_stream_cannot_be_opened_by_a_call(hub: RunningHub) -> None:
     """The hub's own reader has a guard that no call can set: a caller without a key and without it gets nothing."""
     integration, _ = await hub.register("TICKET_CREATED")
     options = SubscribeOptions("~default", Start("latest"), True, Narrowing(), 1, 1.0, 0.0)  # noqa: FBT003
@@ -476,7 +476,7 @@ async def test_nobody_reads_without_a_key(hub: RunningHub) -> None:
     assert hub.hub.streams.all() == []
 
 
-async def test_a_look_at_many_endpoints_leaves_room_for_others(start_hub: StartHub) -> None:
+async def test_checking_many_endpoints_yields_to_the_event_loop(start_hub: StartHub) -> None:
     """However many there are, what else there is to do has its turn after some of them."""
     hub = await start_hub(max_endpoints=5 * dispatchers.AT_ONCE, max_changes=1_000)
     _, reader = await hub.register("TICKET_CREATED")
@@ -492,7 +492,7 @@ async def test_a_look_at_many_endpoints_leaves_room_for_others(start_hub: StartH
 
 
 @pytest.mark.parametrize("turns", range(5))
-async def test_the_dispatchers_end_although_there_is_news(hub: RunningHub, turns: int) -> None:
+async def test_the_dispatchers_stop_during_a_change(hub: RunningHub, turns: int) -> None:
     """A hub that stops in the moment of a change waits for them: its cancellation must not be lost."""
     own = hub.hub.dispatchers
     running = asyncio.create_task(own.run())

@@ -15,7 +15,7 @@ from tests.support.receivers import ALLOWED, connect, receiving
 USER = "80351110224678912"
 
 
-async def test_a_receiver_is_told_whom_to_forget_and_confirms(start_hub: StartHub) -> None:
+async def test_a_receiver_gets_and_confirms_an_erasure_notice(start_hub: StartHub) -> None:
     """What it received counts as sent; the notice is a body of its own; after its 2xx it is confirmed."""
     hub = await start_hub(**ALLOWED)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -66,7 +66,7 @@ async def test_a_notice_that_is_not_taken_comes_again(start_hub: StartHub) -> No
 
 
 @pytest.mark.parametrize("what", ["erasure", "sharing"])
-async def test_a_request_in_flight_is_cut_when_its_event_is_withheld(start_hub: StartHub, what: str) -> None:
+async def test_a_request_in_flight_is_aborted_when_its_event_is_hidden(start_hub: StartHub, what: str) -> None:
     """A receiver that holds a request back loses it when its event is erased, or its guild shares no longer."""
     held = asyncio.Event()
 
@@ -91,7 +91,7 @@ async def test_a_request_in_flight_is_cut_when_its_event_is_withheld(start_hub: 
 
 
 @pytest.mark.parametrize("what", ["erasure", "sharing"])
-async def test_requests_that_hold_nothing_of_it_go_on(start_hub: StartHub, what: str) -> None:
+async def test_requests_without_hidden_events_continue(start_hub: StartHub, what: str) -> None:
     """An erasure, or a guild that shares no longer, cuts those requests that hold its events, and no others."""
     arrived, answers = asyncio.Event(), asyncio.Event()
 
@@ -117,7 +117,7 @@ async def test_requests_that_hold_nothing_of_it_go_on(start_hub: StartHub, what:
         assert receiver.requests == sent + 1
 
 
-async def test_each_way_is_disclosed_by_itself(start_hub: StartHub) -> None:
+async def test_stream_and_endpoint_are_disclosed_separately(start_hub: StartHub) -> None:
     """An integration that reads a stream beside its endpoint has two entries, before an erasure and after it."""
     hub = await start_hub(**ALLOWED)
     integration, reader = await hub.register("TICKET_CREATED")

@@ -124,12 +124,12 @@ async def verified(reader: Caller) -> Any:  # noqa: ANN401  an Endpoint
     return (await ask(reader, "WebhookService/VerifyEndpoint")).endpoint
 
 
-async def test_the_receiver_in_python(start_hub: StartHub) -> None:
+async def test_the_python_receiver_verifies_and_shows_events(start_hub: StartHub) -> None:
     """It verifies with the client of this project."""
     await takes_events(await start_hub(**ALLOWED), [sys.executable, "receiver.py"], EXAMPLES, "Running on")
 
 
-async def test_the_receiver_in_node(start_hub: StartHub) -> None:
+async def test_the_node_receiver_verifies_and_shows_events(start_hub: StartHub) -> None:
     """It verifies with the official library for Node."""
     node, npm = needs("node"), needs("npm")
     if not (EXAMPLES / "node_modules").is_dir():
@@ -138,7 +138,7 @@ async def test_the_receiver_in_node(start_hub: StartHub) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_a_receiver_in_go(start_hub: StartHub, tmp_path: Path) -> None:
+async def test_a_go_receiver_verifies_events(start_hub: StartHub, tmp_path: Path) -> None:
     """It verifies with the official library for Go."""
     go = needs("go")
     module = "github.com/standard-webhooks/standard-webhooks/libraries"

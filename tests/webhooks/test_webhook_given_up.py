@@ -60,7 +60,9 @@ def let_pass(clock: FakeClock, seconds: float) -> None:
     clock.monotonic_offset += seconds
 
 
-async def test_an_endpoint_that_fails_for_72_hours(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endpoint_is_disabled_after_72_hours_of_failures(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Retried by the table, then DISABLED; what retention removed meanwhile is a gap once it is switched on again."""
     monkeypatch.setattr(random, "random", lambda: 1.0)  # each back-off lasts as long as it can
     clock = FakeClock()

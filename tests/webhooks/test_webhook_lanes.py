@@ -74,7 +74,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("pace", [Pace.FAILING, Pace.SLOW])
-async def test_no_pace_takes_places_of_another(pace: Pace) -> None:
+async def test_each_kind_of_endpoint_has_its_own_slots(pace: Pace) -> None:
     """While every place of failing, or of slow endpoints is taken by receivers that hang, the others are served."""
     async with sending(4) as sender, holding() as (dead, _), receiving() as live:
         posts = Posts(sender)
@@ -85,7 +85,7 @@ async def test_no_pace_takes_places_of_another(pace: Pace) -> None:
         await posts.end()
 
 
-async def test_quick_endpoints_that_hang_give_their_places_up() -> None:
+async def test_quick_endpoints_that_hang_release_their_slots() -> None:
     """Three times as many as there are places hang at once, all for the first time: a live one is served meanwhile."""
     async with sending(4) as sender, holding() as (dead, _), receiving() as live:
         posts = Posts(sender)
@@ -95,7 +95,7 @@ async def test_quick_endpoints_that_hang_give_their_places_up() -> None:
         await posts.end()
 
 
-async def test_a_slow_request_goes_on_in_another_place() -> None:
+async def test_a_slow_request_moves_to_another_slot() -> None:
     """A receiver that thinks for long makes room for others, and its answer counts all the same."""
     async with sending(1) as sender, holding() as (slow, may_answer), receiving() as live:
         posts = Posts(sender)
@@ -107,7 +107,7 @@ async def test_a_slow_request_goes_on_in_another_place() -> None:
         assert slow.requests == 1
 
 
-async def test_places_of_quick_endpoints_are_counted() -> None:
+async def test_requests_of_quick_endpoints_are_counted() -> None:
     """One counts for as long as a request has it; those of slow endpoints are not among them."""
     async with sending(2) as sender, holding() as (slow, may_answer):
         before = used()
@@ -128,7 +128,7 @@ def used() -> float:
     return metrics.LIMIT_USED.values["webhook_requests",]
 
 
-async def test_a_slow_request_ends_where_there_is_no_place_for_it() -> None:
+async def test_a_slow_request_without_another_slot_times_out() -> None:
     """With no other place free it stays while nobody needs its own; then it ends like one that got no answer."""
     async with sending(2) as sender, holding() as (slow, may_answer), receiving() as live:
         posts = Posts(sender)
@@ -146,7 +146,7 @@ async def test_a_slow_request_ends_where_there_is_no_place_for_it() -> None:
         assert [one.failure for one in outcomes if not one.status] == [Failure.TIMEOUT]
 
 
-async def test_a_request_is_signed_once_it_has_its_place() -> None:
+async def test_a_request_is_signed_once_it_has_its_slot() -> None:
     """However long it waits: a receiver refuses a time of minutes ago."""
     signed: list[int] = []
 
@@ -166,7 +166,7 @@ async def test_a_request_is_signed_once_it_has_its_place() -> None:
         assert signed == [1]
 
 
-def test_the_pace_follows_the_newest_request() -> None:
+def test_the_kind_of_an_endpoint_follows_its_newest_request() -> None:
     """Quick is who has taken one at once; of whom nothing is known yet that is not expected."""
     taken, refused = AttemptsRecord(last_success_time=1), AttemptsRecord(failures=1)
     assert [pace_of(taken, seconds) for seconds in (0.2, 1.0, 1.1, float("inf"))] == [Pace.QUICK] * 2 + [Pace.SLOW] * 2

@@ -37,7 +37,7 @@ def request(url: str, holder: str = "x") -> Request:
     return Request(url, dict, b"{}", holder, Pace.QUICK, is_current=lambda: True)
 
 
-def test_the_numbers_are_those_of_the_documentation() -> None:
+def test_the_limits_are_those_of_the_documentation() -> None:
     """What docs/webhooks.md promises, where nothing else in the tests would notice another number."""
     settings = config.load({})
     assert (sender.CONNECT_TIMEOUT, sender.REQUEST_TIMEOUT, sender.MAX_ANSWER) == (5, 15, 4_096)
@@ -50,7 +50,7 @@ def test_the_numbers_are_those_of_the_documentation() -> None:
     assert settings.webhook_ports == "443"
 
 
-async def test_who_does_not_take_the_connection_is_left(local: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_is_not_accepted_times_out(local: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
     """A listener that accepts nothing, and has no room for more: a time-out, long before that of the request."""
     monkeypatch.setattr(sender, "CONNECT_TIMEOUT", 0.2)
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
@@ -64,7 +64,7 @@ async def test_who_does_not_take_the_connection_is_left(local: Sender, monkeypat
     assert outcome.failure is Failure.TIMEOUT
 
 
-async def test_an_integration_has_ten_requests_at_an_address(local: Sender) -> None:
+async def test_an_integration_has_at_most_ten_requests_to_an_address(local: Sender) -> None:
     """The others of the integration wait on; those of another are sent meanwhile."""
     may_answer = asyncio.Event()
 
@@ -95,7 +95,7 @@ async def test_scheme_and_port_are_judged_with_the_address(
         assert (await local.post(request(url))).failure is Failure.ADDRESS_REFUSED
 
 
-async def test_what_an_operator_denies_is_not_dialled() -> None:
+async def test_denied_networks_are_not_dialled() -> None:
     """Also within a network that is open."""
     policy = Policy(allow=tuple(networks("127.0.0.0/8")), deny=tuple(networks("127.0.0.1/32")))
     made = Sender(config.load({}), policy, Clock())
@@ -105,7 +105,7 @@ async def test_what_an_operator_denies_is_not_dialled() -> None:
     await made.close()
 
 
-async def test_the_stores_addresses_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_addresses_of_the_store_are_not_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
     """By their names, with and without a port: a receiver cannot be the hub's own store."""
     settings = config.load({"storage": "nats://store.example.com:4222,nats://203.0.114.7"})
     async with serving_names(monkeypatch) as names:
@@ -195,7 +195,7 @@ async def test_a_body_has_a_largest_size(start_hub: StartHub, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("fast_retries")
-async def test_a_receiver_that_takes_small_bodies_gets_small_ones(start_hub: StartHub) -> None:
+async def test_status_413_halves_the_batch(start_hub: StartHub) -> None:
     """413 halves the batch until it is taken; nothing is missing."""
 
     async def behave(body: dict[str, Any], _: web.Request) -> web.Response | None:
@@ -212,7 +212,7 @@ async def test_a_receiver_that_takes_small_bodies_gets_small_ones(start_hub: Sta
 
 
 @pytest.mark.parametrize(("status", "asked", "wait"), [(429, 1_200, 1_200), (503, 90_000, 3_600), (500, 1_200, 0)])
-async def test_a_receiver_that_asks_for_time_gets_it(start_hub: StartHub, status: int, asked: int, wait: int) -> None:
+async def test_retry_after_is_obeyed_with_429_and_503(start_hub: StartHub, status: int, asked: int, wait: int) -> None:
     """`Retry-After` with 429 and 503, up to an hour; with another status it means nothing."""
     clock, refused = FakeClock(), 0
 

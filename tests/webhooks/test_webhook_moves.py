@@ -51,7 +51,7 @@ async def test_nothing_is_missing_after_kill_9(tmp_path: Path) -> None:
         assert list(dict.fromkeys(receiver.ids)) == names
 
 
-async def test_a_restored_hub_says_that_something_may_be_missing(tmp_path: Path) -> None:
+async def test_a_restore_is_a_gap(tmp_path: Path) -> None:
     """After a restore the endpoint gets a gap, then what the backup has; its secret is the same."""
     async with receiving() as receiver:
         async with serving(cwd=tmp_path, **ALLOW) as hub:
@@ -72,7 +72,7 @@ async def test_a_restored_hub_says_that_something_may_be_missing(tmp_path: Path)
         assert gap["data"]["cause"] == "GAP_CAUSE_RESTORE"
 
 
-async def test_an_endpoint_moves_with_its_place(tmp_path: Path) -> None:
+async def test_an_import_keeps_the_place_of_an_endpoint(tmp_path: Path) -> None:
     """Export and import: delivery goes on at the same place, with the same secret, without a gap or a duplicate."""
     async with receiving() as receiver:
         async with serving(cwd=tmp_path, **ALLOW) as hub:
@@ -93,7 +93,7 @@ async def test_an_endpoint_moves_with_its_place(tmp_path: Path) -> None:
         assert "gap" not in receiver.types
 
 
-async def test_history_that_is_gone_is_a_gap(start_hub: StartHub) -> None:
+async def test_trimmed_history_is_a_gap(start_hub: StartHub) -> None:
     """Events that retention removed while the endpoint was away are named as a gap, before what is kept."""
     clock = FakeClock()
     hub = await start_hub(clock, **ALLOWED)
@@ -113,7 +113,7 @@ async def test_history_that_is_gone_is_a_gap(start_hub: StartHub) -> None:
         assert receiver.bodies[2]["data"]["cause"] == "GAP_CAUSE_RETENTION"
 
 
-async def test_an_endpoint_that_sees_nothing_for_long_gets_no_gap(
+async def test_an_endpoint_without_events_for_long_gets_no_gap(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its place moves over what it does not see, so that retention takes nothing from before it."""
@@ -141,7 +141,7 @@ async def test_an_endpoint_that_sees_nothing_for_long_gets_no_gap(
 
 
 @pytest.mark.usefixtures("fast_retries")
-async def test_a_gap_is_said_until_it_is_taken(start_hub: StartHub) -> None:
+async def test_a_gap_is_repeated_until_it_is_accepted(start_hub: StartHub) -> None:
     """A receiver that refuses the gap gets it again; nothing after it comes first."""
     refused = 0
 

@@ -22,7 +22,7 @@ DNS, ADDRESS_REFUSED, TIMEOUT = 1, 2, 5
 @pytest.mark.parametrize(
     ("leads_to", "category"), [([], DNS), (["10.0.0.1"], ADDRESS_REFUSED), (["169.254.169.254"], ADDRESS_REFUSED)]
 )
-async def test_a_name_that_leads_astray_for_a_while(
+async def test_delivery_waits_for_a_valid_address(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, leads_to: list[str], category: int
 ) -> None:
     """Nothing is sent while a name has no address, or one that must not be dialled; then everything follows."""
@@ -45,9 +45,7 @@ async def test_a_name_that_leads_astray_for_a_while(
 
 
 @pytest.mark.usefixtures("fast_retries")
-async def test_a_receiver_that_does_not_answer_for_a_while(
-    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_time_out_is_retried_in_order(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A time-out is a failure like any other: the same events come again, in order."""
     monkeypatch.setattr(sender, "REQUEST_TIMEOUT", 0.5)
     hub = await start_hub(**ALLOWED)
@@ -71,7 +69,7 @@ async def test_a_receiver_that_does_not_answer_for_a_while(
         assert receiver.ids == names
 
 
-async def test_a_block_parks_and_nothing_is_lost(start_hub: StartHub) -> None:
+async def test_a_block_pauses_delivery_and_loses_nothing(start_hub: StartHub) -> None:
     """While its developer is blocked nothing is sent; afterwards delivery goes on from the place."""
     hub = await start_hub(**ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
@@ -91,7 +89,7 @@ async def test_a_block_parks_and_nothing_is_lost(start_hub: StartHub) -> None:
 
 
 @pytest.mark.parametrize("what", ["endpoint", "integration"])
-async def test_who_was_never_verified_gets_no_last_word(start_hub: StartHub, what: str) -> None:
+async def test_an_unverified_endpoint_gets_no_last_notice(start_hub: StartHub, what: str) -> None:
     """Its URL may be somebody else's: a deletion sends nothing there."""
     hub = await start_hub(**ALLOWED)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -109,7 +107,7 @@ async def test_who_was_never_verified_gets_no_last_word(start_hub: StartHub, wha
         assert receiver.requests == 0
 
 
-async def test_a_request_in_flight_ends_before_the_hub(start_hub: StartHub) -> None:
+async def test_a_stop_waits_for_a_request_in_flight(start_hub: StartHub) -> None:
     """A stop gives it the drain time: what the receiver takes meanwhile is not delivered again."""
     arrived, may_answer = asyncio.Event(), asyncio.Event()
 
@@ -135,7 +133,7 @@ async def test_a_request_in_flight_ends_before_the_hub(start_hub: StartHub) -> N
         assert receiver.ids == ["one", "two"]
 
 
-async def test_a_request_that_outlasts_the_drain_time_is_made_again(start_hub: StartHub) -> None:
+async def test_a_request_longer_than_the_drain_time_is_repeated(start_hub: StartHub) -> None:
     """The receiver never answered: after the next start it gets the same events, with the same id."""
     seen: list[str] = []
     arrived = asyncio.Event()

@@ -39,7 +39,7 @@ def failed(times: int, since_last: float = 1.0) -> AttemptsRecord:
         *((500, Failure.SERVER_ERROR), (503, Failure.SERVER_ERROR), (599, Failure.SERVER_ERROR)),
     ],
 )
-def test_statuses(status: int, failure: Failure | None) -> None:
+def test_only_2xx_is_a_success(status: int, failure: Failure | None) -> None:
     """2xx has it; everything else is a failure of its own kind."""
     assert failure_of(status) is failure
 
@@ -72,12 +72,12 @@ def test_retry_after_is_obeyed_up_to_an_hour() -> None:
         ("Fri, 15 Jan 2099 08:00:10 GMT", 3_600),
     ],
 )
-def test_retry_after_is_read(text: str, seconds: float) -> None:
+def test_retry_after_is_parsed(text: str, seconds: float) -> None:
     """Seconds or a date; what is neither counts as nothing."""
     assert retry_after(text, NOW / 1e6) == seconds
 
 
-def test_five_failures_in_a_row_are_failing_and_one_success_ends_it() -> None:
+def test_five_failures_in_a_row_are_failing_until_a_success() -> None:
     """The state follows the failures in a row."""
     assert state_of(failed(4)) is EndpointState.ACTIVE
     record = failed(5)
@@ -88,7 +88,7 @@ def test_five_failures_in_a_row_are_failing_and_one_success_ends_it() -> None:
     assert record == AttemptsRecord(last_success_time=NOW + 9, http_status=204)
 
 
-def test_gone_gives_up_at_once() -> None:
+def test_status_410_gives_up_at_once() -> None:
     """410 is the receiver's own word."""
     assert after(AttemptsRecord(), Outcome(Failure.GONE, 410), NOW, 1.0, 1.0, DAYS)[1] is Verdict.GIVE_UP
 

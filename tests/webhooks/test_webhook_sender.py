@@ -94,7 +94,7 @@ async def test_a_name_in_another_script_is_judged_by_its_addresses(
     assert trap.connections == 0
 
 
-async def test_names_that_lead_nowhere(strict: Sender, names: NameServer) -> None:
+async def test_names_without_an_address_are_not_dialled(strict: Sender, names: NameServer) -> None:
     """A name that nobody has, and one without an address."""
     names.names["empty.example.com"] = [[]]
     for host in ("nobody.example.com", "empty.example.com"):
@@ -110,7 +110,7 @@ async def test_addresses_in_urls_are_not_dialled(strict: Sender, trap: Trap, hos
     assert trap.connections == 0
 
 
-async def test_the_socket_is_the_last_judge(strict: Sender, trap: Trap) -> None:
+async def test_the_socket_factory_checks_the_address_again(strict: Sender, trap: Trap) -> None:
     """Even a request that skips every check above is not dialled: aiohttp asks for the socket."""
     session = await strict._open()
     with pytest.raises(Exception) as refused:  # noqa: PT011  whatever aiohttp makes of it
@@ -140,7 +140,7 @@ async def test_the_machines_own_addresses_are_not_dialled(
         await made.close()
 
 
-async def test_a_name_that_moves_to_a_private_address(trap: Trap, names: NameServer) -> None:
+async def test_a_name_is_resolved_for_every_request(trap: Trap, names: NameServer) -> None:
     """The first request goes where the name led; the second does not go where it leads now. Each asks once."""
     policy = Policy(allow=tuple(networks("127.0.0.2/32")))
     made = Sender(config.load({}), policy, Clock())
@@ -155,7 +155,7 @@ async def test_a_name_that_moves_to_a_private_address(trap: Trap, names: NameSer
     await made.close()
 
 
-async def test_a_name_that_moves_while_it_is_judged(trap: Trap, names: NameServer) -> None:
+async def test_the_address_that_was_checked_is_dialled(trap: Trap, names: NameServer) -> None:
     """What was judged is dialled: a name server has no second chance between the two."""
     made = Sender(config.load({}), Policy(allow=tuple(networks("127.0.0.2/32"))), Clock())
     names.names["rebinding.example.com"] = [["127.0.0.2"], ["127.0.0.1"]]
@@ -203,7 +203,7 @@ async def flood(_asked: web.Request) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize("handler", [drip, flood])
-async def test_the_status_counts_however_long_its_body_is(handler: Any) -> None:  # noqa: ANN401  one of the two
+async def test_a_long_response_body_is_not_read(handler: Any) -> None:  # noqa: ANN401  one of the two
     """The receiver has taken the request; the rest of its answer is left, and so is its connection."""
     made = Sender(config.load({}), Policy(allow=tuple(networks("127.0.0.2/32"))), Clock())
     async with receiving(address="127.0.0.2") as receiver:
@@ -216,7 +216,7 @@ async def test_the_status_counts_however_long_its_body_is(handler: Any) -> None:
     await made.close()
 
 
-async def test_nothing_is_written_once_it_is_outdated() -> None:
+async def test_an_outdated_request_is_not_written() -> None:
     """The question is asked after the connection stands; the receiver never sees the body."""
     made = Sender(config.load({}), Policy(allow=tuple(networks("127.0.0.2/32"))), Clock())
     asked: list[int] = []
@@ -265,7 +265,7 @@ async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.write_eof()
 
 
-async def test_an_egress_proxy_is_asked_for_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_egress_proxy_gets_the_checked_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CONNECT names the address that was judged, TLS is with the receiver; for a private one it is not asked."""
     made = certify("receiver")
     file = tmp_path / "receiver.pem"

@@ -55,7 +55,7 @@ def test_a_forged_request_does_not_verify() -> None:
         Webhook(key.secret).verify(BODY, wrong)
 
 
-def test_keys_outlive_a_rotation_of_the_hubs_secret() -> None:
+def test_keys_survive_a_rotation_of_the_hubs_secret() -> None:
     """A key is derived from the secret that was in force when it was made, for as long as the hub has that one."""
     first = Signer(HUB)
     record = first.new_record()
@@ -67,7 +67,7 @@ def test_keys_outlive_a_rotation_of_the_hubs_secret() -> None:
     assert later.secret not in repr(later)
 
 
-def test_ids_are_those_of_the_content() -> None:
+def test_message_ids_follow_from_the_content() -> None:
     """The same content has the same id at every attempt; another endpoint, kind or content has another. No dots."""
     signer = Signer(HUB)
     one = signer.message_id("i/default", "events", b"content")
@@ -78,7 +78,7 @@ def test_ids_are_those_of_the_content() -> None:
     assert len(others | {one, signer.message_id("i/default", "events", b"contents")}) == 4
 
 
-def test_names_have_secrets_of_their_own() -> None:
+def test_each_endpoint_has_its_own_secret() -> None:
     """Two endpoints with one salt share nothing."""
     signer = Signer(HUB)
     record = signer.new_record()

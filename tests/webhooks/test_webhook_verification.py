@@ -123,7 +123,9 @@ SAID = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_receivers_that_do_not_pass(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_receivers_that_fail_the_verification_stay_unverified(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """Each is refused with the step and the category; the endpoint stays UNVERIFIED and gets no event."""
     monkeypatch.setattr(sender, "REQUEST_TIMEOUT", 3.0)
     monkeypatch.setattr(verification, "VERIFY_TIMEOUT", 6.0)
@@ -148,7 +150,7 @@ async def test_receivers_that_do_not_pass(start_hub: StartHub, monkeypatch: pyte
         assert receiver.requests == sent
 
 
-async def test_addresses_that_cannot_be_reached(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unreachable_addresses_stay_unverified(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port where nobody listens, a name that leads nowhere, and a private address behind a name."""
     hub = await start_hub(webhook_allow="127.0.0.2/32")
     _, reader = await hub.register("TICKET_CREATED")
@@ -195,7 +197,7 @@ async def test_an_endpoint_is_verified_once_a_minute(start_hub: StartHub) -> Non
         assert receiver.forgeries == sent + 1
 
 
-async def test_a_new_url_is_verified_by_itself(start_hub: StartHub) -> None:
+async def test_a_new_url_is_verified_automatically(start_hub: StartHub) -> None:
     """UNVERIFIED until the new receiver has passed, then delivery goes on from the same place."""
     clock = FakeClock()
     hub = await start_hub(clock, **ALLOWED)
@@ -285,7 +287,7 @@ async def test_the_hub_itself_switches_on_nothing_that_was_switched_off(
     assert receiver.ids == []
 
 
-async def test_two_accepted_forgeries_disable(start_hub: StartHub) -> None:
+async def test_two_accepted_forgeries_disable_an_endpoint(start_hub: StartHub) -> None:
     """A receiver that stopped verifying is given a second chance, then switched off; a good one in between counts."""
     clock = FakeClock()
     hub = await start_hub(clock, **ALLOWED)
@@ -309,7 +311,7 @@ async def test_two_accepted_forgeries_disable(start_hub: StartHub) -> None:
         assert "wrong signature" in endpoint.disable_reason
 
 
-async def test_a_pending_or_suspended_integration_verifies_nothing(start_hub: StartHub) -> None:
+async def test_an_integration_that_is_not_active_cannot_verify(start_hub: StartHub) -> None:
     """Nothing is sent for an integration that may receive nothing."""
     hub = await start_hub(**ALLOWED)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -369,7 +371,7 @@ async def tls_receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
         yield receiver
 
 
-async def test_urls_that_the_hub_does_not_send_to(hub: RunningHub) -> None:
+async def test_forbidden_urls_are_refused(hub: RunningHub) -> None:
     """The error names the field; nothing is made."""
     _, reader = await hub.register("TICKET_CREATED")
     for url in ("http://hooks.example.com/", "https://127.0.0.1/", "https://0x7f.1/", "https://a.example:22/", "x"):
