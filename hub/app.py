@@ -322,9 +322,8 @@ class Hub:
         Raises:
             StartError: a file is wrong; the former ones stay in use.
         """
-        self.certificates.replace(settings)
-        self.http.replace_certificate(settings)
-        self.directory.replace_certificate(settings)
+        for replace in [one.read_again(settings) for one in (self.certificates, self.http, self.directory)]:
+            replace()  # by now all have read what they need, and nothing is wrong
 
     async def stop(self) -> None:
         """Stop: streams get a Goodbye, calls end within the drain time, then the store closes. Idempotent."""

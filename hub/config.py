@@ -329,8 +329,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(read_text(path))
     except OSError as error:
         raise StartError(f"settings file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # it is not TOML, not text, or has a number of too many digits
         raise StartError(f"settings file {path}: {error}") from None
+    except RecursionError:
+        raise StartError(f"settings file {path}: it is nested too deeply") from None
     if any(name in values for name in SECRETS) or "@" in str(values.get("storage", "")):
         refuse_exposed(path, "settings file")
     return values

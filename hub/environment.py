@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from hub.errors import StartError
 
 ENV_PREFIX = "HUB_"
-CALLERS_FILES = {"HUB_BOT_KEY_FILE", "HUB_KEY_FILE"}
+CALLERS_FILES = {"HUB_ADMIN_KEY_FILE", "HUB_BOT_KEY_FILE", "HUB_KEY_FILE"}
 CALLERS_VARIABLES = {"HUB_ADMIN_KEY", "HUB_BOT_KEY", "HUB_KEY", "HUB_ADDRESS", "HUB_CONFIG"} | CALLERS_FILES
 """Variables that clients export beside the settings; the settings do not read them."""
 

@@ -1,5 +1,7 @@
 """SIGHUP: a running hub takes a new certificate and another log level, and never dies of it."""
 
+import asyncio
+import json
 import signal
 import ssl
 import subprocess
@@ -7,10 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from structlog.testing import capture_logs
 
+from hub.cli.serve import _reload_on_signal
+from hub.config import Settings
 from tests.support.certificates import Certified, certify
-from tests.support.processes import Serving, serving
+from tests.support.hubs import RunningHub, until
+from tests.support.processes import PATIENCE, Serving, run_hub, serving
 
 SETTINGS = 'tls_certificate = "hub.pem"\ntls_key = "hub.key"\nlog_level = "{level}"\n'
 
@@ -49,6 +58,98 @@ async def test_a_new_certificate_needs_no_restart(tmp_path: Path) -> None:
         assert "is not the key of the certificate" in (await hub.heard("not reloaded"))["problem"]
         assert shown_by(hub) == der(second)
         assert (await hub.stop()).code == 0
+
+
+async def said_after_signal(hub: Serving) -> str:
+    """Reload; returns the problem, or "" if there is none."""
+    hub.process.send_signal(signal.SIGHUP)
+    assert hub.process.stderr is not None
+    async with asyncio.timeout(PATIENCE):
+        while "reloaded" not in (line := json.loads(await hub.process.stderr.readline()))["event"]:
+            hub.log.append(line)
+    return str(line.get("problem", ""))
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256K1(), ec.BrainpoolP256R1()], ids=lambda curve: str(curve.name))
+async def test_a_certificate_that_grpc_does_not_take_is_not_said_to_be_loaded(
+    tmp_path: Path, curve: ec.EllipticCurve
+) -> None:
+    """GRPC goes on with the former one without a word, and the hub would say "reloaded" until that one has expired."""
+    first = certify("first")
+    write_files(tmp_path, first)
+    async with serving("--config", "hub.toml", cwd=tmp_path, PYTHONUNBUFFERED="1") as hub:
+        write_files(tmp_path, certify("second", curve=curve))
+        assert "gRPC takes neither the certificate nor its key" in await said_after_signal(hub)
+        assert shown_by(hub) == der(first)
+        assert (await hub.stop()).code == 0
+
+
+async def test_a_chain_of_unknown_keys_does_not_end_reloading(tmp_path: Path) -> None:
+    """A certificate in it has a curve that nobody knows; the next signal, with sound files, is answered again."""
+    first, second = certify("first"), certify("second")
+    write_files(tmp_path, first)
+    p256, unknown = bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030106")
+    strange = ssl.DER_cert_to_PEM_cert(der(certify("strange")).replace(p256, unknown)).encode()
+    async with serving("--config", "hub.toml", cwd=tmp_path) as hub:
+        (tmp_path / "hub.pem").write_bytes(strange + first.pem)
+        assert "must begin with the hub's own certificate" in await said_after_signal(hub)
+        write_files(tmp_path, second)
+        assert await said_after_signal(hub) == ""
+        assert shown_by(hub) == der(second)
+        assert (await hub.stop()).code == 0
+
+
+@pytest.mark.parametrize("count", ["9" * 5_000, "[" * 10_000])
+async def test_settings_that_end_the_parser_are_told(tmp_path: Path, count: str) -> None:
+    """A number of too many digits, or lists that are nested too deeply: the start says so, and a reload, too."""
+    write_files(tmp_path, certify("hub"))
+    async with serving("--config", "hub.toml", cwd=tmp_path) as hub:
+        (tmp_path / "hub.toml").write_text(f"max_streams = {count}")
+        assert (await said_after_signal(hub)).startswith("settings file hub.toml: ")
+        assert (await run_hub("config", "--config", "hub.toml", cwd=tmp_path)).complaint.startswith(
+            "settings file hub.toml: "
+        )
+        assert (await hub.stop()).code == 0
+
+
+async def test_a_fault_does_not_end_reloading(hub: RunningHub) -> None:
+    """It is logged, and the next signal is answered again."""
+
+    def read() -> Settings:
+        raise RuntimeError("a fault")
+
+    signalled = asyncio.Event()
+    with capture_logs() as lines:
+        reloading = asyncio.create_task(_reload_on_signal(hub.hub, hub.settings, read, signalled))
+        for count in (1, 2):
+            signalled.set()
+            await until(lambda: len(lines) == count or reloading.done())  # noqa: B023  it is awaited at once
+        reloading.cancel()
+    assert [(line["event"], line["problem"]) for line in lines] == [("not reloaded", "a fault of the hub")] * 2
+
+
+async def test_all_listeners_get_the_new_certificate_or_none(tmp_path: Path) -> None:
+    """A key that is too short for the HTTP listener is no certificate of gRPC's either."""
+    first = certify("first")
+    write_files(tmp_path, first)
+    key = rsa.generate_private_key(65537, 1024)  # noqa: S505  that is what is wrong with it
+    async with serving("--config", "hub.toml", cwd=tmp_path, HUB_HTTP_LISTEN="127.0.0.1:0") as hub:
+        (tmp_path / "hub.pem").write_bytes(self_signed(key).public_bytes(Encoding.PEM))
+        (tmp_path / "hub.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        assert "cannot be used for http_listen" in await said_after_signal(hub)
+        assert shown_by(hub) == der(first)
+        assert (await hub.stop()).code == 0
+
+
+def self_signed(key: rsa.RSAPrivateKey) -> x509.Certificate:
+    """A certificate of the key, like `certify` makes of others."""
+    made = certify("short").certificate
+    return (
+        x509.CertificateBuilder(made.subject, made.subject, key.public_key(), made.serial_number)
+        .not_valid_before(made.not_valid_before_utc)
+        .not_valid_after(made.not_valid_after_utc)
+        .sign(key, SHA256())
+    )
 
 
 async def test_the_log_level_needs_no_restart(tmp_path: Path) -> None:

@@ -54,12 +54,12 @@ async def test_an_invalid_secret_file_ends_the_start(tmp_path: Path, content: st
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("name", ["HUB_SECRETS_FILE", "HUB_ADMIN_KEY_FILE", "HUB_ANYTHING_FILE"])
+@pytest.mark.parametrize("name", ["HUB_SECRETS_FILE", "HUB_ADMIN_KEYS_FILE", "HUB_ANYTHING_FILE"])
 async def test_an_unknown_file_variable_is_refused(tmp_path: Path, name: str) -> None:
     """A hub that ignored it would make a secret of its own; the complaint says which names there are."""
     for command in (("serve",), ("init",), ("emit", "ticket_closed", "--guild", "1")):
         ended = await run_hub(*command, cwd=tmp_path, **{name: "file"})
-        assert ended.complaint.startswith(f"unknown variable {name}: files are named by HUB_BOT_KEY_FILE")
+        assert ended.complaint.startswith(f"unknown variable {name}: files are named by HUB_ADMIN_KEY_FILE")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -133,6 +133,17 @@ async def test_the_stores_own_secret_is_checked(tmp_path: Path) -> None:
     assert (await run_hub("init", cwd=tmp_path)).code == 0
     (tmp_path / "data" / "secret").chmod(0o644)
     assert "others can read it (mode 0644): chmod 600" in (await run_hub("serve", cwd=tmp_path)).complaint
+
+
+async def test_each_file_that_a_command_asks_for_can_be_given(hub: RunningHub, tmp_path: Path) -> None:
+    """Without a key a command names a variable for its file, and with that variable it runs."""
+    keys = {("top", "--once"): hub.admin.key, ("emit", "ticket_closed", "--guild", "41"): hub.bot.key}
+    for words, key in keys.items():
+        asking = await run_hub(*words, "--address", hub.address, cwd=tmp_path)
+        variable = asking.complaint.split()[-1]
+        file = laid(tmp_path / variable, key)
+        ended = await run_hub(*words, "--address", hub.address, cwd=tmp_path, **{variable: str(file)})
+        assert (ended.code, ended.err) == (0, "")
 
 
 async def test_callers_take_their_key_from_a_file(hub: RunningHub, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from hub.api.services.events import EventService
 from hub.api.services.privacy import PrivacyService
 from hub.api.services.webhook_calls import WebhookService
 from hub.api.status import Handler
-from hub.api.tls import Certificates, why_not_listening
+from hub.api.tls import NOT_TAKEN, Certificates, why_not_listening
 from hub.api.validation import learn_rules
 from hub.clock import Clock
 from hub.config import Settings
@@ -73,7 +73,7 @@ class Server:
                 return self._server.add_secure_port(listen, self.certificates.credentials())
             return self._server.add_insecure_port(listen)
         except RuntimeError:
-            why = why_not_listening(listen) or "gRPC takes neither the certificate nor its key: use RSA or ECDSA P-256"
+            why = why_not_listening(listen) or NOT_TAKEN
             raise StartError(f"cannot listen on {listen}: {why}") from None
 
     def add_services(  # noqa: PLR0913  one for each service

@@ -1,7 +1,10 @@
 """The hub's certificate: read, checked, and replaced while the hub serves."""
 
 import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +12,7 @@ import grpc
 import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from hub.clock import Clock
@@ -20,6 +24,8 @@ DAY = 24 * 3600.0
 """Seconds between two checks of when the certificates expire."""
 
 ENDS_SOON = timedelta(days=14)
+
+NOT_TAKEN = "gRPC takes neither the certificate nor its key: use RSA or ECDSA P-256"
 
 log = structlog.get_logger()
 
@@ -63,7 +69,7 @@ class Certificates:
         return min(one.not_valid_after_utc.timestamp() for one in x509.load_pem_x509_certificates(self._files.chain))
 
     def credentials(self) -> grpc.ServerCredentials:
-        """The credentials for a port; later connections get what `replace` has read."""
+        """The credentials for a port; later connections get what `read_again` has read."""
         if self._files is None:
             raise RuntimeError("the hub serves without TLS")
         fetch: Any = self._fetch  # the types do not know that None means "no change"
@@ -71,17 +77,22 @@ class Certificates:
             self._files.configuration(), fetch, require_client_authentication=self._files.authority is not None
         )
 
-    def replace(self, settings: Settings) -> None:
-        """Read the files again, for new connections. Blocks: the files may be anywhere.
+    def read_again(self, settings: Settings) -> Callable[[], None]:
+        """Read the files again; returns what gives them to new connections. Blocks: the files may be anywhere.
 
         Raises:
-            StartError: a file cannot be read or is wrong; the former ones stay in use.
+            StartError: a file cannot be read or is wrong.
         """
         files = read_files(settings)
         if files is None or self._files is None:
-            return  # a port cannot switch between TLS and plaintext
+            return lambda: None  # a port cannot switch between TLS and plaintext
         if (files.authority is None) != (self._files.authority is None):
             raise StartError("tls_client_ca cannot be set or unset while the hub runs: restart it")
+        if not is_taken(files):
+            raise StartError(f"TLS: {settings.tls_certificate}: {NOT_TAKEN}")
+        return partial(self._replace, settings, files)
+
+    def _replace(self, settings: Settings, files: Files) -> None:
         self._settings, self._files, self._replacement = settings, files, files
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
@@ -128,6 +139,19 @@ def read_files(settings: Settings) -> Files | None:
     return Files(key, chain, authority)
 
 
+def is_taken(files: Files) -> bool:
+    """Whether gRPC takes the files for a port: while it serves it says nothing, and goes on with the former ones."""
+    trial = grpc.server(ThreadPoolExecutor(1))  # it starts no thread before it serves
+    credentials = grpc.ssl_server_credentials([(files.key, files.chain)], files.authority, files.authority is not None)
+    try:
+        trial.add_secure_port("127.0.0.1:0", credentials)
+    except RuntimeError:
+        return False
+    finally:
+        trial.stop(None)
+    return True
+
+
 def read_pem(file: Path) -> bytes:
     """A PEM file.
 
@@ -158,12 +182,19 @@ def _require_pair(key_file: Path, key_pem: bytes, chain_file: Path, chain_pem: b
         raise StartError(f"TLS: {key_file} is encrypted: use a key without a passphrase") from None
     except (ValueError, UnsupportedAlgorithm):
         raise StartError(f"TLS: {key_file} contains no private key in PEM form") from None
-    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    fitting = [one.public_key().public_bytes(*form) == key.public_key().public_bytes(*form) for one in chain]
+    fitting = [_public(one) == _public(key) for one in chain]
     if not any(fitting):
         raise StartError(f"TLS: {key_file} is not the key of the certificate in {chain_file}")
     if not fitting[0]:
         raise StartError(f"TLS: {chain_file} must begin with the hub's own certificate, then those that signed it")
+
+
+def _public(holder: x509.Certificate | PrivateKeyTypes) -> bytes:
+    """The public key of a certificate, or of a private key; empty if it is of an unknown kind."""
+    try:
+        return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm):
+        return b""
 
 
 def why_not_listening(listen: str) -> str:

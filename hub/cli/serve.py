@@ -98,6 +98,9 @@ async def _reload_on_signal(
         except StartError as error:
             log.error("not reloaded", problem=str(error))  # noqa: TRY400  the text says it all
             continue
+        except Exception:  # whatever it is, the next signal is answered again
+            log.exception("not reloaded", problem="a fault of the hub")
+            continue
         logs.configure(fresh.log_level, fresh.log_format)
         log.info("reloaded", log_level=fresh.log_level, tls=hub.certificates.is_used)
         waiting = {name for name in Settings.model_fields if getattr(fresh, name) != getattr(settings, name)} - RELOADED

@@ -2,6 +2,8 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from aiohttp import web
@@ -96,14 +98,16 @@ class Listener:
         for connection in list(self._open):
             connection.cut()
 
-    def replace_certificate(self, settings: Settings) -> None:
-        """Read the files again, for new connections. Blocks.
+    def read_again(self, settings: Settings) -> Callable[[], None]:
+        """Read the files of TLS again; returns what gives them to new connections. Blocks.
 
         Raises:
-            StartError: a file is wrong; the former ones stay in use.
+            StartError: a file is wrong.
         """
-        if self._tls is not None:  # a fresh one: a context that has an authority trusts it for ever
-            self._tls = self._context(settings) or self._tls
+        return partial(self._replace, self._context(settings) if self._tls is not None else None)
+
+    def _replace(self, context: ssl.SSLContext | None) -> None:
+        self._tls = context or self._tls  # a fresh one: a context that has an authority trusts it for ever
 
     def _context(self, settings: Settings) -> ssl.SSLContext | None:
         try:
