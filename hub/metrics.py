@@ -108,7 +108,7 @@ class Histogram:
 def quantile(histogram: Histogram, part: float, counts: Sequence[int]) -> float:
     """The value below which a share of the counted values lie; 0 if there are none.
 
-    Within a bucket the values are taken to lie evenly; beyond the last bound its value stands for them.
+    Values are assumed to be spread evenly within a bucket; values beyond the last bound count as that bound.
     """
     wanted, below, lower = part * sum(counts), 0, 0.0
     for count, bound in zip(counts, histogram.bounds, strict=False):

@@ -78,7 +78,7 @@ class Gate(grpc.aio.ServerInterceptor):
             if entry.roles is not None:
                 metadata = handler_call_details.invocation_metadata or ()
                 caller = self._guards.access.identify(metadata, entry.name)
-                CALLER.set(caller)  # before the role is judged: a refusal then names the caller
+                CALLER.set(caller)  # before the role is checked, so that a refusal names the caller
                 require_role(caller, entry.roles)
         except HubError as error:
             return self._refusals.handler(error, entry.name)

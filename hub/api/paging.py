@@ -33,7 +33,7 @@ def age(versioned: Versioned[IntegrationRecord]) -> tuple[int, str]:
 
 
 def nothing(_: Message) -> Sequence[Message]:
-    """What a page holds beside an entry, where it holds nothing."""
+    """The rest of a page that holds nothing but entries."""
     return ()
 
 

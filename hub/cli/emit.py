@@ -179,7 +179,7 @@ def open_source(what: str) -> int:
 
 
 def read_lines(source: int) -> Iterator[list[Line]]:
-    """The lines, in lists of as many as are there, so that a slow writer's first lines do not wait for later ones."""
+    """The lines, in lists of those that have arrived: the first lines of a slow writer do not wait for later ones."""
     number, rest = 0, b""
     while True:
         chunk = os.read(source, CHUNK)

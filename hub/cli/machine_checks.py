@@ -32,7 +32,7 @@ REMOTE = {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "fuse.glust
 """File systems of other machines, on which locks and syncs do not mean what SQLite needs."""
 
 NOT_SYNCHRONISED = 5
-"""What the kernel says of a clock that nothing keeps right (TIME_ERROR in adjtimex(2))."""
+"""The kernel's state of a clock that is not synchronised (TIME_ERROR in adjtimex(2))."""
 
 TIMEOUT = 3.0
 """Seconds that the running hub may take to accept a connection."""
@@ -53,7 +53,7 @@ def machine_findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _directory(directory: Path) -> Finding:
-    """Whether the hub may write there, nobody else may, and the disk is this machine's own."""
+    """Whether only the hub may write there, and the disk is local."""
     name = "data directory"
     if not directory.exists():
         return Finding(name, "warning", f"{directory} is missing: the first start makes it; or set data_dir")
@@ -120,7 +120,7 @@ def _backup(directory: Path) -> Finding:
 
 
 def _kernel_clock() -> int:
-    """What the kernel says of its clock, see adjtimex(2); negative where it says nothing."""
+    """The kernel's state of its clock, see adjtimex(2); negative if unknown."""
     library = ctypes.CDLL(None)
     ask_kernel = getattr(library, "adjtimex", None) or getattr(library, "ntp_adjtime", None)
     return int(ask_kernel(ctypes.create_string_buffer(1024))) if ask_kernel is not None else -1

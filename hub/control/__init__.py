@@ -1,1 +1,1 @@
-"""Who may do what: keys, the life of an integration, and the state derived from the log's entries."""
+"""Who may do what: keys, the lifecycle of an integration, and the state derived from the log's entries."""

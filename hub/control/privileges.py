@@ -62,7 +62,7 @@ def findings(registry: Registry, integration_id: str, now: int, grace: int = 0) 
         registry: the state.
         integration_id: whose.
         now: microseconds.
-        grace: microseconds for which a grant, and an integration that was opened, is too young to be judged.
+        grace: microseconds after a grant, a resumption or the end of a block in which nothing is a finding.
     """
     if not integration_id:
         found = _keys(registry, "", registry.keys_of(""), now)

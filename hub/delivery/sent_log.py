@@ -113,7 +113,7 @@ class SentLog:
         Raises:
             StorageFull, StorageUnavailable: it is not stored; the next call tries again.
         """
-        async with self._saving:  # two at once would both drop the same notes, and the second one newer ones, too
+        async with self._saving:  # two concurrent saves would drop the same notes, and the second one newer notes, too
             await self._save(first)
 
     async def _save(self, first: int) -> None:

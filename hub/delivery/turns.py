@@ -20,7 +20,7 @@ _WEIGHT = 0.2
 class Turns:
     """Grants turns in the order in which streams ask: as many in one turn of the event loop as fit into `LIMIT`.
 
-    At least one, so that catch-up goes on beside any load. Where nobody waits, a stream has its turn at once, while
+    At least one, so that catch-up continues under any load. If no stream waits, one has its turn at once, while
     there is room in this turn of the event loop: to sleep and be woken costs as much as half a frame. How long a piece
     of work takes is measured: the pieces that are granted together run right after each other in the next turn of
     the event loop, `_begin` and `_finish` around them.
@@ -40,7 +40,7 @@ class Turns:
         self._cost = _FIRST_COST
 
     def enter(self, turn: "Turn") -> bool:
-        """Whether it is the stream's turn at once, because nobody waits and there is room; else it joins the queue."""
+        """Whether the stream has its turn at once: no stream waits and there is room; else it joins the queue."""
         if not self._is_busy:
             self._is_busy = True
             self._begin_round()

@@ -15,7 +15,7 @@ from hub.errors import StartError
 from hub.http.connection import Connection
 
 MAX_CONNECTIONS = 100
-"""At a time; further ones are closed at once. Scrapers and probes need few."""
+"""Open connections; further ones are closed at once. Scrapers and probes need few."""
 
 MAX_PEER_SHARE = 5
 """One address may hold 1/5 of them: it must not shut out probes. A trusted proxy may hold all."""

@@ -70,7 +70,7 @@ class Eraser:
     async def run(self) -> None:
         """Finish the erasures one after the other, the oldest first, unless another hub works on one.
 
-        A later one waits: it may be about the same events, and would erase them before it is known who received them.
+        A later one waits: it may cover the same events, and would erase them before their recipients are known.
 
         Raises:
             StorageUnavailable, StorageFull: not now; the next call goes on.

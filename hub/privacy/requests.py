@@ -73,7 +73,7 @@ class ErasureRequests:
         keys, key = self._registry.hidden.erasures.keys, ERASURE.key(erasure_id)
         now = self._clock.now()
         record = ErasureRecord(erasure_id, keys.digest(subject), keys.check, now, self._feed.earliest.time)
-        # Who asks for themselves is the subject, and state is kept.
+        # A user who asks for their own erasure is the subject, and state is kept: it must not name them.
         actor = (by.on_behalf_of("") if by.user_id == str(subject.id) else by).actor
         change = Change(actor, by.method, reason=reason, request_id=by.request_id)
         sealed = ErasedSubjectRecord(keys.seal(subject, erasure_id))

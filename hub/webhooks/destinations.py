@@ -115,7 +115,7 @@ def is_public(address: Address) -> bool:
 
 
 def target_of(url: str, policy: Policy, field: str = "endpoint.url") -> Target:
-    """Where a URL leads, if the hub may send there; a name is judged again once its addresses are known.
+    """Where a URL leads, if the hub may send there; a name is checked again once its addresses are known.
 
     Raises:
         InvalidRequest: it may not; names `field`.

@@ -30,7 +30,7 @@ class Envelope:
         self._expiries = Expiries(clock)
 
     def keys(self, record: EndpointRecord) -> list[SigningKey]:
-        """What signs for an endpoint: the newest first, the former one until its overlap ends."""
+        """The secrets that sign for an endpoint: the newest first, the former one until its overlap ends."""
         records = [record.signing, record.previous if self.overlaps(record) else None]
         made = (self._signer.key(one, name_of(record)) for one in records if one is not None)
         return [key for key in made if key is not None]

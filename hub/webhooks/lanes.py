@@ -1,6 +1,6 @@
-"""The places for requests in flight: an endpoint that is slow or fails takes none of those that quicker ones need.
+"""Slots for requests in flight: slow and failing endpoints cannot use those of quick ones.
 
-Which place a request has, and for how long. It does not know what a request is.
+Which slot a request has, and for how long. It does not know what a request is.
 """
 
 import asyncio

@@ -41,7 +41,7 @@ PER_ADDRESS = 10
 """Requests of one integration to one address at a time."""
 
 KNOWN = 4_096
-"""URLs that are kept as they were parsed and judged, those used last: the policy does not change."""
+"""How many parsed and checked URLs are cached; they stay valid because the policy does not change."""
 
 MAX_ADDRESSES = 3
 """Addresses of a name that are tried."""
@@ -206,7 +206,7 @@ class Sender:
             raise
 
     def _places_at(self, holder: str, address: Address) -> asyncio.Semaphore:
-        """The places of an integration at an address; they exist for as long as somebody has or awaits one."""
+        """The slots of an integration at an address; they exist while a request has or awaits one."""
         key = (holder, address)
         places = self._at.get(key)
         if places is None:

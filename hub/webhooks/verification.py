@@ -1,6 +1,6 @@
 """Verifies a receiver: it must answer a challenge, and refuse a request with a wrong signature.
 
-Without the first, anybody could point the hub's requests at somebody else's server; without the second, a receiver that
+Without the first, a developer could point the hub's requests at a foreign server; without the second, a receiver that
 checks no signature would accept forged requests.
 """
 

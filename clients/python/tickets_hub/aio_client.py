@@ -60,7 +60,7 @@ class AsyncClient:
     holds is sent from ``async with`` or the first call on.
     """
 
-    def __init__(  # noqa: PLR0913  two are needed, the others are for those who look for them
+    def __init__(  # noqa: PLR0913  two are required, the others have defaults
         self,
         target: str,
         key: str,
@@ -258,7 +258,7 @@ class AsyncClient:
         except grpc.aio.AioRpcError as error:
             return failure_of(error)
         except asyncio.CancelledError:
-            # gRPC raises this also where aclose() closed the channel, and then nobody cancelled this task.
+            # gRPC raises this also if aclose() closed the channel; then this task was not cancelled.
             task = asyncio.current_task()
             if not self._closed.is_set() or (task and task.cancelling()):
                 raise

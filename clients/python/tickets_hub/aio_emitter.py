@@ -89,7 +89,7 @@ class AsyncEmitter:
         try:
             while following is not None:
                 await self._make(following)
-                await asyncio.sleep(0)  # who was answered may emit again: that event shares the next call
+                await asyncio.sleep(0)  # callers that got their answer may emit again, into the next call
                 following = self._line.next_call()
         except BaseException as error:
             self._line.give_up(HubCallError("UNKNOWN", "", f"the client could not send it: {error!r}"))

@@ -105,7 +105,7 @@ class AsyncOutboxEmitter:
         return verdict.delay
 
     async def _on_file(self, work: Callable[[OutboxFile], Result], durable: Callable[[], None] | None = None) -> Result:
-        """Have work done on the file, and wait for it. `durable` is called then, also if nobody waits any more."""
+        """Work on the file, and wait for it. `durable` is called afterwards, also if the caller no longer waits."""
         outcome: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
         def done(result: Result | Exception) -> None:

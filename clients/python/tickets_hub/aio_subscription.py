@@ -170,7 +170,7 @@ class AsyncSubscription(AsyncIterator[Event]):
         await self.aclose()
 
     def __del__(self) -> None:
-        # After a plain `break` nobody else ends the call: its own tasks keep it alive.
+        # After a plain `break` nothing else ends the call: its own tasks keep it alive.
         call = getattr(self, "_call", None)
         committer = getattr(self, "_committer", None)
         if self._loop.is_closed():
@@ -208,7 +208,7 @@ class AsyncSubscription(AsyncIterator[Event]):
         except grpc.aio.AioRpcError as error:
             return failure_of(error)
         except asyncio.CancelledError:
-            # gRPC raises this also where aclose() cancelled the call, and then nobody cancelled this task.
+            # gRPC raises this also if aclose() cancelled the call; then this task was not cancelled.
             task = asyncio.current_task()
             if not self._closed.is_set() or (task and task.cancelling()):
                 raise

@@ -43,5 +43,5 @@ def checked(text: str) -> str:
 
 
 def is_key_ending(failure: HubCallError) -> bool:
-    """Whether a call failed because its key has ended; a newer key mends that."""
+    """Whether a call failed because its key has ended; a newer key helps."""
     return failure.reason in ("KEY_EXPIRED", "KEY_REVOKED")

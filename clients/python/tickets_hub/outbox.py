@@ -19,7 +19,7 @@ from tickets_hub.v1.event_service_pb2 import BatchEmitEventsRequest, BatchEmitEv
 logger = logging.getLogger("tickets_hub")
 
 MAX_EVENT_BYTES = 256 * 1024
-"""A larger event is refused at once: the hub takes none, and it would stand in the way of the others."""
+"""A larger event is refused at once: the hub accepts none, so it would block the events behind it."""
 
 PERMANENT = frozenset({"INVALID_ARGUMENT", "ALREADY_EXISTS"})
 """Statuses with which the hub refuses an event permanently. After any other the events are kept and sent again."""
@@ -61,7 +61,7 @@ class Outbox:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the file holds: events, their bytes, when the oldest came (microseconds), and refused ones ever."""
+    """The content of the file: events, their bytes, when the oldest came (microseconds); all refused events so far."""
 
     waiting: int
     size: int

@@ -19,7 +19,7 @@ MAX_GROUP = 10_000
 """Pieces of work in one transaction."""
 
 BROKEN = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQLITE_NOTADB"})
-"""Errors after which nobody knows what the file holds, until it is opened again."""
+"""Errors after which the content of the file is unknown until it is opened again."""
 
 
 class _Piece(Generic[Result]):
@@ -93,7 +93,7 @@ class OutboxThread:
         self._file.close()
 
     def _next_group(self) -> tuple[list["_Piece[object]"], bool]:
-        """What waits, at least one; False: nothing comes after it."""
+        """The waiting items, at least one; False: it is the last batch."""
         pieces = list[_Piece[object]]()
         piece = self._queue.get()
         while piece is not None:

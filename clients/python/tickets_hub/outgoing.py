@@ -40,7 +40,7 @@ class Parcel:
         apart: it may share no call: an older hub refused one with its event.
         size: bytes of the event, where it may share a call.
         results: one for each event, once they are stored.
-        error: why they are not, or why nobody knows.
+        error: why they are not stored, or why that is unknown.
     """
 
     events: Sequence[Event]
@@ -83,7 +83,7 @@ class Parcel:
         self.wake()
 
     def fail(self, error: HubCallError) -> None:
-        """Note that they are not, or that nobody knows; each caller gets an exception of its own."""
+        """Note that they are not stored, or may not be; each caller gets an exception of its own."""
         self.error = error.of(self.ids)
         self.wake()
 

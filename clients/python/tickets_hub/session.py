@@ -40,7 +40,7 @@ class Policy:
         call_timeout: how long one call may take with all its repetitions; then its last failure is raised.
         try_timeout: how long one try of it may take.
         commit_interval: auto_commit commits at most this often.
-        max_calls: how many calls of one ``AsyncClient`` are under way at a time; further ones wait for their turn.
+        max_calls: how many calls of one ``AsyncClient`` are under way at a time; further ones wait.
     """
 
     first_delay: float = 0.25
@@ -174,7 +174,7 @@ class StreamSession:
         return self._deadline - now
 
     def silence(self) -> HubCallError:
-        """What a stream ended with that the driver gave up because ``remaining`` had run out."""
+        """The failure of a stream that the driver ended because ``remaining`` had run out."""
         return HubCallError("DEADLINE_EXCEEDED", "", f"no frame for {self._patience:g} s")
 
     def received(self, frame: SubscribeResponse) -> Notice | Erased | None:

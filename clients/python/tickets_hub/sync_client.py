@@ -68,7 +68,7 @@ class Client:
         clock: another clock, for tests.
     """
 
-    def __init__(  # noqa: PLR0913  two are needed, the others are for those who look for them
+    def __init__(  # noqa: PLR0913  two are required, the others have defaults
         self,
         target: str,
         key: str,
@@ -244,7 +244,7 @@ class Client:
 
         Returns:
             The ids of events that were on their way when the time was over: whether they are stored is not known.
-            They stand in the log ``tickets_hub``, too.
+            The log ``tickets_hub`` has them, too.
         """
         unknown = self._emitter.finish(deadline, closed_error())
         with self._lock:

@@ -103,7 +103,7 @@ class Emitter:
             try:
                 while call is not None:
                     self._make(call)
-                    time.sleep(0)  # who was answered may emit again: that event shares the next call
+                    time.sleep(0)  # callers that got their answer may emit again, into the next call
                     call = self._next_call()
             except BaseException as error:
                 with self._changed:

@@ -202,7 +202,7 @@ class Subscription(Iterator[Event]):
         self.close()
 
     def __del__(self) -> None:
-        # `for event in client.subscribe(): break` leaves nobody else to end the call.
+        # After `for event in client.subscribe(): break` nothing else ends the call.
         if hasattr(self, "_wake"):
             self.close()
 

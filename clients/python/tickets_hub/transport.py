@@ -114,7 +114,7 @@ def failure_of(error: grpc.RpcError) -> HubCallError:
 
 
 def clean_end() -> HubCallError:
-    """The failure that stands for a stream that ended without an error."""
+    """The failure that a stream without an error counts as."""
     return HubCallError("OK", "", "the hub ended the stream")
 
 
@@ -130,7 +130,7 @@ def log_unknown(event_ids: Sequence[str]) -> None:
 
 
 def log_erased(erased: Erased) -> None:
-    """The default of ``on_erased``: a warning, since nobody has forgotten anybody."""
+    """The default of ``on_erased``: a warning, because the program has erased nothing."""
     logger.warning("somebody is to be forgotten (erasure %s): give subscribe on_erased", erased.erasure_id)
 
 

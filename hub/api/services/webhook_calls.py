@@ -302,7 +302,7 @@ class WebhookService(webhook_service_pb2_grpc.WebhookServiceServicer):
 
 
 def not_verified(found: Verification) -> EndpointNotVerified:
-    """What a developer learns about a receiver that did not pass."""
+    """What a developer reads about a receiver that failed the verification."""
     outcome = found.outcome
     category = outcome.failure.name if outcome.failure is not None else ""
     text = UNREACHABLE.get(outcome.failure, STEPS[found.step]) if found.is_conclusive else INCONCLUSIVE

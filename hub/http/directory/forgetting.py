@@ -1,6 +1,6 @@
 """How many erasures an integration has confirmed: counts without names.
 
-They are taken once an hour, so that a page does not reveal when somebody asked to be forgotten.
+They are taken once an hour, so that a page does not reveal when a user asked for an erasure.
 """
 
 from typing import NamedTuple

@@ -24,7 +24,7 @@ class Renderer:
         """`constants` are known to every template. Blocks."""
         environment = Environment(
             loader=FileSystemLoader(FOLDER),
-            autoescape=True,  # in every file, the feed too: texts are of people whom nobody knows
+            autoescape=True,  # in every file, the feed too: the texts come from unknown people
             undefined=StrictUndefined,
             auto_reload=False,
             trim_blocks=True,

@@ -294,7 +294,7 @@ def cluster_name(settings: Settings) -> str:
 
 def _options(settings: Settings) -> dict[str, Any]:
     addresses = servers(settings)
-    random.shuffle(addresses)  # hubs spread; afterwards in turn, so that a server that stands still comes last
+    random.shuffle(addresses)  # hubs spread; afterwards in turn, so that a frozen server comes last
     options: dict[str, Any] = {
         "servers": addresses,
         "dont_randomize": True,

@@ -152,7 +152,7 @@ def _moved(meta: Meta, entry: Entry, row: Row) -> Meta:
 
 
 def _after_damage(connection: sqlite3.Connection, meta: Meta, newest: Row) -> Meta:
-    """Where the newest entry is damaged: its time is that of the newest sound one, positions go on well after it."""
+    """For a damaged newest entry: its time is that of the newest intact one, and positions continue well after it."""
     last = max(newest[7], meta.last)
     time = meta.last_time
     for row in rows_of(connection, "WHERE position > ? ORDER BY position DESC", (meta.last,)):

@@ -35,7 +35,7 @@ _SEEN = " UNION ALL ".join(
 )
 _HAS_HASHED = " OR ".join(f"EXISTS (SELECT 1 FROM seen_{n} WHERE id >= '#' AND id < '$')" for n in (0, 1))  # noqa: S608  constants
 _SEEN_OR_HASHED = f"{_SEEN} UNION ALL SELECT '{_HASHED}', 0, 0, NULL WHERE {_HAS_HASHED}"
-"""Known ids, and a row of "#" if there are hashed ones, too: one statement less for each group than asking apart."""
+"""Known ids, and a row of "#" if there are hashed ones, too: one statement less for each group."""
 _HEADS = (
     "SELECT key, max(position) FROM entries WHERE key <> '' AND key IN (SELECT value FROM json_each(?)) GROUP BY key"
 )
@@ -97,7 +97,7 @@ def trim(connection: sqlite3.Connection, meta: Meta, before: int, limit: int) ->
     position = max((position for position, _ in events), default=meta.first - 1)
     # It never goes back, and never past the newest: the time of a damaged entry may be anything.
     time = min(max([meta.trimmed_time, *(time for _, time in events)]), meta.last_time)
-    # The newest entry may be among the removed: from now on the marks say where the log stands.
+    # The newest entry may be among the removed: from now on the metadata has the end of the log.
     marks = {"last": meta.last, "last_time": meta.last_time, "event": meta.event, "trimmed_time": time}
     meta = _mark(connection, meta, first=position + 1, **marks)
     connection.commit()
