@@ -6,7 +6,7 @@ from hub.delivery.fanout import FanoutGroup
 from hub.delivery.feed import Feed
 from hub.delivery.linger import Pending
 from hub.delivery.turns import Turn
-from hub.delivery.view import Projection, ProjectionSpan
+from hub.delivery.view import ProjectionSpan
 from hub.delivery.wakeup import Wakeup
 
 
@@ -18,11 +18,10 @@ class Membership:
         until: `projection` holds through this position.
         group: the streams of the projection that holds for good.
         changes: how often the integration has changed.
-        revocations: how often the view became smaller.
         turn: among the streams that catch up.
     """
 
-    __slots__ = ("_feed", "_wakeup", "changes", "group", "projection", "revocations", "turn", "until")
+    __slots__ = ("_feed", "_wakeup", "changes", "group", "projection", "turn", "until")
 
     def __init__(self, feed: Feed, wakeup: Wakeup, span: ProjectionSpan) -> None:
         self._feed = feed
@@ -30,14 +29,12 @@ class Membership:
         self.turn = Turn(feed.turns, wakeup.wake)
         self.projection, self.until, final = span
         self.group = feed.join(final)
-        self.changes = self.revocations = 0
+        self.changes = 0
 
     def refresh(self, span: ProjectionSpan) -> None:
-        """Apply the newest view of the integration: move to its projection, and note whether it became smaller."""
-        before = self.group.projection
+        """Apply the newest view of the integration."""
         self.move(span)
         self.changes += 1
-        self.revocations += shows_less(before, self.group.projection)
 
     def move(self, span: ProjectionSpan) -> None:
         """Apply another projection, and change the group if the projection that holds for good is another one."""
@@ -68,12 +65,3 @@ class Membership:
         group.waiters.discard(self._wakeup.wake)
         group.lingerers.discard(self._wakeup.wake)
         self._feed.leave(group)
-
-
-def shows_less(before: Projection, after: Projection) -> bool:
-    """Whether a scope or a guild's consent that counted before is gone."""
-    if before.scopes - after.scopes:
-        return True
-    if after.installed is None:
-        return False
-    return before.installed is None or len(after.installed) < len(before.installed)

@@ -79,10 +79,17 @@ class Retention:
             self._feed.trimmed(
                 last + 1, cutoff
             )  # before the removal, so that no stream mistakes the hole for the beginning
-            await self._store.trim(last + 1, STEP)
-            await asyncio.sleep(0)
+            await self._remove(last)
         await self._expire_names(cutoff)
         await self._expire_audit()
+
+    async def _remove(self, last: int) -> None:
+        """Remove the events up to a position; a trim that meets tombstones removes fewer of them."""
+        for _ in range((await self._store.bounds()).first, last + 1, STEP):
+            first = await self._store.trim(last + 1, STEP)
+            await asyncio.sleep(0)
+            if first > last:
+                return
 
     async def _next_step(self, end: int) -> int:
         """The position of the last event of the next step, up to `end`; 0 = there is none.

@@ -211,7 +211,7 @@ class Stream:
     def version(self) -> ViewVersion:
         """The version of what is shown at this moment."""
         membership = self._membership
-        return ViewVersion(membership.changes, membership.revocations, self._deps.registry.hidden.version)
+        return ViewVersion(membership.changes, membership.group.projection, self._deps.registry.hidden.version)
 
     async def arrived(self, cursor: Cursor) -> None:
         """Note that an endpoint's receiver has everything up to a cursor, which also confirms erasures.

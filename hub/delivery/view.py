@@ -25,20 +25,6 @@ class Narrowing(NamedTuple):
     shard: tuple[int, int] | None = None
 
 
-class ViewVersion(NamedTuple):
-    """The version of a view: it differs if the view may have changed in between.
-
-    Attributes:
-        changes: how often the integration has changed.
-        revocations: how often it shows less since.
-        hidden: the version of the events that are hidden from everybody, such as erased ones.
-    """
-
-    changes: int
-    revocations: int
-    hidden: int
-
-
 class FieldMask(msgspec.Struct, frozen=True, eq=False):
     """The payload fields that events of one type are delivered without. Interned: compare by identity."""
 
@@ -136,6 +122,26 @@ class Projection:
             return self.scopes
         agreed = self.installed.get(entry.guild_id, {})
         return frozenset(scope for scope in self.scopes if agreed.get(scope, math.inf) < entry.position)
+
+
+def shows_less(before: Projection, after: Projection, entry: Entry) -> bool:
+    """Whether an event, or a field of it, that one projection shows is withheld by a later one."""
+    shown, left = before.mask(entry), after.mask(entry)
+    return left is None or (shown is not None and not left.withheld <= shown.withheld)
+
+
+class ViewVersion(NamedTuple):
+    """The version of a view: it differs if the view may have changed in between.
+
+    Attributes:
+        changes: how often the integration has changed.
+        projection: the one that holds for good.
+        hidden: the version of the events that are hidden from everybody, such as erased ones.
+    """
+
+    changes: int
+    projection: Projection
+    hidden: int
 
 
 class ProjectionSpan(NamedTuple):

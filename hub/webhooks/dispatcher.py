@@ -22,7 +22,7 @@ from hub.delivery.cursor import CursorSeal
 from hub.delivery.options import Start, SubscribeOptions
 from hub.delivery.stream import Stream
 from hub.delivery.streams import Streams
-from hub.delivery.view import Narrowing, ViewVersion
+from hub.delivery.view import Narrowing, ViewVersion, shows_less
 from hub.endpoint_model import AttemptsRecord, EndpointRecord, EndpointState, PlaceRecord
 from hub.errors import EndpointNotFound, HubError
 from hub.model import Cursor
@@ -165,16 +165,12 @@ class Dispatcher:
                 request.cancel()
 
     def _is_taken_away(self, stream: Stream, sent: NextBody) -> bool:
-        """Whether the request in flight may have something that the receiver may no longer see.
-
-        Events that are hidden from everybody matter only if the request has one of them.
-        """
+        """Whether the request in flight has an event, or a field of one, that the receiver may no longer see."""
         now, then = stream.version, sent.version
-        if now.revocations != then.revocations:
-            return True
         hides = self._parts.registry.hidden.hides
-        return now.hidden != then.hidden and any(
-            hides(bodies.entry_of(event, sent.cursor.position)) for event in sent.events
+        entries = (bodies.entry_of(event, sent.cursor.position) for event in sent.events)
+        return now != then and any(
+            hides(entry) or shows_less(then.projection, now.projection, entry) for entry in entries
         )
 
     def stop(self) -> None:

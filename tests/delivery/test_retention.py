@@ -10,6 +10,7 @@ from tickets.hub.v1 import event_service_pb2
 
 from hub.delivery.retention import STEP
 from hub.model import Entry, Kind
+from hub.state import CLAIM
 from tests.support.calls import commit, info_of, set_scopes
 from tests.support.events import closed, ids, ticket
 from tests.support.hubs import (
@@ -29,6 +30,7 @@ from tests.support.hubs import (
 from tests.support.streams import EARLIEST, names_until, notice, standing_still
 
 KEPT = 60
+EVENT = Entry(Kind.EVENT, 0, b"", event_type=10, guild_id=41)
 HOUR = 3_600
 
 
@@ -257,3 +259,12 @@ async def test_a_trim_is_announced_before_the_removal(
     await pass_time(hub, clock, 2 * KEPT)
     assert len(said) > 1
     assert all(first == before for first, before in said)
+
+
+async def test_no_old_event_stays_because_tombstones_lie_among_them(hub: RunningHub, clock: FakeClock) -> None:
+    """A trim removes both, so it may leave some of the events that it was meant for."""
+    now = clock.now()
+    for number in range(3 * STEP):
+        await hub.hub.log.append([EVENT, CLAIM.entry(CLAIM.key("x", number), now, None)])
+    await pass_time(hub, clock, KEPT + 10)
+    assert await log_of(hub, Kind.EVENT) == []

@@ -95,6 +95,33 @@ async def test_stored_entries_are_acknowledged_beside_failed_ones(
     assert [entry.id for entry in await read_all(log)] == ["a"]
 
 
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_no_room_at_a_repeated_attempt_does_not_say_that_nothing_is_stored(
+    store: JetStreamStore, monkeypatch: pytest.MonkeyPatch, *, is_stored: bool
+) -> None:
+    """The answer to the first attempt is lost, the second finds no room: the first may have been stored."""
+    log = await store.open()
+    really, attempts = NatsStream.publish, 0
+
+    async def publish(stream: NatsStream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed
+        nonlocal attempts
+        if stream.name != log._replica.stream.name:
+            return await really(stream, *words, **options)
+        attempts += 1
+        if attempts > 1:
+            raise ApiError(10047, "no room")
+        if is_stored:
+            await really(stream, *words, **options)
+        raise NoReply("lost")
+
+    monkeypatch.setattr(NatsStream, "publish", publish)
+    [outcome] = await asyncio.gather(log.append([event("a")]), return_exceptions=True)
+    if is_stored:
+        assert outcome == [Appended(1, 1_000)]
+    else:
+        assert type(outcome) is StorageUnavailable
+
+
 async def test_the_end_of_the_log_comes_only_from_the_current_leader(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,11 @@ async def uninstall(hub: RunningHub, integration: integration_pb2.Integration, _
     )
 
 
+async def agree_to_less(hub: RunningHub, integration: integration_pb2.Integration, _: Caller) -> None:
+    """Let the event's guild agree to another scope alone."""
+    await install(hub, integration.integration_id, "41", "TICKET_STATS")
+
+
 async def suspend(hub: RunningHub, integration: integration_pb2.Integration, _: Caller) -> None:
     """Suspend the integration."""
     await steer(hub, "Suspend", integration)
@@ -63,11 +68,14 @@ async def share_no_longer(hub: RunningHub, _: integration_pb2.Integration, __: C
     await ask(hub.bot, "DirectoryService/SetGuildSharing", guild_id="41", sharing=1, acting_user_id="7")
 
 
-ACTS = (revoke, uninstall, suspend, delete, block, pause, delete_endpoint, share_no_longer)
+ALL, INSTALLED = 1, 2
+ACTS = (revoke, uninstall, agree_to_less, suspend, delete, block, pause, delete_endpoint, share_no_longer)
 
 
-@pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__)
-async def test_a_request_in_flight_is_aborted(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, act: Act) -> None:
+@pytest.mark.parametrize(("act", "access"), [*((act, INSTALLED) for act in ACTS), (uninstall, ALL)])
+async def test_a_request_in_flight_is_aborted(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, act: Act, access: int
+) -> None:
     """The receiver holds the request of an event back, and sees its connection end."""
     monkeypatch.setattr(sender, "REQUEST_TIMEOUT", 6 * PATIENCE)
     arrived, cut = asyncio.Event(), asyncio.Event()
@@ -81,7 +89,7 @@ async def test_a_request_in_flight_is_aborted(start_hub: StartHub, monkeypatch: 
         return None
 
     hub = await start_hub(**ALLOWED)
-    integration, reader = await hub.register("TICKET_CREATED", "TICKET_STATS", guild_access=2)
+    integration, reader = await hub.register("TICKET_CREATED", "TICKET_STATS", guild_access=access)
     await install(hub, integration.integration_id, "41")
     async with receiving(behave) as receiver, asyncio.timeout(3 * PATIENCE):
         await connect(reader, receiver)

@@ -41,7 +41,7 @@ class BatchPublisher:
             StorageFull: there is no room.
         """
         name = secrets.token_hex(12)
-        attempt, trouble = 0, ""
+        attempt, trouble, in_doubt = 0, "", False
         while self._loop.time() < deadline:
             attempt += 1
             try:
@@ -53,13 +53,26 @@ class BatchPublisher:
                     return False
             except (ApiError, NoReply) as error:
                 if isinstance(error, ApiError) and error.is_full:
-                    raise StorageFull from error
-                trouble = str(error)
+                    await self._require_stored(group, name, in_doubt=in_doubt)
+                    return True
+                trouble, in_doubt = str(error), in_doubt or isinstance(error, NoReply)
                 await asyncio.sleep(_AGAIN)
                 continue
             return True
         log.warning("a group was not acknowledged in time", attempts=attempt, error=trouble)
         raise StorageUnavailable
+
+    async def _require_stored(self, group: Group, name: str, *, in_doubt: bool) -> None:
+        """Check, now that there is no room, that an earlier attempt without a reply has stored a group.
+
+        Raises:
+            StorageFull: there was no such attempt.
+            StorageUnavailable: it has not, so far.
+        """
+        if not in_doubt:
+            raise StorageFull
+        if not await self._is_in(group, name):
+            raise StorageUnavailable
 
     async def tidy(self, group: Group) -> None:
         """Best effort: purge superseded entries that the batch could not roll up.
