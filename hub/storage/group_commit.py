@@ -78,7 +78,7 @@ class GroupCommitter:
     """The task that commits, and its queue. Admission bounds the queue, see `Feed`."""
 
     def __init__(self, store: Store, max_entries: int = MAX_GROUP_ENTRIES) -> None:
-        """Start the task; groups have at most `max_entries` entries, unless a single request has more."""
+        """Start the task; groups have at most `max_entries` entries."""
         self._store = store
         self._max_entries = max_entries
         self._queue: OrderedDict[Request | _Job, None] = OrderedDict()
