@@ -5,25 +5,28 @@ Which slot a request has, and for how long. It does not know what a request is.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from hub import metrics
 from hub.clock import Clock
+from hub.webhooks.resolver import Resolver
 from hub.webhooks.schedule import QUICK, Pace
 
 T = TypeVar("T")
 
-Send = Callable[[ThreadPoolExecutor], Coroutine[Any, Any, T]]
-"""Sends a request; names are looked up by the threads that it is given."""
+Send = Callable[[Resolver], Coroutine[Any, Any, T]]
+"""Sends a request; names are looked up by the resolver that it is given."""
+
+LOOKUPS = 4
+"""Look-ups for each place: a name that hangs does so for longer than its request has a place."""
 
 
 class Lane:
-    """Places, and as many threads that look names up: a resolver that hangs takes no more of them than its requests."""
+    """Places, and a resolver of their own."""
 
     def __init__(self, places: int) -> None:
         self.places = asyncio.Semaphore(places)
-        self.lookups = ThreadPoolExecutor(places, thread_name_prefix="webhook-dns")
+        self.resolver = Resolver(LOOKUPS * places)
 
 
 class Lanes:
@@ -35,11 +38,6 @@ class Lanes:
         self._lanes = {Pace.QUICK: self._quick, Pace.SLOW: self._slow, Pace.FAILING: Lane(beside)}
         self._clock = clock
 
-    def close(self) -> None:
-        """End the threads."""
-        for lane in self._lanes.values():
-            lane.lookups.shutdown(wait=False, cancel_futures=True)
-
     async def run(self, pace: Pace, send: Send[T]) -> tuple[T | None, float]:
         """Wait for a place, send, and return the result and the seconds that it took.
 
@@ -50,7 +48,7 @@ class Lanes:
         try:
             async with lane.places:
                 began = self._clock.monotonic()
-                sending = asyncio.create_task(send(lane.lookups))
+                sending = asyncio.create_task(send(lane.resolver))
                 await (self._while_quick(sending) if pace is Pace.QUICK else asyncio.wait({sending}))
             if not sending.done() and not self._slow.places.locked():
                 async with self._slow.places:

@@ -9,7 +9,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
 from ipaddress import ip_address
@@ -27,6 +26,7 @@ from hub.config import Settings, version
 from hub.errors import InvalidRequest
 from hub.webhooks.destinations import Address, Policy, Target, target_of
 from hub.webhooks.lanes import Lanes
+from hub.webhooks.resolver import Resolver
 from hub.webhooks.schedule import MAY_ASK, Failure, Outcome, Pace, failure_of, retry_after
 
 CONNECT_TIMEOUT = 5.0
@@ -112,7 +112,6 @@ class Sender:
         """End; requests that are in flight fail."""
         if self._session is not None:
             await self._session.close()
-        self._lanes.close()
 
     async def post(self, request: Request) -> Outcome:
         """Send a request and return its outcome; waits for a place.
@@ -126,11 +125,11 @@ class Sender:
         metrics.WEBHOOK_REQUESTS.add(seconds, category)
         return outcome._replace(seconds=seconds)
 
-    async def _outcome(self, request: Request, lookups: ThreadPoolExecutor) -> Outcome:
+    async def _outcome(self, request: Request, resolver: Resolver) -> Outcome:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 target = self._target(request.url)
-                return await self._first_answer(request, target, await self._addresses(target, lookups))
+                return await self._first_answer(request, target, await self._addresses(target, resolver))
         except (Refused, InvalidRequest):
             return Outcome(Failure.ADDRESS_REFUSED)
         except TimeoutError:  # also aiohttp's
@@ -142,7 +141,7 @@ class Sender:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Outcome(Failure.ADDRESS_REFUSED if _was_refused(error) else Failure.CONNECT)
 
-    async def _addresses(self, target: Target, lookups: ThreadPoolExecutor) -> list[Address]:
+    async def _addresses(self, target: Target, resolver: Resolver) -> list[Address]:
         """Where to go: those addresses of the host that may be dialled.
 
         Raises:
@@ -152,8 +151,7 @@ class Sender:
         if target.address is not None:
             found = [target.address]
         else:
-            loop = asyncio.get_running_loop()
-            infos: Any = await loop.run_in_executor(lookups, look_up, target.host, target.port)
+            infos = await resolver.look_up(target.host, target.port)
             found = list(dict.fromkeys(ip_address(info[4][0].partition("%")[0]) for info in infos))
         allowed = [one for one in found if self._may_dial(target, one)]
         if not allowed:
@@ -274,11 +272,6 @@ def can_bind(address: Address) -> bool:
     except OSError:
         return False
     return True
-
-
-def look_up(host: str, port: int) -> Any:  # noqa: ANN401  what the system's resolver gives
-    """The addresses of a name. Blocks."""
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 @lru_cache(KNOWN)

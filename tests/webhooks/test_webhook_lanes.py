@@ -1,6 +1,7 @@
 """Places for requests: whoever is slow, hangs or fails keeps no quick endpoint waiting."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -12,9 +13,11 @@ from hub.addresses import networks
 from hub.clock import Clock
 from hub.endpoint_model import AttemptsRecord
 from hub.webhooks.destinations import Policy
+from hub.webhooks.resolver import Resolver
 from hub.webhooks.schedule import Failure, Outcome, Pace, pace_of
 from hub.webhooks.sender import Request, Sender
 from tests.support.hubs import PATIENCE
+from tests.support.name_server import serving_names
 from tests.support.receivers import Receiver, receiving
 
 
@@ -22,8 +25,10 @@ from tests.support.receivers import Receiver, receiving
 async def sending(places: int) -> AsyncIterator[Sender]:
     """A sender with so many places for quick endpoints."""
     made = Sender(config.load({"webhook_requests": places}), Policy(allow=tuple(networks("127.0.0.0/8"))), Clock())
-    yield made
-    await made.close()
+    try:
+        yield made
+    finally:
+        await made.close()
 
 
 @asynccontextmanager
@@ -50,8 +55,12 @@ class Posts:
     def begin(self, receiver: Receiver, pace: Pace, count: int = 1) -> None:
         """Begin so many."""
         for _ in range(count):
-            request = Request(receiver.url, dict, b"{}", f"x{len(self.tasks)}", pace, lambda: True)
-            self.tasks.append(asyncio.create_task(self._sender.post(request)))
+            self.begin_at(receiver.url, pace)
+
+    def begin_at(self, url: str, pace: Pace) -> None:
+        """Begin one at a URL."""
+        request = Request(url, dict, b"{}", f"x{len(self.tasks)}", pace, lambda: True)
+        self.tasks.append(asyncio.create_task(self._sender.post(request)))
 
     async def served(self, receiver: Receiver, pace: Pace) -> int:
         """The status of one more request, which must not have to wait for the others."""
@@ -93,6 +102,53 @@ async def test_quick_endpoints_that_hang_release_their_slots() -> None:
         assert await posts.served(live, Pace.QUICK) == 401
         assert not all(one.done() for one in posts.tasks[:12])
         await posts.end()
+
+
+@pytest.mark.parametrize(
+    ("pace", "others"),
+    [
+        (Pace.QUICK, [Pace.QUICK, Pace.FAILING]),  # what is not quick any more takes the places of slow ones
+        (Pace.SLOW, [Pace.QUICK, Pace.FAILING]),
+        (Pace.FAILING, [Pace.QUICK, Pace.SLOW]),
+    ],
+)
+async def test_names_that_hang_hold_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, pace: Pace, others: list[Pace]
+) -> None:
+    """Many names of one pace, about which no server says a word: receivers with other names are served meanwhile."""
+    monkeypatch.setenv("RES_OPTIONS", "timeout:30 attempts:5")  # of the resolver: a look-up outlasts the test
+    async with sending(4) as sender, serving_names(monkeypatch) as names, receiving() as live:
+        names.silent, names.names["live.example.com"] = (".silent.example.com",), [["127.0.0.1"]]
+        port = live.url.rpartition(":")[2]
+        posts = Posts(sender)
+        for number in range(12):
+            posts.begin_at(f"http://{number}.silent.example.com:{port}", pace)
+        await asyncio.sleep(0)
+        for other in others:
+            posts.begin_at(f"http://live.example.com:{port}", other)
+            async with asyncio.timeout(PATIENCE):
+                assert (await posts.tasks[-1]).status == 401
+        assert not all(one.done() for one in posts.tasks[:12])
+        await posts.end()
+
+
+async def test_a_name_that_hangs_has_one_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is retried meanwhile; so many names at most, then a further one fails at once."""
+    monkeypatch.setenv("RES_OPTIONS", "timeout:30 attempts:5")
+    resolver = Resolver(2)
+    async with serving_names(monkeypatch) as names:
+        names.silent, names.names["live.example.com"] = (".silent.example.com",), [["127.0.0.1"]]
+        hanging = [asyncio.create_task(resolver.look_up("one.silent.example.com", 443)) for _ in range(5)]
+        assert [info[4] for info in await resolver.look_up("live.example.com", 443)] == [("127.0.0.1", 443)]
+        hanging.append(asyncio.create_task(resolver.look_up("two.silent.example.com", 443)))
+        await asyncio.sleep(0)
+        with pytest.raises(socket.gaierror):
+            await resolver.look_up("live.example.com", 443)
+        for one in hanging:
+            one.cancel()
+        assert [type(one) for one in await asyncio.gather(*hanging, return_exceptions=True)] == [
+            asyncio.CancelledError
+        ] * 6
 
 
 async def test_a_slow_request_moves_to_another_slot() -> None:

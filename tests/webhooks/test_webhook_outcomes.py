@@ -45,6 +45,37 @@ async def test_delivery_waits_for_a_valid_address(
 
 
 @pytest.mark.usefixtures("fast_retries")
+async def test_a_name_that_hangs_for_a_while(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No server answers for one endpoint's name: it fails like one that does not answer, and the others get theirs."""
+    monkeypatch.setenv("RES_OPTIONS", "timeout:2 attempts:5")
+    hub = await start_hub(**ALLOWED, webhook_requests=1)
+    _, reader = await hub.register("TICKET_CREATED")
+    _, other = await hub.register("TICKET_CREATED")
+    async with serving_names(monkeypatch) as names, receiving() as hanging, receiving() as live:
+        for receiver, name, who in ((hanging, HOST, reader), (live, "live.example.com", other)):
+            names.names[name] = [["127.0.0.1"]]
+            receiver.url = receiver.url.replace("127.0.0.1", name)
+            await connect(who, receiver)
+        await emit(hub, ["before"])
+        for receiver in (hanging, live):
+            await receiver.until(lambda receiver=receiver: receiver.ids == ["before"])  # type: ignore[misc]
+        names.silent = (HOST,)
+        monkeypatch.setattr(sender, "REQUEST_TIMEOUT", 3.0)
+        sent, meanwhile = hanging.requests, ids("meanwhile", 20)
+        for name in meanwhile:
+            await emit(hub, [name])
+            await live.until(lambda name=name: live.ids[-1] == name)  # type: ignore[misc]
+        endpoint = await endpoint_when(reader, lambda one: one.failed_attempts)
+        assert (endpoint.last_failure, endpoint.http_status, hanging.requests) == (TIMEOUT, 0, sent)
+        assert (await ask(other, "WebhookService/GetEndpoint")).endpoint.failed_attempts == 0
+        endpoint = await endpoint_when(reader, lambda one: one.state == FAILING)
+        monkeypatch.setattr(sender, "REQUEST_TIMEOUT", 15.0)
+        names.silent = ()
+        await hanging.until(lambda: meanwhile[-1] in hanging.ids)
+        assert hanging.ids == live.ids == ["before", *meanwhile]
+
+
+@pytest.mark.usefixtures("fast_retries")
 async def test_a_time_out_is_retried_in_order(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A time-out is a failure like any other: the same events come again, in order."""
     monkeypatch.setattr(sender, "REQUEST_TIMEOUT", 0.5)
