@@ -31,7 +31,7 @@ QUICK = 1.0
 """Seconds within which a quick endpoint takes a request."""
 
 LONGEST_STEP = 600.0
-"""Seconds between two failures that count at most: while no hub runs, nobody has failed."""
+"""Seconds beyond the wait between two failures that count at most: while no hub sends, nobody has failed."""
 
 
 class Failure(IntEnum):
@@ -111,7 +111,7 @@ def after(  # noqa: PLR0913  what the decision depends on
     if outcome.failure is None:
         return AttemptsRecord(last_success_time=now, http_status=outcome.status), Verdict.COMMIT
     failures = record.failures + 1
-    failing_for = record.failing_for + (min(since_last, LONGEST_STEP) if record.failures else 0.0)
+    failing_for = record.failing_for + min(since_last, longest_step(record))
     wait = min(outcome.retry_after, MAX_RETRY_AFTER) or delay(failures) * jitter
     failed = replace(
         record,
@@ -137,6 +137,11 @@ def longest_wait(record: AttemptsRecord) -> float:
     if not record.failures:
         return 0.0
     return MAX_RETRY_AFTER if record.http_status in MAY_ASK else delay(record.failures)
+
+
+def longest_step(record: AttemptsRecord) -> float:
+    """The seconds between a record's newest failure and the next one that count at most; 0 after a success."""
+    return longest_wait(record) + LONGEST_STEP if record.failures else 0.0
 
 
 def state_of(record: AttemptsRecord) -> EndpointState:

@@ -94,13 +94,23 @@ def test_status_410_gives_up_at_once() -> None:
 
 
 def test_an_endpoint_is_given_up_after_time_and_attempts() -> None:
-    """It takes both: the time, of which a pause of the hub counts ten minutes at most, and 20 failures."""
+    """It takes both: the time, in which a pause of the hub counts ten minutes beyond the wait at most, and 20 failures."""
     record = failed(19, since_last=DAYS)
-    assert record.failing_for == 18 * 600
-    assert after(record, FAILED, NOW, 600, 1.0, 18 * 600)[1] is Verdict.GIVE_UP
+    assert record.failing_for == sum(BACK_OFF) + 13 * BACK_OFF[-1] + 18 * 600
+    assert after(record, FAILED, NOW, 600, 1.0, record.failing_for)[1] is Verdict.GIVE_UP
     assert after(record, FAILED, NOW, 600, 1.0, DAYS)[1] is Verdict.RETRY
     assert after(record, FAILED, NOW, 0, 1.0, 1.0)[1] is Verdict.RETRY  # the first since the start
     assert after(failed(10, since_last=DAYS), FAILED, NOW, 600, 1.0, 1.0)[1] is Verdict.RETRY
+
+
+def test_waits_that_a_receiver_asks_for_count() -> None:
+    """It asks for an hour again and again: after 72 hours it has failed for as long as any other."""
+    record, verdict, hours = AttemptsRecord(), Verdict.RETRY, -1
+    while verdict is Verdict.RETRY:
+        asks = Outcome(Failure.SERVER_ERROR, 503, 3_600.0)
+        record, verdict = after(record, asks, NOW, 3_600.0 if record.failures else 0.0, 1.0, DAYS)
+        hours += 1
+    assert (hours, record.failing_for) == (72, DAYS)
 
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(1, 100))
