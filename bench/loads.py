@@ -61,7 +61,7 @@ class Reader:
         return found
 
     async def drain(self) -> None:
-        """Read whatever comes, for ever."""
+        """Read whatever comes, forever."""
         while True:
             await self._next()
 

@@ -1,4 +1,4 @@
-"""The house keeps its order: which way imports run, how large its parts are, and which words it uses."""
+"""Structure and style: which way imports run, how large files and classes are, and which words are used."""
 
 import ast
 import re
@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HUB = ROOT / "hub"
 CLIENT = ROOT / "clients" / "python" / "tickets_hub"
-ROOMS_FILES = sorted(HUB.rglob("*.py"))
+HUB_FILES = sorted(HUB.rglob("*.py"))
 CLIENT_FILES = sorted(CLIENT.glob("*.py"))  # not the folders in it: `make proto` writes those
-FILES = [*ROOMS_FILES, *CLIENT_FILES]
+FILES = [*HUB_FILES, *CLIENT_FILES]
 PROSE = sorted(
     [
         *ROOT.glob("*.md"),
@@ -33,7 +33,7 @@ OTHER = sorted(
 )
 """What else people write: everything but what `make proto` writes."""
 
-ROOMS = (
+LAYERS = (
     *(
         "errors",
         "model",
@@ -49,7 +49,7 @@ ROOMS = (
     ),
     *("storage", "control", "periodic", "archive", "delivery", "webhooks", "privacy", "api", "http", "app", "cli"),
 )
-"""From the ground up: each room may know those before it. `logs`, `client` and those in `ANYWHERE` stand beside."""
+"""Bottom up: each layer may import those before it. `logs`, `client` and those in `ANYWHERE` stand beside."""
 
 ANYWHERE = {"addresses", "clock", "complaints", "latch", "metrics", "text", "text_files"}
 """They import nothing of ours, so everyone may import them."""
@@ -111,12 +111,12 @@ def imports(file: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative imports hide which room is meant"
+            assert node.level == 0, f"{file}: relative imports hide which layer is meant"
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-def room(name: str) -> str:
-    """The room that a dotted name of ours is in: "control" for hub.control.keys; "" for what is not ours."""
+def layer(name: str) -> str:
+    """The layer that a dotted name of ours is in: "control" for hub.control.keys; "" for what is not ours."""
     first, _, rest = name.partition(".")
     return rest.partition(".")[0] if first == "hub" else ""
 
@@ -127,15 +127,15 @@ def below(file: Path) -> str:
 
 
 def home(file: Path) -> str:
-    """The room that a file is in."""
+    """The layer that a file is in."""
     return below(file).partition("/")[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("file", ROOMS_FILES, ids=below)
+@pytest.mark.parametrize("file", HUB_FILES, ids=below)
 def test_imports_run_one_way(file: Path) -> None:
-    """Each room imports the rooms below it in `ROOMS`, never those above."""
+    """Each layer imports the layers below it in `LAYERS`, never those above."""
     here = home(file)
-    met = {room(name) for name in imports(file)} - {"", here}
+    met = {layer(name) for name in imports(file)} - {"", here}
     if here in ("__init__", "__main__"):
         allowed = {"cli"}
     elif here == "client":
@@ -145,7 +145,7 @@ def test_imports_run_one_way(file: Path) -> None:
     elif here in ANYWHERE:
         allowed = set()
     else:
-        allowed = {*ROOMS[: ROOMS.index(here)], *ANYWHERE} | (
+        allowed = {*LAYERS[: LAYERS.index(here)], *ANYWHERE} | (
             {"logs"} if here in ("api", "http", "app", "cli") else set()
         )
         allowed |= {"client"} if here == "cli" else set()  # it may call a hub as others do
@@ -154,11 +154,9 @@ def test_imports_run_one_way(file: Path) -> None:
 
 @pytest.mark.parametrize("package", OUTSIDE)
 def test_drivers_are_imported_only_where_allowed(package: str) -> None:
-    """Aiosqlite and nats are each known to one file, gRPC to the api alone (and to the client, which is no room)."""
+    """Aiosqlite and nats are each known to one file, gRPC to the api alone (and to the client, which is no layer)."""
     where = [
-        below(file)
-        for file in ROOMS_FILES
-        if any(name.split(".")[0].split("_")[0] == package for name in imports(file))
+        below(file) for file in HUB_FILES if any(name.split(".")[0].split("_")[0] == package for name in imports(file))
     ]
     assert [path for path in where if not path.startswith(tuple(OUTSIDE[package]))] == []
 
@@ -218,7 +216,7 @@ def test_classes_are_small(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=below)
 def test_private_parts_stay_in_their_package(file: Path) -> None:
     """What begins with an underscore is imported within its package only, and of libraries as `PRIVATE` explains."""
-    here = ".".join(file.relative_to(HUB.parent if file in ROOMS_FILES else CLIENT.parent).parts[:-1])
+    here = ".".join(file.relative_to(HUB.parent if file in HUB_FILES else CLIENT.parent).parts[:-1])
     private = [name for name in imports(file) if re.search(r"(^|\.)_(?!_)", name)]
     foreign = [name for name in private if not name.startswith(f"{here}.") and (below(file), name) not in PRIVATE]
     assert foreign == []

@@ -46,7 +46,7 @@ class ConnectionOptions(NamedTuple):
 
 
 def read_address(_context: click.Context, _option: click.Parameter, text: str) -> str:
-    """A valid --address; gRPC itself would retry a malformed one for ever."""
+    """A valid --address; gRPC itself would retry a malformed one forever."""
     try:
         return check_address(text)
     except ValueError as error:

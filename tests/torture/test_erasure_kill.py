@@ -18,7 +18,7 @@ from tests.support.hubs import REGISTRATION, Caller, scope_requests
 from tests.support.privacy import DONE, LONGER, USER, by, occurrences
 from tests.support.streams import names_until, notice
 from tests.torture.conftest import TORTURE, rounds
-from tests.torture.test_kill import Nursery, nursery
+from tests.torture.test_kill import HubStarter, hub_starter
 
 PATIENCE = 60
 MINE = [f"{USER}-{n}" for n in range(300)]
@@ -30,10 +30,10 @@ STEPS = [("run", "after", 5), ("COMMIT", "before", 5), ("PRAGMA wal_checkpoint",
 """What to be killed at, and, in the short form, each how many times."""
 
 
-async def prepare(born: Nursery) -> tuple[str, str]:
+async def prepare(starter: HubStarter) -> tuple[str, str]:
     """A hub with a reader that received everything and one that never came, killed; the reader's key and id."""
-    async with born.hub(None) as (_, channel), asyncio.timeout(PATIENCE):
-        admin, bot = Caller(channel, born.keys["ADMIN"]), Caller(channel, born.keys["BOT"])
+    async with starter.hub(None) as (_, channel), asyncio.timeout(PATIENCE):
+        admin, bot = Caller(channel, starter.keys["ADMIN"]), Caller(channel, starter.keys["BOT"])
         made, _ = [
             await ask(
                 admin, "AdminService/RegisterIntegration", **REGISTRATION, scopes=scope_requests("TICKET_CREATED")
@@ -47,10 +47,10 @@ async def prepare(born: Nursery) -> tuple[str, str]:
     return made.key.secret, made.integration.integration_id
 
 
-async def erase_until_it_dies(born: Nursery, step: dict[str, Any] | None, delay: float = 0.0) -> bool:
+async def erase_until_it_dies(starter: HubStarter, step: dict[str, Any] | None, delay: float = 0.0) -> bool:
     """Ask for the erasure; returns whether it was done before the hub died, at a step or after a delay."""
-    async with born.hub(step) as (pid, channel), asyncio.timeout(PATIENCE):
-        bot = Caller(channel, born.keys["BOT"])
+    async with starter.hub(step) as (pid, channel), asyncio.timeout(PATIENCE):
+        bot = Caller(channel, starter.keys["BOT"])
         try:
             erasure = (await ask(bot, "PrivacyService/EraseUser", **REQUEST)).erasure
             if step is None:
@@ -64,11 +64,11 @@ async def erase_until_it_dies(born: Nursery, step: dict[str, Any] | None, delay:
     return True
 
 
-async def check(born: Nursery, directory: Path, reader: tuple[str, str]) -> None:
+async def check(starter: HubStarter, directory: Path, reader: tuple[str, str]) -> None:
     """The next hub finishes it: the readers that received something get the notice, and no others; no byte is left."""
     key, integration_id = reader
-    async with born.hub(None) as (_, channel), asyncio.timeout(PATIENCE):
-        bot = Caller(channel, born.keys["BOT"])
+    async with starter.hub(None) as (_, channel), asyncio.timeout(PATIENCE):
+        bot = Caller(channel, starter.keys["BOT"])
         erasure = (await ask(bot, "PrivacyService/EraseUser", **REQUEST)).erasure
         while erasure.state != DONE:
             await asyncio.sleep(0.01)
@@ -84,17 +84,17 @@ async def check(born: Nursery, directory: Path, reader: tuple[str, str]) -> None
 async def test_an_erasure_survives_a_kill_at_each_step(tmp_path: Path, call: str, when: str, stride: int) -> None:
     """After each transaction, before each commit, and before each checkpoint, from the start of the hub to DONE."""
     before, data, stride = tmp_path / "before", tmp_path / "data", 1 if TORTURE else stride
-    async with nursery(data) as born:
-        reader = await prepare(born)
+    async with hub_starter(data) as starter:
+        reader = await prepare(starter)
         shutil.copytree(data, before)
         nth, is_done, deaths = random.randrange(stride) + 1, False, 0  # noqa: S311  it chooses moments
         while not is_done:
             shutil.rmtree(data)
             shutil.copytree(before, data)
-            is_done = await erase_until_it_dies(born, {"call": call, "when": when, "nth": nth})
+            is_done = await erase_until_it_dies(starter, {"call": call, "when": when, "nth": nth})
             deaths += not is_done
             try:
-                await check(born, data, reader)
+                await check(starter, data, reader)
             except BaseException as error:
                 error.add_note(f"killed {when} number {nth}")
                 raise
@@ -105,11 +105,11 @@ async def test_an_erasure_survives_a_kill_at_each_step(tmp_path: Path, call: str
 async def test_an_erasure_survives_kills_at_random_moments(tmp_path: Path) -> None:
     """Several times, until one hub has the time to finish."""
     data = tmp_path / "data"
-    async with nursery(data) as born:
-        reader = await prepare(born)
+    async with hub_starter(data) as starter:
+        reader = await prepare(starter)
         for number in range(rounds(3, 200)):
             delay = random.random() * 0.2  # noqa: S311  it chooses moments
-            await erase_until_it_dies(born, None, delay)
+            await erase_until_it_dies(starter, None, delay)
             if number % 10 == 0:
-                await check(born, data, reader)
-        await check(born, data, reader)
+                await check(starter, data, reader)
+        await check(starter, data, reader)

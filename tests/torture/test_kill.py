@@ -76,8 +76,8 @@ class Reader:
             assert error.code() is grpc.StatusCode.UNAVAILABLE, error  # noqa: PT017  all else would be a fault
 
 
-class Nursery:
-    """Where the hubs come from; all of them have the same data."""
+class HubStarter:
+    """Starts one hub after the other on the same data."""
 
     def __init__(self, process: Process) -> None:
         self.keys: dict[str, str] = {}
@@ -88,11 +88,11 @@ class Nursery:
         """A hub's pid, and a connection to it; the hub has ended when this does."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(step).encode() + b"\n")
-        born = json.loads(await self._line())
-        self.keys |= born["keys"]
+        started = json.loads(await self._line())
+        self.keys |= started["keys"]
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{born['port']}") as channel:
-                yield born["pid"], channel
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{started['port']}") as channel:
+                yield started["pid"], channel
         finally:
             self._process.stdin.write(b"end\n")
             assert await self._line() == "ended"
@@ -104,12 +104,12 @@ class Nursery:
 
 
 @asynccontextmanager
-async def nursery(directory: Path) -> AsyncIterator[Nursery]:
+async def hub_starter(directory: Path) -> AsyncIterator[HubStarter]:
     """A process that starts hubs on a directory."""
     script = Path(__file__).parents[1] / "support" / "killed_hubs.py"
     process = await asyncio.create_subprocess_exec(sys.executable, script, directory, stdin=PIPE, stdout=PIPE)
     try:
-        yield Nursery(process)
+        yield HubStarter(process)
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -117,7 +117,7 @@ async def nursery(directory: Path) -> AsyncIterator[Nursery]:
 
 
 async def kill_after(pid: int, bot: Bot, more: int) -> None:
-    """Kill when so much more was acknowledged; what is on its way then is cut off anywhere."""
+    """Kill the hub once this many more events were acknowledged; calls in flight are cut off anywhere."""
     goal = len(bot.acknowledged) + more
     while len(bot.acknowledged) < goal:  # noqa: ASYNC110  the next acknowledgement wakes nobody
         await asyncio.sleep(0.001)
@@ -131,13 +131,13 @@ async def register(admin: Caller) -> str:
     return str((await admin.call("AdminService/RegisterIntegration", request)).key.secret)
 
 
-async def live_and_die(born: Nursery, key: str, bot: Bot, reader: Reader, rng: random.Random) -> None:
+async def live_and_die(starter: HubStarter, key: str, bot: Bot, reader: Reader, rng: random.Random) -> None:
     """One round: load, until the hub is dead, by its own hand at a step of its store or by ours at any moment."""
     call, when = rng.choice(STEPS)
     step = {"call": call, "when": when, "nth": rng.randrange(1, 60)} if rng.random() < 0.6 else None
-    async with born.hub(step) as (pid, channel), asyncio.timeout(PATIENCE):
+    async with starter.hub(step) as (pid, channel), asyncio.timeout(PATIENCE):
         following = asyncio.create_task(reader.follow(Caller(channel, key)))
-        emitting = [bot.emit_until_it_dies(Caller(channel, born.keys["BOT"]), rng) for _ in range(4)]
+        emitting = [bot.emit_until_it_dies(Caller(channel, starter.keys["BOT"]), rng) for _ in range(4)]
         if step is None:
             await asyncio.gather(*emitting, kill_after(pid, bot, rng.randrange(400)))
         else:
@@ -151,15 +151,15 @@ async def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     rng = random.Random(seed)  # noqa: S311  the same
     bot, reader = Bot(), Reader()
     try:
-        async with nursery(tmp_path / "data") as born:
-            async with born.hub(None) as (_, channel):
-                key = await register(Caller(channel, born.keys["ADMIN"]))
+        async with hub_starter(tmp_path / "data") as starter:
+            async with starter.hub(None) as (_, channel):
+                key = await register(Caller(channel, starter.keys["ADMIN"]))
             for number in range(1, rounds(12, 3_000) + 1):
-                await live_and_die(born, key, bot, reader, rng)
+                await live_and_die(starter, key, bot, reader, rng)
                 if number % CHECK == 0:
                     await checked(tmp_path / "data", bot)
             events = await checked(tmp_path / "data", bot)
-            async with born.hub(None) as (pid, channel), asyncio.timeout(PATIENCE):
+            async with starter.hub(None) as (pid, channel), asyncio.timeout(PATIENCE):
                 following = asyncio.create_task(reader.follow(Caller(channel, key)))
                 while len(reader.seen) < len(events):  # noqa: ASYNC110  the next frame wakes nobody
                     await asyncio.sleep(0.01)

@@ -21,7 +21,7 @@ from tickets.hub.v1 import admin_service_pb2, event_service_pb2
 
 from tests.support.hubs import REGISTRATION, Caller, scope_requests
 from tests.torture.conftest import Progress, rounds
-from tests.torture.test_kill import Nursery, nursery
+from tests.torture.test_kill import HubStarter, hub_starter
 
 PATIENCE = 60
 WINDOW = 1
@@ -142,7 +142,7 @@ async def bots(file: Path) -> AsyncIterator[Bots]:
 class Torture:
     """A hub and a bot that emits without end; each lives until it is killed, and is replaced then."""
 
-    def __init__(self, hubs: Nursery, bots: Bots, address: str, rng: random.Random) -> None:
+    def __init__(self, hubs: HubStarter, bots: Bots, address: str, rng: random.Random) -> None:
         self._hubs = hubs
         self._bots = bots
         self._address = address
@@ -217,7 +217,7 @@ class Torture:
         return found[:-1]
 
 
-async def register(hubs: Nursery) -> str:
+async def register(hubs: HubStarter) -> str:
     """An integration's key; the hub of this is the first, and makes the keys."""
     async with hubs.hub(None) as (_, channel):
         fields: dict[str, Any] = REGISTRATION | {"scopes": scope_requests("TICKET_STATS")}
@@ -237,9 +237,9 @@ async def test_an_outbox_loses_nothing_and_sends_nothing_twice(
     seed = random.randrange(2**32)  # noqa: S311  it chooses moments
     rng = random.Random(seed)  # noqa: S311  the same
     try:
-        async with nursery(tmp_path) as hubs, bots(tmp_path / "bot-outbox.db") as born:
+        async with hub_starter(tmp_path) as hubs, bots(tmp_path / "bot-outbox.db") as starter:
             key = await register(hubs)
-            torture = Torture(hubs, born, address, rng)
+            torture = Torture(hubs, starter, address, rng)
             for number, kill in enumerate(schedule(rng, rounds(len(KILLS), 3_000)), 1):
                 await torture.round(kill)
                 progress(number, f"{len(torture.taken)} bots, {sum(map(len, torture.taken))} events")
