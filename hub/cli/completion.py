@@ -26,7 +26,10 @@ def completion(context: click.Context, shell: str) -> None:
     completion_class = get_completion_class(shell)
     if completion_class is None:
         raise click.UsageError(f"click has no completion for {shell}")
-    click.echo(completion_class(context.find_root().command, {}, "hub", "_HUB_COMPLETE").source().rstrip())
+    script = completion_class(context.find_root().command, {}, "hub", "_HUB_COMPLETE").source().rstrip()
+    if shell == "fish":  # click's script drops what follows a comma in a description
+        script = script.replace('string split ","', 'string split --max 1 ","')
+    click.echo(script)
 
 
 def complete_values(placeholder: str) -> Complete:
