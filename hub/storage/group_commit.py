@@ -70,7 +70,7 @@ class Store(Protocol):
         ...
 
     async def after_commit(self) -> None:
-        """Do the work that can wait until the callers of a group have their answers."""
+        """Do the work that can wait until the callers of a transaction have their answers."""
         ...
 
 
@@ -166,6 +166,7 @@ class GroupCommitter:
             _refuse(job.done, await self._rolled_back(error))
         else:
             _answer(job.done, result)
+            await self._after_commit()
 
     async def _commit(self, requests: list[Request]) -> None:
         """Store a group and answer its callers; no other task runs between the commit and the last answer."""
@@ -187,6 +188,9 @@ class GroupCommitter:
                 _answer(request.done, outcome)
             else:
                 _refuse(request.done, outcome)
+        await self._after_commit()
+
+    async def _after_commit(self) -> None:
         try:
             await self._store.after_commit()
         except Exception:

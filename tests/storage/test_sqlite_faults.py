@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -255,6 +256,38 @@ async def test_the_wal_is_checkpointed(log: SqliteLog, tmp_path: Path, monkeypat
         await log.append([event(f"{n}-{m}", bytes(1_000)) for m in range(100)])
     assert (tmp_path / "data" / "hub.db-wal").stat().st_size < 4_000_000
     assert (tmp_path / "data" / "hub.db").stat().st_size > 9_000_000
+
+
+async def test_what_is_removed_does_not_stay_in_the_wal(
+    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub that was off for long removes everything while nothing new comes: that is checkpointed, too."""
+    for n in range(100):
+        await log.append([event(f"{n}-{m}", bytes(1_000)) for m in range(100)])
+    await log.erase([], flush=True)  # empties the WAL
+    monkeypatch.setattr(sqlite, "WAL_PAGES", 100)
+    for n in range(50):
+        await log.trim(10_001, 100)
+        await log.erase(range(9_901 - 100 * n, 10_001 - 100 * n), flush=False)
+    assert (tmp_path / "data" / "hub.db-wal").stat().st_size < 4_000_000
+
+
+async def test_a_full_disk_lets_the_wal_begin_again(log: SqliteLog, tmp_path: Path) -> None:
+    """The WAL cannot grow, but what it holds fits into the database: then its own room is used again."""
+    await log.append([event(f"{n}", bytes(1_000)) for n in range(100)])
+    for n in range(100):
+        await log.append([state("cursor/a/b", b"%d" % n)])
+    size = (tmp_path / "data" / "hub.db-wal").stat().st_size
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        with pytest.raises(StorageFull):
+            await log.append([event("refused", bytes(100_000))])
+        assert await log.trim(101, 50) == 51
+        await log.append([event("stored")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert [entry.id for entry in await read_all(log, 200)] == ["stored"]
 
 
 async def test_the_reader_sees_the_newest_acknowledged_state(log: SqliteLog) -> None:

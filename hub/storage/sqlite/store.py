@@ -80,43 +80,61 @@ class SqliteStore:
         await self.write_connection.rollback()
 
     async def as_hub_error(self, error: Exception) -> Exception:
-        """See `Store.as_hub_error`."""
-        if not isinstance(error, sqlite3.Error) or getattr(error, "sqlite_errorcode", None) is None:
+        """See `Store.as_hub_error`. On a full disk the WAL is checkpointed: its own room can then be used again."""
+        meaning = await self._meaning(error)
+        if meaning is None:
             return error
+        if meaning is not Meaning.FULL:
+            return StorageUnavailable()
+        if self._wal_pages:
+            await self._checkpoint()
+        return StorageFull()
+
+    async def _meaning(self, error: Exception) -> Meaning | None:
+        """What an error means for the store; None: it is not one of the store."""
+        if not isinstance(error, sqlite3.Error) or getattr(error, "sqlite_errorcode", None) is None:
+            return None
         meaning, text = await asyncio.to_thread(meaning_of, error, self._database)
-        if meaning is Meaning.FULL:
-            return StorageFull()
         if meaning is Meaning.FAILED:
             self._has_failed = True
             log.error("the store failed; restart the hub", error=text)
-        return StorageUnavailable()
+        return meaning
 
     async def after_commit(self) -> None:
         """See `Store.after_commit`. Checkpoints: an automatic checkpoint of SQLite would hide its errors."""
-        if self._wal_pages <= WAL_PAGES:
-            return
+        if self._wal_pages > WAL_PAGES:
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
         self._wal_pages = 0
         try:
-            await self.write_connection.rows("PRAGMA wal_checkpoint(PASSIVE)")
+            ((_, pages, moved),) = await self.write_connection.rows("PRAGMA wal_checkpoint(PASSIVE)")
+            self._wal_pages = pages - moved  # those that a reader still needs
         except sqlite3.Error as error:  # on a full disk the WAL keeps what is committed, a later checkpoint succeeds
-            await self.as_hub_error(error)
+            await self._meaning(error)
 
     async def trim(self, before: int, limit: int) -> int:
         """See `Log.trim`."""
         meta = self.meta
         before = min(before, meta.last + 1)
         if before > meta.first and limit > 0:
-            meta = await self.write_connection.run(lambda writer: transactions.trim(writer, meta, before, limit))
-            self.meta = meta
-        return meta.first
+            self.meta, pages = await self.write_connection.run(
+                lambda writer: transactions.trim(writer, meta, before, limit)
+            )
+            self._wal_pages += pages
+        return self.meta.first
 
     async def erase(self, positions: Sequence[int]) -> None:
         """Erase events in one transaction. The WAL holds their bytes until `empty_wal`."""
-        await self.write_connection.run(lambda writer: transactions.erase(writer, positions, self.meta))
+        self._wal_pages += await self.write_connection.run(
+            lambda writer: transactions.erase(writer, positions, self.meta)
+        )
 
     async def remove_superseded(self, positions: Sequence[int]) -> None:
         """Remove superseded entries of state in one transaction. The WAL holds their bytes until `empty_wal`."""
-        await self.write_connection.run(lambda writer: transactions.remove_superseded(writer, positions))
+        self._wal_pages += await self.write_connection.run(
+            lambda writer: transactions.remove_superseded(writer, positions)
+        )
 
     async def empty_wal(self) -> None:
         """Checkpoint, and truncate the WAL, which holds older images of pages.
@@ -127,6 +145,7 @@ class SqliteStore:
         ((busy, _, _),) = await self.write_connection.rows("PRAGMA wal_checkpoint(TRUNCATE)")
         if busy:
             raise StorageUnavailable
+        self._wal_pages = 0
 
     async def rotate_secret(self, secret: bytes, entry: Entry, expect: Expect) -> None:
         """Append the entry that names another secret, and store the check of that secret, in one transaction."""

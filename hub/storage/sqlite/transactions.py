@@ -43,12 +43,13 @@ _FORGOTTEN = " OR ".join(f"key GLOB '{prefix}*'" for prefix in COMPACTED_PREFIXE
 _TRIM = (
     "DELETE FROM entries WHERE position IN (SELECT position FROM entries WHERE position >= ? AND position < ? "  # noqa: S608  constants
     f"AND (kind <> {Kind.STATE:d} OR (body = x'' AND ({_FORGOTTEN}))) ORDER BY position LIMIT ?) "
-    "RETURNING position, time, kind"
+    "RETURNING position, time, kind, length(body)"
 )
 
 _REMOVE_SUPERSEDED = (
     "DELETE FROM entries WHERE position IN (SELECT value FROM json_each(?)) AND key <> '' AND EXISTS (SELECT 1 FROM "
-    "entries AS newer WHERE newer.key <> '' AND newer.key = entries.key AND newer.position > entries.position)"
+    "entries AS newer WHERE newer.key <> '' AND newer.key = entries.key AND newer.position > entries.position) "
+    "RETURNING length(body)"
 )
 
 
@@ -90,10 +91,10 @@ def rotate_secret(
     return written
 
 
-def trim(connection: sqlite3.Connection, meta: Meta, before: int, limit: int) -> Meta:
-    """Remove up to `limit` entries before a position; returns the new metadata."""
+def trim(connection: sqlite3.Connection, meta: Meta, before: int, limit: int) -> tuple[Meta, int]:
+    """Remove up to `limit` entries before a position; returns the new metadata, and about its pages of WAL."""
     removed = connection.execute(_TRIM, (meta.first, before, limit)).fetchall()
-    events = [(position, time) for position, time, kind in removed if kind != Kind.STATE]
+    events = [(position, time) for position, time, kind, _ in removed if kind != Kind.STATE]
     position = max((position for position, _ in events), default=meta.first - 1)
     # It never goes back, and never past the newest: the time of a damaged entry may be anything.
     time = min(max([meta.trimmed_time, *(time for _, time in events)]), meta.last_time)
@@ -101,11 +102,14 @@ def trim(connection: sqlite3.Connection, meta: Meta, before: int, limit: int) ->
     marks = {"last": meta.last, "last_time": meta.last_time, "event": meta.event, "trimmed_time": time}
     meta = _mark(connection, meta, first=position + 1, **marks)
     connection.commit()
-    return meta
+    return meta, _pages_of([size for *_, size in removed])
 
 
-def erase(connection: sqlite3.Connection, positions: Sequence[int], meta: Meta) -> None:
-    """Erase the content of events; their positions stay. ``secure_delete`` overwrites the freed bytes."""
+def erase(connection: sqlite3.Connection, positions: Sequence[int], meta: Meta) -> int:
+    """Erase the content of events; their positions stay. ``secure_delete`` overwrites the freed bytes.
+
+    Returns about its pages of WAL.
+    """
     where = "WHERE position IN (SELECT value FROM json_each(?)) AND kind = ? ORDER BY position"
     rows = list(rows_of(connection, where, (_json(list(positions)), int(Kind.EVENT))))
     _hash_ids(connection, {row[4].decode(): row[7] for row in rows if row[4]}, meta)
@@ -115,12 +119,22 @@ def erase(connection: sqlite3.Connection, positions: Sequence[int], meta: Meta) 
         [(_checksum_of_erased(row), row[7]) for row in rows],
     )
     connection.commit()
+    return _pages_of([len(row[2]) for row in rows])
 
 
-def remove_superseded(connection: sqlite3.Connection, positions: Sequence[int]) -> None:
-    """Remove entries of state that a newer one of their key supersedes. ``secure_delete`` overwrites their bytes."""
-    connection.execute(_REMOVE_SUPERSEDED, (_json(list(positions)),))
+def remove_superseded(connection: sqlite3.Connection, positions: Sequence[int]) -> int:
+    """Remove entries of state that a newer one of their key supersedes. ``secure_delete`` overwrites their bytes.
+
+    Returns about its pages of WAL.
+    """
+    removed = connection.execute(_REMOVE_SUPERSEDED, (_json(list(positions)),)).fetchall()
     connection.commit()
+    return _pages_of([size for (size,) in removed])
+
+
+def _pages_of(sizes: Sequence[int]) -> int:
+    """About how many pages the WAL gets when entries with bodies of these sizes are overwritten."""
+    return 4 + len(sizes) // 8 + sum(sizes) // 2_048
 
 
 def _hash_ids(connection: sqlite3.Connection, erased: dict[str, int], meta: Meta) -> None:
