@@ -307,8 +307,16 @@ class Hub:
     async def _serve_http(self, server: Server, observer: Observer, calls: JsonCalls) -> None:
         """Start the HTTP listeners: the operators' one and the public directory."""
         settings, clock = self._settings, self._clock
-        half_open = server.guards.half_open
-        parts = gauges.Parts(self._log, self._registry, self._feed, self.certificates, half_open, settings, clock.now())
+        parts = gauges.Parts(
+            log=self._log,
+            registry=self._registry,
+            feed=self._feed,
+            certificates=self.certificates,
+            calls=server.guards.calls,
+            half_open=server.guards.half_open,
+            settings=settings,
+            start_time=clock.now(),
+        )
         access = Access(self._registry, settings, server.guards)
         pages = HttpPages(parts, observer, access, Console(calls), lambda: not self._watch.has_ended)
         await self.http.start(pages.application())

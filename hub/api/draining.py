@@ -2,22 +2,43 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from hub.errors import Draining
 
-QUIET = 0.05
-"""Seconds without a new call after which gRPC is stopped: it drops those that come while it stops."""
+QUIET_LOOKS = 10
+"""gRPC is stopped once so many looks in a row have found no call: it drops those that arrive while it stops."""
+LOOK = 0.005
+"""Seconds between two looks. They are counted, because on a busy machine the time alone says nothing."""
+
+
+class Served:
+    """Counts the calls that are being served: a context manager around each.
+
+    Attributes:
+        calls: how many there are.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __enter__(self) -> None:
+        self.calls += 1
+
+    def __exit__(self, *failure: object) -> None:
+        self.calls -= 1
 
 
 class Drain:
-    """The calls that are being served, and whether the hub accepts more."""
+    """The calls that are being served, and whether the hub accepts more.
+
+    Attributes:
+        serving: a context manager that serves a call to its end.
+    """
 
     def __init__(self) -> None:
+        self.serving = Served()
         self._draining = False
-        self._inside = 0
-        self._latest = 0.0
+        self._arrived = 0
 
     def enter(self) -> None:
         """Count a call that has arrived.
@@ -25,18 +46,9 @@ class Drain:
         Raises:
             Draining: the hub accepts no more calls.
         """
-        self._latest = time.monotonic()
+        self._arrived += 1
         if self._draining:
             raise Draining
-
-    @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Serve a call to its end."""
-        self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
 
     def begin(self) -> None:
         """Accept no more calls."""
@@ -44,6 +56,9 @@ class Drain:
 
     async def wait(self, time_limit: float) -> None:
         """Wait until all calls have ended and no new ones arrive, for a limited time in seconds."""
-        until = time.monotonic() + time_limit
-        while time.monotonic() < until and (self._inside or time.monotonic() - self._latest < QUIET):  # noqa: ASYNC110  calls come and end one by one
-            await asyncio.sleep(QUIET / 5)
+        until, quiet = time.monotonic() + time_limit, 0
+        while time.monotonic() < until and quiet < QUIET_LOOKS:
+            arrived = self._arrived
+            await asyncio.sleep(LOOK)
+            is_quiet = not self.serving.calls and self._arrived == arrived
+            quiet = quiet + 1 if is_quiet else 0

@@ -142,7 +142,7 @@ class Gate(grpc.aio.ServerInterceptor):
         """A handler that holds one of the places for calls; streams have limits of their own."""
 
         async def run(request: Any, context: Context) -> Any:  # noqa: ANN401  any message
-            with self._guards.calls.place():
+            with self._guards.calls:
                 return await behaviour(request, context)
 
         return run
@@ -160,7 +160,7 @@ class Gate(grpc.aio.ServerInterceptor):
         """A handler whose end a stop waits for."""
 
         async def run(request: Any, context: Context) -> Any:  # noqa: ANN401  any message
-            with self._guards.drain.serving():
+            with self._guards.drain.serving:
                 return await behaviour(request, context)
 
         return run

@@ -97,7 +97,7 @@ class JsonCalls:
         CALLER.set(caller)
         require_role(caller, method.roles)
         request = self._read(body, method.request())
-        with guards.calls.place(), guards.drain.serving():
+        with guards.calls, guards.drain.serving:
             return await method.answer(request, None)
 
     def _identify(self, name: str, call: Call) -> Caller:

@@ -12,28 +12,32 @@ MAX_PEER_SHARE = 5
 
 
 class CallLimit:
-    """Limits the calls with a key. They end soon, so a cheap counter is enough."""
+    """Limits the calls with a key: a context manager that holds a place while a call is served.
+
+    They end soon, so a counter is enough. Every call passes here, so there is no generator (`contextmanager`): with
+    cold caches one takes 8 us.
+
+    Attributes:
+        used: the places that are taken.
+    """
 
     def __init__(self, most: int) -> None:
+        self.used = 0
         self._most = most
-        self._inside = 0
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place while the call is served.
+    def __enter__(self) -> None:
+        """Take a place.
 
         Raises:
-            TooManyCalls: no place is left.
+            TooManyCalls: none is left.
         """
-        if self._inside >= self._most:
+        if self.used >= self._most:
             raise TooManyCalls("the hub is at its limit of calls in flight: try again in a moment", retry_after=1)
-        self._inside += 1
-        metrics.LIMIT_USED.add(1, "max_concurrent_calls")
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            metrics.LIMIT_USED.add(-1, "max_concurrent_calls")
+        self.used += 1
+
+    def __exit__(self, *failure: object) -> None:
+        """Leave it."""
+        self.used -= 1
 
 
 class HalfOpenLimit:
@@ -47,14 +51,27 @@ class HalfOpenLimit:
         """How much of its limit the name uses that uses most: 0 to 1."""
         return max((count / most for (_, most), count in self._inside.items()), default=0.0)
 
-    @contextmanager
-    def place(self, *names: tuple[str, int]) -> Iterator[None]:
-        """Hold a place under each name, up to its limit, which is the same at each call.
+    def place(self, *names: tuple[str, int]) -> "HalfOpenPlace":
+        """A context manager that holds a place under each name, up to its limit, which is the same at each call."""
+        return HalfOpenPlace(self._inside, names)
+
+
+class HalfOpenPlace:
+    """The place of one call whose request has not arrived."""
+
+    __slots__ = ("_inside", "_names")
+
+    def __init__(self, inside: Counter[tuple[str, int]], names: tuple[tuple[str, int], ...]) -> None:
+        self._inside = inside
+        self._names = names
+
+    def __enter__(self) -> None:
+        """Take it.
 
         Raises:
             TooManyCalls: a name is at its limit.
         """
-        inside = self._inside
+        inside, names = self._inside, self._names
         for name in names:
             if inside[name] >= name[1]:
                 raise TooManyCalls(
@@ -63,13 +80,14 @@ class HalfOpenLimit:
                 )
         for name in names:
             inside[name] += 1
-        try:
-            yield
-        finally:
-            for name in names:
-                inside[name] -= 1
-                if not inside[name]:
-                    del inside[name]
+
+    def __exit__(self, *failure: object) -> None:
+        """Leave it; names without a place are forgotten."""
+        inside = self._inside
+        for name in self._names:
+            inside[name] -= 1
+            if not inside[name]:
+                del inside[name]
 
 
 class AnonymousStreamLimit:

@@ -4,7 +4,6 @@ An erasure covers the events before its own entry. The log holds its subject as 
 for as long as an integration must still be notified.
 """
 
-import hmac
 import math
 from bisect import bisect_right, insort
 from collections import defaultdict
@@ -15,7 +14,7 @@ from hub.clock import Clock
 from hub.control.hub_secret import HubSecret, does_not_fit
 from hub.control.notices import NOTICE_TIME, ErasureNotices
 from hub.control.versioned import Versioned
-from hub.crypto import Seal, derive, state_check
+from hub.crypto import Mac, Seal, derive, state_check
 from hub.errors import ErasureNotFound, StartError
 from hub.model import Entry
 from hub.privacy_model import ErasureRecord, ErasureState, ErasureWorkRecord, NoticeRecord
@@ -31,7 +30,7 @@ class ErasureKeys:
 
     def __init__(self, secret: HubSecret) -> None:
         secrets = (secret.current, *(earlier for earlier, _ in secret.earlier))
-        self._keys = {state_check(one): derive(one, "digests of erased subjects", 32) for one in secrets}
+        self._keys = {state_check(one): Mac(derive(one, "digests of erased subjects", 32)) for one in secrets}
         self.check = state_check(secret.current)
         self._seal = Seal(secret.current, "erased subjects", secrets[1:])
 
@@ -47,11 +46,11 @@ class ErasureKeys:
     def digest(self, subject: Subject, check: str = "") -> str:
         """The digest of a subject under the secret with a check; by default the one in force."""
         text = f"{subject.kind}/{subject.id}".encode()
-        return hmac.digest(self._keys[check or self.check], text, "sha256").hex()
+        return self._keys[check or self.check].digest(text).hex()
 
     def name(self, text: str) -> str:
         """A keyed digest of a text that is not a subject's id, in hex."""
-        return hmac.digest(self._keys[self.check], f"request/{text}".encode(), "sha256").hex()
+        return self._keys[self.check].digest(f"request/{text}".encode()).hex()
 
     def seal(self, subject: Subject, erasure_id: str) -> str:
         """A subject as a text that only the hub can read."""

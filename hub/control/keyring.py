@@ -8,7 +8,7 @@ from hub.clock import Clock, Expiries, rfc3339
 from hub.control import keys
 from hub.control.hub_secret import HubSecret
 from hub.control.usage import Usage
-from hub.crypto import derive
+from hub.crypto import Mac, derive
 from hub.errors import KeyExpired, KeyRevoked, KeyUnknown
 from hub.model import KeyRecord, Role
 
@@ -24,7 +24,7 @@ class Keyring:
     """The keys of all integrations and the service keys."""
 
     def __init__(self, secret: HubSecret, usage: Usage, clock: Clock) -> None:
-        self._peppers = [derive(one, "keys", 32) for one in (secret.current, *(old for old, _ in secret.earlier))]
+        self._peppers = [Mac(derive(one, "keys", 32)) for one in (secret.current, *(old for old, _ in secret.earlier))]
         self._usage = usage
         self._clock = clock
         self._owners: dict[str, KeyOwner] = {}
@@ -63,7 +63,7 @@ class Keyring:
             raise KeyUnknown
         self.require_live(owner.key.key_id)
         self._usage.note_key(owner.key.key_id)
-        if pepper != self._peppers[0]:
+        if pepper is not self._peppers[0]:
             self._usage.note_digest(owner.key.key_id, keys.digest(text, self._peppers[0]))
         return owner
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from hub.crypto import Mac
 from hub.errors import KeyNotFound, RotationInProgress, RulesNotMet
 from hub.model import KeyRecord, Role
 
@@ -16,6 +17,7 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 12
 SECRET_LENGTH = 28  # 28 base62 characters hold 166 bits
 CHECK_LENGTH = 6  # 62^6 > 2^32
+_PAIRS = [high + low for high in ALPHABET for low in ALPHABET]
 MAX_ENDED_KEYS = 20
 """Ended keys that a record keeps, so that their use is answered KEY_REVOKED or KEY_EXPIRED."""
 
@@ -42,7 +44,7 @@ def random_text(length: int) -> str:
     return "".join(secrets.choice(ALPHABET) for _ in range(length))
 
 
-def mint(role: Role, pepper: bytes, now: int, *, expire_time: int = 0, display_name: str = "") -> Minted:
+def mint(role: Role, pepper: Mac, now: int, *, expire_time: int = 0, display_name: str = "") -> Minted:
     """Make a key.
 
     Args:
@@ -61,11 +63,9 @@ def mint(role: Role, pepper: bytes, now: int, *, expire_time: int = 0, display_n
 
 def checksum(body: str) -> str:
     """The CRC32 of the preceding text of a key, in base62: rejects a typo or a scanner's guess without a look-up."""
-    rest, digits = zlib.crc32(body.encode()), ""
-    for _ in range(CHECK_LENGTH):
-        rest, digit = divmod(rest, len(ALPHABET))
-        digits = ALPHABET[digit] + digits
-    return digits
+    rest, low = divmod(zlib.crc32(body.encode()), len(_PAIRS))
+    high, middle = divmod(rest, len(_PAIRS))
+    return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
 
 
 def read_id(text: str) -> str | None:
@@ -76,12 +76,12 @@ def read_id(text: str) -> str | None:
     return match[2]
 
 
-def digest(text: str, pepper: bytes) -> str:
+def digest(text: str, pepper: Mac) -> str:
     """The digest that is stored instead of a key: HMAC-SHA256 under the hub's secret, in hex."""
-    return hmac.digest(pepper, text.encode(), "sha256").hex()
+    return pepper.digest(text.encode()).hex()
 
 
-def matching_pepper(text: str, stored: Sequence[str], peppers: Sequence[bytes]) -> bytes | None:
+def matching_pepper(text: str, stored: Sequence[str], peppers: Sequence[Mac]) -> Mac | None:
     """The pepper under which a key matches one of the stored digests; None if it matches none.
 
     In constant time for each number of digests; an unknown key, with no digest, takes as long as one that is wrong.

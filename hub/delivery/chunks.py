@@ -46,6 +46,21 @@ class CachedEvent(msgspec.Struct, eq=False, gc=False):
         return 2 * len(self.entry.body) + 600
 
 
+class Batch(NamedTuple):
+    """The next events of a stream, encoded, and the position after them; without events all up to there are withheld.
+
+    Attributes:
+        time: when its last entry was accepted, in microseconds; 0 = unknown.
+        scopes: those under which its events are delivered.
+    """
+
+    data: bytes
+    events: int
+    through: int
+    time: int
+    scopes: frozenset[int] = frozenset()
+
+
 class Chunk(NamedTuple):
     """Encoded events of a frame: how many there are, the last of them, and the scopes that deliver them."""
 
@@ -53,6 +68,10 @@ class Chunk(NamedTuple):
     events: int
     last: CachedEvent
     scopes: frozenset[int]
+
+    def batch(self, through: int) -> Batch:
+        """The chunk as a stream's next events, with the position after them."""
+        return Batch(self.data, self.events, through, self.last.entry.time, self.scopes)
 
 
 class Matches:

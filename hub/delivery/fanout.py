@@ -6,13 +6,13 @@ The cost of an event grows with the number of streams that get it, not with the 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
-from hub.delivery.chunks import CachedEvent, Chunk, Matches
+from hub.delivery.chunks import Batch, CachedEvent, Matches
 from hub.delivery.linger import Lingerers, Pending
 from hub.delivery.view import Projection
 from hub.model import Entry
 
-_SHARED_CHUNKS = 8
-"""How many of a group's newest chunks are kept for streams at the same position."""
+_SHARED_BATCHES = 8
+"""How many of a group's newest batches are kept for streams at the same position."""
 
 
 class FanoutGroup:
@@ -21,17 +21,19 @@ class FanoutGroup:
     Attributes:
         since: `buffer` holds every event that the projection lets through after this position.
         buffer: in order; events that leave the window are dropped.
+        batches: the newest ones that streams took, by position, limit, and end of the log; see `keep`.
         waiters: the callbacks of the streams that wait for the next event.
         lingerers: the streams that wait for a full frame.
         streams: the number of streams.
     """
 
-    __slots__ = ("buffer", "lingerers", "projection", "since", "streams", "waiters")
+    __slots__ = ("batches", "buffer", "lingerers", "projection", "since", "streams", "waiters")
 
     def __init__(self, projection: Projection, since: int) -> None:
         self.projection = projection
         self.since = since
         self.buffer = Matches(projection)
+        self.batches: dict[tuple[int, int, int], Batch] = {}
         self.waiters: set[Callable[[], None]] = set()
         self.lingerers = Lingerers()
         self.streams = 0
@@ -43,7 +45,8 @@ class FanoutGroup:
             wake()
 
     def forget(self, through: int) -> None:
-        """Drop the events up to a position: they have left the window."""
+        """Drop the events up to a position: they have left the window, or some may be hidden from now on."""
+        self.batches.clear()
         if self.buffer.events and self.buffer.events[0].position <= through:
             self.buffer.forget(through)
             self.since = max(self.since, through)
@@ -57,11 +60,11 @@ class FanoutGroup:
             return None
         return Pending(self.buffer.events[start].entry, events_left, bytes_left)
 
-    def chunk(self, start: int, stop: int, max_bytes: int) -> Chunk:
-        """The events of a slice, joined; the newest chunks are kept for the group's other streams."""
-        if len(self.buffer.chunks) >= _SHARED_CHUNKS and (start, stop) not in self.buffer.chunks:
-            self.buffer.chunks.clear()
-        return self.buffer.chunk(start, stop, max_bytes)
+    def keep(self, key: tuple[int, int, int], batch: Batch) -> None:
+        """Keep a batch for the group's other streams at this position."""
+        if len(self.batches) >= _SHARED_BATCHES:
+            self.batches.clear()
+        self.batches[key] = batch
 
 
 class FanoutIndex:

@@ -11,7 +11,7 @@ from hub import metrics
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control.registry import Registry
-from hub.delivery.chunks import CachedEvent, Chunk, Matches, first_matches
+from hub.delivery.chunks import Batch, CachedEvent, Matches, first_matches
 from hub.delivery.damaged_positions import DamagedPositions
 from hub.delivery.fanout import FanoutGroup, FanoutIndex
 from hub.delivery.linger import Pending
@@ -26,21 +26,6 @@ from hub.storage import Log
 
 OnChange = Callable[[set[str]], None]
 """A function that gets the ids of the integrations whose state has changed."""
-
-
-class Batch(NamedTuple):
-    """The next events of a stream, encoded, and the position after them; without events all up to there are withheld.
-
-    Attributes:
-        time: when its last entry was accepted, in microseconds; 0 = unknown.
-        scopes: those under which its events are delivered.
-    """
-
-    data: bytes
-    events: int
-    through: int
-    time: int
-    scopes: frozenset[int] = frozenset()
 
 
 class Missing(NamedTuple):
@@ -257,13 +242,22 @@ class Feed:
         return self._pages.load(number)
 
     def _from_group(self, group: FanoutGroup, after: int, limit: int) -> Batch:
-        start = group.buffer.index_after(after)
-        stop = min(start + limit, len(group.buffer))
+        """A batch of the newest events; the streams at one position share it."""
+        key = (after, limit, self.through)
+        batch = group.batches.get(key)
+        if batch is None:
+            batch = self._newest(group.buffer, after, limit)
+            group.keep(key, batch)
+        return batch
+
+    def _newest(self, buffer: Matches, after: int, limit: int) -> Batch:
+        start = buffer.index_after(after)
+        stop = min(start + limit, len(buffer))
         if start == stop:
             return Batch(b"", 0, self.through, 0)
-        chunk = group.chunk(start, stop, self._max_bytes)
-        complete = start + chunk.events == len(group.buffer)
-        return _batch(chunk, self.through if complete else chunk.last.position)
+        chunk = buffer.join(start, stop, self._max_bytes)
+        complete = start + chunk.events == len(buffer)
+        return chunk.batch(self.through if complete else chunk.last.position)
 
     def _from_window(self, projection: Projection, after: int, until: float, limit: int) -> Batch:
         """A batch from the page that is not full yet. It still grows, so its chunks cannot be shared."""
@@ -297,7 +291,7 @@ class Feed:
             return Batch(b"", 0, end, 0)
         chunk = matches.join(start, stop, self._max_bytes)
         complete = start + chunk.events == last and chunk.events < limit
-        return _batch(chunk, end if complete else chunk.last.position)
+        return chunk.batch(end if complete else chunk.last.position)
 
     def _chunk(self, projection: Projection, page: CachedPage, after: int, limit: int, *, is_shared: bool) -> Batch:
         """A batch from a full page, up to the next multiple of `limit` matches, so that streams share chunks."""
@@ -310,8 +304,4 @@ class Feed:
             chunk = self._pages.chunk(page, matches, start, stop)
         else:  # no other stream uses it; caching it would only evict other pages
             chunk = matches.join(start, stop, self._max_bytes)
-        return _batch(chunk, page.through if start + chunk.events == len(matches) else chunk.last.position)
-
-
-def _batch(chunk: Chunk, through: int) -> Batch:
-    return Batch(chunk.data, chunk.events, through, chunk.last.entry.time, chunk.scopes)
+        return chunk.batch(page.through if start + chunk.events == len(matches) else chunk.last.position)

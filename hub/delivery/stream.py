@@ -9,9 +9,10 @@ from collections.abc import Awaitable
 from hub import metrics
 from hub.control.sent import SentSpan
 from hub.delivery.bounds import expired
+from hub.delivery.chunks import Batch
 from hub.delivery.deps import StreamDeps
 from hub.delivery.encoding import encode, frame
-from hub.delivery.feed import Batch, Missing
+from hub.delivery.feed import Missing
 from hub.delivery.linger import Pending
 from hub.delivery.membership import Membership
 from hub.delivery.notice_queue import NoticeQueue

@@ -4,7 +4,7 @@ import socket
 from typing import NamedTuple
 
 from hub import logs, metrics
-from hub.api.limits import HalfOpenLimit
+from hub.api.limits import CallLimit, HalfOpenLimit
 from hub.api.tls import Certificates
 from hub.config import Settings, version
 from hub.control.registry import Registry
@@ -19,7 +19,7 @@ NEAR = 0.8
 
 MICROS = 1_000_000
 
-COUNTED = ("max_concurrent_calls", "max_open_calls", "webhook_requests")
+COUNTED = ("max_open_calls", "webhook_requests")
 """Limits of which each use is counted where it begins and ends."""
 
 
@@ -30,6 +30,7 @@ class Parts(NamedTuple):
     registry: Registry
     feed: Feed
     certificates: Certificates
+    calls: CallLimit
     half_open: HalfOpenLimit
     settings: Settings
     start_time: int
@@ -50,6 +51,7 @@ def set_own(parts: Parts, silence: float, *, serving: bool) -> None:
     metrics.START_TIME.set(parts.start_time / MICROS)
     metrics.SERVING.set(serving)
     metrics.RETENTION.set(settings.retention)
+    _set_limit(settings, "max_concurrent_calls", parts.calls.used)
     _set_limit(settings, "max_half_open_calls", parts.half_open.fullest * settings.max_half_open_calls)
     _set_limit(settings, "max_store_silence", silence)
     for name in COUNTED:

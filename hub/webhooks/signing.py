@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hub.control.hub_secret import HubSecret
-from hub.crypto import derive, state_check
+from hub.crypto import Mac, derive, state_check
 from hub.endpoint_model import SigningRecord
 
 ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
@@ -71,7 +71,7 @@ class Signer:
             state_check(one): one for one in (secret.current, *(earlier for earlier, _ in secret.earlier))
         }
         self._check = state_check(secret.current)
-        self._ids = derive(secret.current, "webhook ids", 32)
+        self._ids = Mac(derive(secret.current, "webhook ids", 32))
         self._key = lru_cache(KEYS)(SigningKey)
 
     def new_record(self) -> SigningRecord:
@@ -86,7 +86,7 @@ class Signer:
     def message_id(self, name: str, kind: str, content: bytes) -> str:
         """The id of a message: the same whenever the same content goes to the same endpoint; it reveals nothing."""
         parts = b"\0".join((name.encode(), kind.encode(), sha256(content).digest()))
-        digest = hmac.digest(self._ids, parts, "sha256")
+        digest = self._ids.digest(parts)
         return f"msg_{base64.b32encode(digest[:20]).decode().lower()}"
 
 

@@ -51,7 +51,7 @@ async def test_a_stalled_reader_uses_bounded_memory(start_hub: StartHub) -> None
         window = feed.window.between(0, feed.through)
         assert sum(event.size for event in window) <= hub.settings.window_bytes
         assert {event.position for event in held} <= {event.position for event in window}
-        assert len(one._membership.group.buffer.chunks) <= fanout._SHARED_CHUNKS
+        assert len(one._membership.group.batches) <= fanout._SHARED_BATCHES
         assert await names_until(stream, "9-00999") == [name for n in range(10) for name in ids(f"{n}-", 1_000)]
 
 

@@ -132,7 +132,7 @@ async def test_a_call_in_flight_is_served_while_the_hub_stops(start_hub: StartHu
     begun = upload(metadata=hub.bot.metadata)
     server = hub.hub._server
     assert server is not None
-    await until(lambda: server.guards.drain._inside > 0)
+    await until(lambda: server.guards.drain.serving.calls > 0)
     stopping = asyncio.create_task(hub.hub.stop())
     await asyncio.sleep(0)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
