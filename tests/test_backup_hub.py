@@ -192,7 +192,7 @@ async def test_commits_work_after_a_restore(tmp_path: Path) -> None:
 
 
 def test_an_etag_of_a_lost_change_matches_no_other() -> None:
-    """After a restore another change may get the position of one that was lost: its etag is another one."""
+    """After a restore another change may get the position of a lost one; its etag differs."""
     lost = IntegrationRecord("x", "X", "", "1", "", "", 1, 2, State.ACTIVE)
     assert etag(Versioned(lost, 7)) == etag(Versioned(lost, 7))
     assert etag(Versioned(lost, 7)) != etag(Versioned(replace(lost, update_time=3), 7))

@@ -95,7 +95,7 @@ async def test_init_again_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["admin", "bot"])
 async def test_create_key_makes_a_key_while_the_hub_is_stopped(tmp_path: Path, role: str) -> None:
-    """A lost key is replaced offline: the new one opens the hub, the earlier ones go on, and it is audited."""
+    """The new key works, earlier ones still do, and the change is audited."""
     keys = (await run_hub("init", cwd=tmp_path)).keys
     made = (await run_hub("create-key", "--role", role, "--name", "the spare one", cwd=tmp_path)).keys
     assert list(made) == [f"HUB_{role.upper()}_KEY"]
@@ -133,7 +133,7 @@ async def test_create_key_needs_a_store(tmp_path: Path) -> None:
     "words", [["create-key"], ["create-key", "--role", "integration"], ["serve", "--nonsense"], ["no"]]
 )
 async def test_a_wrong_command_line_is_refused(tmp_path: Path, words: list[str]) -> None:
-    """A flag or command that there is not is named, with status 2 and no traceback, and nothing is made."""
+    """An unknown flag or command is named, with status 2 and no traceback, and nothing is created."""
     ended = await run_hub(*words, cwd=tmp_path)
     assert (ended.code, ended.out, "Traceback" in ended.err) == (2, "", False)
     assert "\nError: " in ended.err
@@ -165,20 +165,20 @@ async def test_help_lists_every_command_and_the_version(tmp_path: Path) -> None:
 
 
 async def test_the_log_says_which_hub_this_is(tmp_path: Path) -> None:
-    """The line with which it serves tells the version and where the data lies."""
+    """The line `serving` has the version and the place of the data."""
     async with serving(cwd=tmp_path) as hub:
         line = hub.log[-1]
     assert (line["event"], line["version"], line["data_dir"]) == ("serving", version(), f"{tmp_path}/data")
 
 
 def test_the_log_names_a_cluster_without_its_password() -> None:
-    """Of a cluster it tells the servers and the stream, and nothing of who the hub is there."""
+    """The line has the servers and the stream, without the credentials."""
     said = where(config.load({"storage": "nats://hub:hunter2@nats-1:4222,hub:hunter2@nats-2:4222"}))
     assert said == {"storage": "nats://nats-1:4222,nats-2:4222", "nats_stream": "TICKETS_HUB"}
 
 
 async def test_flags_override_variables_override_the_file_override_defaults(tmp_path: Path) -> None:
-    """The same setting said in four places: the nearest to the command line holds."""
+    """One setting is given in four places: the nearest to the command line applies."""
     file = tmp_path / "hub.toml"
     file.write_text('data_dir = "from-file"\n')
     flag, named = ("--data-dir", "from-flag"), ("--config", str(file))

@@ -113,7 +113,7 @@ async def stored(hub: RunningHub) -> list[event_pb2.Event]:
 
 
 async def test_every_kind_of_event_by_flags(hub: RunningHub) -> None:
-    """Each kind is said by flags, answered with its id and time, and shown on a line; what is not granted is not."""
+    """Each is emitted by flags, answered with id and time, and shown on a line; other kinds are withheld."""
     _, reader = await hub.register(
         "TICKET_CREATED", "TRANSCRIPT_CREATED", "DROP_CLAIMED", "MEMBER_VERIFIED", "TICKET_STATS"
     )
@@ -254,7 +254,7 @@ async def test_tail_prints_notices_to_standard_error(hub: RunningHub) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_ends_tail_cleanly(hub: RunningHub, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end it with status 0 and no word."""
+    """Ctrl-C and SIGTERM end it with status 0 and no output."""
     _, reader = await hub.register("TICKET_STATS")
     async with looking(hub.address, reader.key) as look:
         look.send_signal(number)
@@ -262,7 +262,7 @@ async def test_a_signal_ends_tail_cleanly(hub: RunningHub, number: signal.Signal
 
 
 async def test_tail_ends_when_its_output_is_closed(hub: RunningHub) -> None:
-    """Where nobody reads its output any more it ends with status 0, also while no event comes."""
+    """With status 0, also while no event arrives."""
     _, reader = await hub.register("TICKET_STATS")
     read_end, write_end = os.pipe()
     look = await begin("tail", "--address", hub.address, stdout=write_end, variables={"HUB_KEY": reader.key})
@@ -298,7 +298,7 @@ def waiting_in(pipe: int) -> int:
 
 
 async def test_tail_survives_a_restart_of_the_hub(tmp_path: Path) -> None:
-    """A look outlives a restart of the hub, tells of it, and goes on with the next event."""
+    """It reports the restart, and continues with the next event."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     async with serving(cwd=tmp_path, HUB_LISTEN=address) as hub:
@@ -346,7 +346,7 @@ async def test_refusals_of_the_hub_are_one_line(hub: RunningHub, words: tuple[st
 
 
 async def test_tail_reports_trimmed_history(hub: RunningHub) -> None:
-    """From before what is kept it ends with CURSOR_EXPIRED; with --on-expired it tells of the gap and goes on."""
+    """It ends with CURSOR_EXPIRED; with --on-expired it reports the gap and continues."""
     _, reader = await hub.register("TICKET_STATS")
     await hub.emit(closed(1))
     line = json.loads((await tail(hub, reader.key, "--from", "earliest", "--json", "--count", "1")).out)
@@ -367,7 +367,7 @@ async def test_tail_reports_trimmed_history(hub: RunningHub) -> None:
 
 
 async def test_the_key_comes_from_a_file_or_a_variable(hub: RunningHub, tmp_path: Path) -> None:
-    """The flag outdoes the file, the file the variable; no key at all is said, and none is ever printed."""
+    """The flag overrides the file, the file the variable; a missing key is an error; no key is printed."""
     _, reader = await hub.register("TICKET_STATS")
     await hub.emit(closed(1))
     file = tmp_path / "key"
@@ -426,7 +426,7 @@ async def test_help_warns_of_keys_on_the_command_line(hub: RunningHub) -> None:
 def test_wrong_flags_make_no_call(
     command: str, words: tuple[str, ...], complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wrong flags end with status 2 and what is wrong, without a call: nobody listens at the address."""
+    """They end with status 2 and the reason; at the address there is no hub."""
     for variable in ("HUB_KEY", "HUB_BOT_KEY"):
         monkeypatch.setenv(variable, "tkt_x")
     wrong = CliRunner().invoke(main, [command, "--address", "127.0.0.1:1", *words])
@@ -460,7 +460,7 @@ async def test_the_address_can_come_from_a_variable(hub: RunningHub) -> None:
 
 
 async def test_tls_ca_reaches_a_hub_with_a_private_certificate(start_hub: StartHub, tmp_path: Path) -> None:
-    """--tls-ca reaches a hub with a private certificate; without it nothing is said to whoever answers."""
+    """Without it nothing is sent to the server that answers."""
     certificate, key = self_signed(tmp_path)
     hub = await start_hub(tls_certificate=certificate, tls_key=key)
     words = ("emit", "--address", hub.address, "ticket_closed", "--guild", "1")
@@ -509,7 +509,7 @@ async def test_many_events_are_stored_in_order(hub: RunningHub) -> None:
 
 
 async def test_emitting_a_file_twice_stores_nothing_twice(hub: RunningHub, tmp_path: Path) -> None:
-    """A file of events is stored; a second run tells that all are known; --quiet leaves only the summary."""
+    """The second run reports duplicates only; --quiet leaves only the summary."""
     file = tmp_path / "events.jsonl"
     file.write_text(json_lines(numbered(1), numbered(2)))
     first = await emit(hub, str(file))
@@ -585,14 +585,14 @@ async def test_an_endless_line_is_refused(hub: RunningHub) -> None:
 
 
 async def test_an_error_in_the_first_line_stores_nothing(hub: RunningHub) -> None:
-    """Where nothing stands before the wrong line nothing is stored, and that is said."""
+    """The error says that nothing was stored."""
     answer = await emit(hub, "-", stdin=json_lines(numbered(1, guild_id="x"), numbered(2)))
     assert (answer.code, answer.out, answer.err.splitlines()[1]) == (1, "", "hub: 0 events stored")
     assert await stored(hub) == []
 
 
 async def test_an_outbox_keeps_lines_while_the_hub_is_away(hub: RunningHub, tmp_path: Path) -> None:
-    """The lines are taken, and the next run hands them over; what the hub refuses is said, and put aside."""
+    """The next run sends them; refused lines are reported and moved to the table."""
     file, variables = tmp_path / "outbox.db", {"HUB_BOT_KEY": hub.keys[Role.BOT]}
     away = await begin("emit", "--address", "127.0.0.1:1", "--outbox", str(file), "-", variables=variables)
     answer = await ended(away, json_lines(numbered(1), numbered(2)))
@@ -666,7 +666,7 @@ async def test_emit_needs_a_key_of_a_bot(hub: RunningHub) -> None:
 
 
 async def test_an_admin_tails_an_integration(hub: RunningHub) -> None:
-    """With --integration and an admin's key: its view, a line an event, with who looked and why in the audit trail."""
+    """With --integration and an admin's key: its view, one line an event; the audit trail has admin and reason."""
     integration, _ = await hub.register("TICKET_STATS")
     await hub.emit(closed(3, id="c1"))
     words = ("--integration", integration.integration_id, "--reason", "a complaint", "--from", "earliest", "--json")

@@ -195,7 +195,7 @@ def unread(message: Message) -> Iterator[Message]:
 
 
 def test_the_published_set_keeps_the_comments(published: Any) -> None:  # noqa: ANN401  see above
-    """Everything of ours in it stands with the sentences before it, as in the protos: other languages show them."""
+    """All of our elements have their comments, as in the protos: generators for other languages show them."""
     comments = {
         place.leading_comments.strip().partition("\n")[0]
         for file in published.file

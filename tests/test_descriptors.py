@@ -93,7 +93,7 @@ def unused_port() -> int:
 
 
 def test_log_lines_beyond_the_queue_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer is never held up; what was lost is counted, and told once the lines are read again."""
+    """A writer never waits; lost lines are counted, and reported once the log is read again."""
     with pipe() as (reader, writer):
         fill(reader, writer)
         file = BackgroundFile(writer, max_waiting=1_000)
@@ -209,7 +209,7 @@ async def test_create_key_makes_no_key_that_it_cannot_print(tmp_path: Path, wher
 
 
 async def test_a_full_standard_output_ends_the_start(tmp_path: Path) -> None:
-    """Nobody reads the pipe: the start says so after a while, instead of waiting with keys that nobody has seen."""
+    """The pipe is not read: the start fails after a while, instead of waiting with keys that cannot be printed."""
     with pipe() as (reader, writer):
         fill(reader, writer)
         command = [*COMMAND, "init"]

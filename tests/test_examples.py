@@ -39,7 +39,7 @@ async def test_an_example_ends_when_its_output_is_closed(hub: RunningHub, name: 
 
 @pytest.mark.parametrize("name", ["integration.py", "bot.py"])
 async def test_an_address_without_a_port_is_refused(name: str, tmp_path: Path) -> None:
-    """It is refused at once, from the variable too: gRPC itself would go on trying another port."""
+    """At once, also from the variable: gRPC itself would keep trying another port."""
     ended = await run(
         [sys.executable, str(EXAMPLES / name)], tmp_path, {"HUB_ADDRESS": "localhost", "HUB_KEY": "tkt_x"}
     )
@@ -60,7 +60,7 @@ async def test_the_demo_prints_whole_cells_into_a_pipe() -> None:
 
 
 def test_a_long_cell_is_cut_with_an_ellipsis_on_a_terminal() -> None:
-    """On a terminal the columns stay aligned; an ellipsis stands where something is missing."""
+    """The columns stay aligned."""
     assert fitted("ticket closed, 21 messages", 16, may_cut=True) == "ticket closed…  "
     assert fitted("drop", 16, may_cut=True) == "drop            "
     assert fitted("ticket closed, 21 messages", 16, may_cut=False) == "ticket closed, 21 messages  "

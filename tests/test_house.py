@@ -179,7 +179,7 @@ def test_files_and_functions_are_short(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=below)
 def test_every_ignored_rule_has_its_reason(file: Path) -> None:
-    """An ignore tells why beside it, or stands below one of the same file that does."""
+    """The reason is on the same line, or on an earlier line of the file that ignores the same rule."""
     reasons: set[str] = set()
     for line in file.read_text().splitlines():
         _, mark, rest = line.partition("# noqa: ")

@@ -97,7 +97,7 @@ async def test_the_node_example_shows_what_its_scopes_permit(hub: RunningHub, no
 
 
 async def test_the_node_example_resumes_at_its_cursor(hub: RunningHub, node: str) -> None:
-    """Told to stop it shows a cursor; started with that it shows what came meanwhile, once."""
+    """When stopped it prints a cursor; started with that it shows the events since, once."""
     _, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY")
     async with running(node, hub, reader.key, "latest") as terminal:
         await terminal.line("ready")
@@ -125,7 +125,7 @@ async def test_the_node_example_stops_at_a_permanent_failure(hub: RunningHub, no
 
 
 async def test_the_node_example_resumes_at_its_commit(hub: RunningHub, node: str) -> None:
-    """Started again without a place it shows what came meanwhile and nothing twice: the hub has kept its cursor."""
+    """Started again without a cursor it shows the events since its commit, none twice."""
     _, reader = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY")
     async with running(node, hub, reader.key) as terminal:
         await terminal.line("ready")
@@ -140,7 +140,7 @@ async def test_the_node_example_resumes_at_its_commit(hub: RunningHub, node: str
 
 
 async def test_the_node_example_obeys_the_retry_delay(start_hub: StartHub, node: str) -> None:
-    """Refused for want of room, with a time to come again, it tells the reason, waits, and is served in the end."""
+    """Refused with a retry delay it prints the reason, waits, and is served in the end."""
     hub = await start_hub(max_streams=1)
     _, first = await hub.register("MEMBER_VERIFIED")
     _, reader = await hub.register("MEMBER_VERIFIED")
@@ -154,7 +154,7 @@ async def test_the_node_example_obeys_the_retry_delay(start_hub: StartHub, node:
 async def test_the_node_example_ignores_proxies_of_the_environment(
     hub: RunningHub, node: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where variables name a proxy (here one that is not there) the key goes to the hub on this machine directly."""
+    """Variables name a proxy that does not exist: the key goes to the hub directly."""
     for name in ("grpc_proxy", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     _, reader = await hub.register("MEMBER_VERIFIED")

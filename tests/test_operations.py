@@ -16,7 +16,7 @@ def events() -> set[str]:
 
 
 def test_every_line_of_the_log_is_explained() -> None:
-    """The table "What to watch in the log" has each; one with a colon may stand there by what is before it."""
+    """The table "What to watch in the log" has each; for one with a colon, the part before it is enough."""
     table = (ROOT / "docs" / "operations.md").read_text().partition("## What to watch")[2].partition("\n## ")[0]
     named = {name.removesuffix(" ...") for name in re.findall(r"`([^`]+)`", table)}
     assert len(events()) > 10

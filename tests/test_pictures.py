@@ -20,7 +20,7 @@ def test_the_flow_picture_is_up_to_date(theme: str) -> None:
 
 @pytest.mark.parametrize("picture", DRAWN, ids=lambda path: path.name)
 def test_a_picture_is_self_contained(picture: Path) -> None:
-    """Each is well-formed, has a title for those who cannot see it, and names no other file or address."""
+    """It is well-formed, has a title for screen readers, and refers to no other file or address."""
     root = ET.fromstring(picture.read_text())  # noqa: S314  our own file
     assert root.findtext("{http://www.w3.org/2000/svg}title")
     rest = picture.read_text().replace("http://www.w3.org/2000/svg", "")
@@ -35,6 +35,6 @@ def test_the_demo_picture_shows_a_revoked_scope() -> None:
 
 
 def test_readme_shows_every_picture() -> None:
-    """No picture is drawn that nobody sees, and none is shown that does not exist."""
+    """Every picture is shown, and every shown picture exists."""
     named = set(re.findall(r"docs/pictures/[\w-]+\.svg", (ROOT / "README.md").read_text()))
     assert named == {str(path.relative_to(ROOT)) for path in DRAWN}

@@ -183,7 +183,7 @@ async def test_a_refused_rotation_changes_nothing(
 
 
 async def test_a_store_in_use_is_not_rotated(tmp_path: Path) -> None:
-    """The hub that serves goes on; there has to be a store, with keys."""
+    """The running hub continues; a rotation needs a store with keys."""
     assert "there is no store" in (await rotate(tmp_path)).complaint
     async with serving(cwd=tmp_path) as hub:
         assert "in use by another hub" in (await rotate(tmp_path)).complaint
@@ -241,7 +241,7 @@ async def rotate_by_hand(log: object, before: HubSecret, after: HubSecret) -> No
 
 
 def test_the_log_holds_earlier_secrets_sealed() -> None:
-    """Under the newest one: whoever has it has all of them, and nobody else any."""
+    """Whoever has the newest secret has all of them, and no one else has any."""
     secret = HubSecret(b"a" * 32).followed_by(b"b" * 32, 5).followed_by(b"c" * 32, 7)
     assert secret.earlier == ((b"b" * 32, 7), (b"a" * 32, 5))
     assert not any(one in repr(secret) + repr(secret.record) for one in ("aaaa", "bbbb", "cccc"))
@@ -267,6 +267,6 @@ def test_cursors_of_earlier_secrets_open_as_long_as_they_are_accepted() -> None:
 
 
 def test_a_secret_is_a_text_or_hexadecimal_digits() -> None:
-    """A text of the settings as ever; hexadecimal digits also as the secret that a store made for itself."""
+    """Hexadecimal digits also stand for the secret that a store has made for itself."""
     assert len(derived_secrets("a text")) == 1
     assert derived_secrets("ab" * 32)[1] == bytes.fromhex("ab" * 32)

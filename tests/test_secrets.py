@@ -107,7 +107,7 @@ async def read_back(witness: Witness, admin: Caller, one: dict[str, str]) -> Non
 
 
 async def test_no_secret_is_found_anywhere(tmp_path: Path) -> None:
-    """Through a busy life, a crash and a restart the secrets of all keys stand in the replies that made them alone."""
+    """After many calls, a crash and a restart the secrets of all keys appear only in the replies that made them."""
     witness = Witness()
     async with serving(cwd=tmp_path, HUB_LOG_LEVEL="debug") as hub:
         first = await hub.first_keys()

@@ -55,7 +55,7 @@ def taken_port() -> Iterator[int]:
     ],
 )
 async def test_a_wrong_settings_file_is_reported(tmp_path: Path, text: str, complaint: str) -> None:
-    """A key that there is not, a value of the wrong type or out of bounds, and what is no TOML are named."""
+    """An unknown key, a value of the wrong type or out of bounds, and invalid TOML are named."""
     file = tmp_path / "hub.toml"
     file.write_bytes(text.encode("latin-1"))
     assert (await run_hub("serve", "--config", "hub.toml", cwd=tmp_path)).complaint.startswith(complaint)
@@ -64,7 +64,7 @@ async def test_a_wrong_settings_file_is_reported(tmp_path: Path, text: str, comp
 
 @pytest.mark.parametrize(("name", "why"), [("missing.toml", "No such file or directory"), (".", "Is a directory")])
 async def test_an_unreadable_settings_file_is_reported(tmp_path: Path, name: str, why: str) -> None:
-    """A settings file that is not there, or is none, ends the start with its name and why."""
+    """A missing file, or a directory, ends the start with its name and the reason."""
     assert (await run_hub("serve", cwd=tmp_path, HUB_CONFIG=name)).complaint == f"settings file {name}: {why}"
     assert list(tmp_path.iterdir()) == []
 
@@ -132,7 +132,7 @@ async def test_a_wrong_secret_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_password_in_an_invalid_url_is_not_printed(tmp_path: Path) -> None:
-    """A URL that cannot be read is refused without being repeated: what is wrong may stand in its password."""
+    """An invalid URL is refused without being repeated, as it may hold a password."""
     ended = await run_hub("serve", cwd=tmp_path, HUB_STORAGE="nats://hub:hunter://2@nats-1:4222")
     assert ended.complaint.startswith("storage: must name servers")
     assert "hunter" not in ended.complaint
@@ -140,7 +140,7 @@ async def test_a_password_in_an_invalid_url_is_not_printed(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_start_that_waits_for_its_store_can_be_stopped(tmp_path: Path, number: signal.Signals) -> None:
-    """While nobody answers where the cluster should be, the hub can be stopped at once, with status 0."""
+    """While the cluster does not answer, the hub can be stopped at once, with status 0."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         variables = {"HUB_STORAGE": f"nats://127.0.0.1:{silent.getsockname()[1]}"}
         async with starting("serve", cwd=tmp_path, **variables) as process:
@@ -174,7 +174,7 @@ async def test_the_first_keys_survive_a_cancelled_start(tmp_path: Path, monkeypa
 
 
 async def test_a_port_in_use_is_reported(tmp_path: Path, taken_port: int) -> None:
-    """A port that somebody has is named; the first keys are not used up by a start that could not show them."""
+    """The error names the port; the first keys are not used up by a start that could not print them."""
     address = f"127.0.0.1:{taken_port}"
     assert address in (await run_hub("serve", "--listen", address, cwd=tmp_path)).complaint
     async with serving(cwd=tmp_path) as hub:
@@ -192,7 +192,7 @@ async def test_invalid_tls_files_are_reported(tmp_path: Path) -> None:
 
 
 async def test_a_data_directory_in_use_is_refused(tmp_path: Path) -> None:
-    """A second hub on the same directory is refused and told who holds it; the first goes on undisturbed."""
+    """A second hub on the directory is refused with the name of the first, which continues."""
     async with serving(cwd=tmp_path) as hub:
         key = (await hub.first_keys())["HUB_ADMIN_KEY"]
         complaint = (await run_hub("serve", "--listen", "127.0.0.1:0", cwd=tmp_path)).complaint

@@ -96,7 +96,7 @@ def test_records_are_read_back() -> None:
 
 
 async def test_a_latch_releases_callers_at_their_position() -> None:
-    """Callers wait for different positions; one that is cancelled holds up nobody, and none goes back."""
+    """Callers wait for different positions; a cancelled one delays no other, and positions never go back."""
     latch = PositionLatch()
     near, far, gone = (asyncio.ensure_future(latch.wait(position)) for position in (2, 3, 2))
     await asyncio.sleep(0)

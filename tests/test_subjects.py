@@ -35,7 +35,7 @@ def test_every_field_that_names_a_user_is_marked() -> None:
 
 
 def test_an_event_is_about_its_guild_and_the_users_that_it_names() -> None:
-    """Every kind of event; one that names nobody is about its guild alone."""
+    """Every kind of event; one that names no user is about its guild only."""
     assert list(users_of(entry(ticket("t")))) == [CREATOR]
     assert list(users_of(entry(verified("v")))) == [7001]
     assert list(users_of(entry(closed("c")))) == []
@@ -44,7 +44,7 @@ def test_an_event_is_about_its_guild_and_the_users_that_it_names() -> None:
 
 
 def test_an_event_with_withheld_users_is_not_about_them() -> None:
-    """A field that is withheld names nobody to those from whom it is withheld; ids are compared as a whole."""
+    """For a reader without the field the event names no user; ids are compared as a whole."""
     seen = entry(verified("v"))
     user = Subject(SubjectKind.USER, 7001)
     assert concerns(seen, user)

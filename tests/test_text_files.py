@@ -62,7 +62,7 @@ def test_the_secret_file_may_have_a_byte_order_mark(tmp_path: Path, encoding: st
 
 
 def test_nats_credentials_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
-    """The file that says who the hub is towards NATS."""
+    """The file of `nats_credentials`."""
     file = tmp_path / "hub.creds"
     Realm().let_in(file)
     plain = Credentials(file).jwt()

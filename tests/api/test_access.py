@@ -161,7 +161,7 @@ def texts_with_a_wrong_key(key: str) -> list[str]:
 
 
 async def test_missing_malformed_unknown_and_forged_keys_are_refused(start_hub: StartHub) -> None:
-    """A missing key is said to be missing; malformed, unknown and forged keys get the same text."""
+    """A missing key gets KEY_MISSING; malformed, unknown and forged keys all get the same text."""
     hub = await start_hub(max_failed_authentications=10_000)
     call: Any = hub.channel.unary_unary("/tickets.hub.v1.DirectoryService/ListScopes", None, None)
     for metadata in texts_without_a_key(hub.bot.key).values():

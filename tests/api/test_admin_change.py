@@ -62,7 +62,7 @@ async def test_update_needs_an_id(hub: RunningHub) -> None:
 
 
 async def test_update_without_a_mask_changes_what_is_set(hub: RunningHub) -> None:
-    """An empty mask stands for all fields that are set (AIP-134)."""
+    """An empty mask means all fields that are set (AIP-134)."""
     before, _ = await hub.register("TICKET_CREATED", endpoint_url="https://stats.example/hook")
     after = await update(hub, before, description="Other words.", guild_access=GUILD_ACCESS_INSTALLED)
     assert (after.description, after.guild_access) == ("Other words.", GUILD_ACCESS_INSTALLED)
@@ -136,7 +136,7 @@ async def test_an_outdated_etag_refuses_the_change(hub: RunningHub, method: str)
 
 
 async def test_an_update_checks_the_etag_of_request_and_resource(hub: RunningHub) -> None:
-    """UpdateIntegration checks the etag of the request, and the one that the integration brought along."""
+    """Both the etag of the request and that of the integration in it count."""
     before, _ = await hub.register("TICKET_CREATED")
     now = await update(hub, before, display_name="New")
     stale = Integration(integration_id=now.integration_id, display_name="Stale", etag=before.etag)
@@ -155,7 +155,7 @@ async def test_using_a_key_does_not_change_the_etag(hub: RunningHub) -> None:
 
 
 async def test_of_concurrent_updates_with_one_etag_one_wins(hub: RunningHub) -> None:
-    """Admins who all read the same and change it at once: one change happens, the others fail and say to read again."""
+    """Many admins change one version at once: one change happens, the others fail with the advice to read again."""
     before, _ = await hub.register("TICKET_CREATED")
     new = [Integration(integration_id=before.integration_id, display_name=f"n{n}", etag=before.etag) for n in range(30)]
     calls = [ask(hub.admin, "UpdateIntegration", integration=one) for one in new]

@@ -208,7 +208,7 @@ async def test_an_admin_key_that_expires_soon_does_not_count_as_the_last_one(sta
 
 
 async def test_two_admins_cannot_revoke_each_other(hub: RunningHub) -> None:
-    """Two admins who revoke each other's key at the same moment leave one of them."""
+    """Of two concurrent revocations of each other's key one fails."""
     other = (await ask(hub.admin, "CreateServiceKey", role=ROLE_ADMIN, display_name="the other")).key
     own, caller = hub.admin.key.split("_")[2], hub.caller(other.secret)
     calls = ask(hub.admin, "RevokeKey", key_id=other.key_id), ask(caller, "RevokeKey", key_id=own)

@@ -112,7 +112,7 @@ async def test_register_refuses_bad_scopes(
 
 
 async def test_every_bad_field_is_named_at_once(hub: RunningHub) -> None:
-    """A caller who makes three mistakes reads of three."""
+    """A request with three mistakes is refused with three violations."""
     fields = registration(display_name="", owner_user_id="x", support_url="x")
     named = await violations(ask(hub.admin, "RegisterIntegration", **fields))
     assert sorted(named) == ["display_name", "owner_user_id", "support_url"]

@@ -71,7 +71,7 @@ async def in_time(hub: RunningHub) -> int:
 
 
 def test_addresses_share_the_slots_and_are_forgotten() -> None:
-    """Five addresses use all slots; the sixth waits until one leaves, and nothing is kept of those who left."""
+    """Five addresses use all slots; the sixth waits until one leaves; addresses that left use no memory."""
     limit = AnonymousStreamLimit(5)
     with ExitStack() as stack:
         for number in range(5):

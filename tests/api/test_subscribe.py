@@ -48,7 +48,7 @@ async def read_out(hub: RunningHub, clock: FakeClock, holder: str, reader: Calle
 
 
 async def test_the_first_frame_is_ready_and_describes_the_stream(start_hub: StartHub) -> None:
-    """Ready tells scopes, withheld fields, the interval that was asked for, the retention, and the key."""
+    """Ready has the scopes, withheld fields, effective interval, retention and key."""
     hub = await start_hub(retention=7_200, dedupe_window=60, heartbeat_interval=9)
     integration, reader = await hub.register("MEMBER_VERIFIED", "DROP_CLAIMED")
     keys = await ask(hub.admin, "AdminService/ListKeys", integration_id=integration.integration_id)

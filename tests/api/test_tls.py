@@ -65,7 +65,7 @@ async def test_a_hub_with_a_certificate_speaks_only_tls(start_hub: StartHub, fil
 
 
 async def test_with_a_client_authority_clients_need_a_certificate(start_hub: StartHub, files: Files) -> None:
-    """Only clients with a certificate of the authority get through; the key is asked for as ever."""
+    """Only clients with a certificate of the authority connect; they need a key as well."""
     hub = await start_hub(**files.settings)
 
     def shown(client: Certified | None) -> grpc.ChannelCredentials:
@@ -124,7 +124,7 @@ async def test_a_certificate_that_cannot_be_read_is_named(files: Files, tmp_path
 
 @pytest.mark.parametrize("name", ["tls_certificate", "tls_key", "tls_client_ca"])
 async def test_a_file_that_is_no_certificate_is_refused(files: Files, tmp_path: Path, name: str) -> None:
-    """A file with something else in it ends in one line, not in a hub that nobody can reach."""
+    """The start ends with one line, instead of a hub that no client can reach."""
     (tmp_path / "wrong.pem").write_text("no certificate")
     flags = files.settings | {name: tmp_path / "wrong.pem", "data_dir": tmp_path / "data", "listen": "127.0.0.1:0"}
     with pytest.raises(StartError, match=r"wrong\.pem|certificate"):

@@ -90,7 +90,7 @@ async def test_a_call_cancelled_by_its_own_caller_is_not_retried(hub: ScriptedHu
 
 
 async def test_a_call_in_flight_learns_that_its_client_was_closed(hub: ScriptedHub) -> None:
-    """GRPC raises a cancellation although nobody cancelled the task: the client says what happened."""
+    """GRPC raises a cancellation although the task was not cancelled: the client says what happened."""
     hub.blocked.clear()
     client = AsyncClient(hub.address, "tkt_key", policy=POLICY)
     mine = unnamed()

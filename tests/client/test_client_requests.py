@@ -68,7 +68,7 @@ def test_a_start_time_needs_a_time_zone() -> None:
 
 @pytest.mark.parametrize("scope", ["tickets", "", "SCOPE_UNSPECIFIED", "SCOPE_TICKETS", 0, 99])
 def test_an_unknown_scope_is_refused_before_anything_is_sent(scope: str | int) -> None:
-    """A typing error is a local matter; the message names what there is."""
+    """The error names the known scopes."""
     with pytest.raises(ValueError, match="ticket_created"):
         subscribe_request({"scopes": [scope]})
 

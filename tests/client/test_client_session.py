@@ -160,7 +160,7 @@ def test_goodbye_without_reconnect_ends_the_subscription() -> None:
 
 
 def test_a_goodbye_does_not_affect_the_next_stream() -> None:
-    """What one stream said of its end says nothing of the next one's."""
+    """Its delay and its `reconnect` are those of its own stream only."""
     s = session()
     s.request()
     s.received(goodbye("c1", delay=3))

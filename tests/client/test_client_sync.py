@@ -179,7 +179,7 @@ def test_frames_hold_the_watchdog_off(hub: Hub) -> None:
 
 
 def test_a_slow_caller_is_not_taken_for_a_silent_hub(hub: Hub) -> None:
-    """Nobody reads meanwhile, so that nothing can be missed."""
+    """While the caller does not read, silence does not count."""
     subscription = hub.client.subscribe(on_notice=hub.notices.append)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(next, subscription)
@@ -487,7 +487,7 @@ def test_a_wait_of_the_real_clock_can_be_interrupted() -> None:
 
 
 def test_an_unreferenced_subscription_is_collected(hub: Hub) -> None:
-    """The client keeps no subscription alive that nobody reads."""
+    """The client keeps no reference to a subscription that the program has dropped."""
     gone = weakref.ref(hub.client.subscribe())
     gc.collect()
     assert gone() is None

@@ -84,6 +84,6 @@ def test_another_body_and_a_forgery_do_not_verify() -> None:
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "secret", "whsec_%%%", "c2VjcmV0"])
 def test_an_invalid_secret_raises_value_error(secret: str) -> None:
-    """It is said at once, and is not taken for a wrong signature."""
+    """It is not reported as a wrong signature."""
     with pytest.raises(ValueError, match="whsec_"):
         webhooks.verify(signed(), BODY, secret)

@@ -47,7 +47,7 @@ def answer(count: int) -> BatchEmitEventsResponse:
 
 
 def test_a_call_carries_the_emitter_and_its_numbers() -> None:
-    """Each event is judged alone, and is unique by its number."""
+    """The call is independent, so each event is checked alone, and its number makes it unique."""
     request = batch(3).request()
     assert [event.id for event in request.events] == ["e0", "e1", "e2"]
     assert (request.independent, request.emitter.emitter_id, request.emitter.first_sequence) == (True, "outbox-a", 7)

@@ -79,7 +79,7 @@ def test_many_calls_at_once_are_no_leak(program: Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("ending", ["mts", "cts"])
 def test_a_strict_program_is_typed(program: Path, ending: str) -> None:
-    """Events are told apart by their payload, and what is wrong with a request is an error of the compiler."""
+    """Events are discriminated by their payload, and a wrong request is a compiler error."""
     (program / f"program.{ending}").write_text(TYPED)
     types = ("--typeRoots", CLIENT / "node_modules" / "@types", "--types", "node")
     run(

@@ -103,7 +103,7 @@ async def test_a_known_id_with_the_same_body_is_a_duplicate(log: Log) -> None:
 
 
 async def test_new_entries_beside_a_duplicate_are_stored(log: Log) -> None:
-    """Known ids are marked and the rest is stored, in one call; also where the id stands twice in it."""
+    """Known ids are marked and the rest is stored, in one call; also if the id occurs twice in it."""
     await log.append([event("a")])
     results = await log.append([event("b"), event("a"), event("b"), event("c")])
     assert [(r.position, r.duplicate) for r in results] == [(2, False), (1, True), (2, True), (3, False)]
@@ -575,7 +575,7 @@ async def test_trim_neither_goes_back_nor_beyond_the_end(log: Log) -> None:
 
 
 async def test_positions_and_times_continue_after_everything_was_trimmed(store: Store) -> None:
-    """After all entries are gone and the store is opened again, positions and times go on where they were."""
+    """All entries are trimmed and the store is reopened: positions and times continue."""
     log = await store.open()
     await log.append([event("a", time=77), event("b", time=88)])
     await log.trim(3, 10)
@@ -727,7 +727,7 @@ async def test_close_completes_appends_in_flight(store: Store) -> None:
 
 
 async def test_a_cancelled_close_still_closes_the_store(store: Store) -> None:
-    """However far the caller waited, the store is let go of and can be opened again."""
+    """However far close() had got, the store is released and can be opened again."""
     for steps in range(8):
         log = await store.open()
         await log.append([event(f"{steps}")])

@@ -38,7 +38,7 @@ LOSE = "DELETE FROM entries WHERE id = ?"
 
 @pytest.mark.parametrize("statement", [FLIP, MOVE, TURN, LOSE])
 async def test_a_damaged_event_is_a_gap(hub: RunningHub, statement: str) -> None:
-    """The events around it arrive, in order, and a Gap with its cause stands between them; health says so."""
+    """The events around it arrive in order, with a Gap and its cause between them; health reports the damage."""
     _, reader = await hub.register("TICKET_CREATED")
     names = ids("e", 6)
     await emit(hub, names)

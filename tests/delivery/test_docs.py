@@ -43,7 +43,7 @@ def statuses() -> dict[str, str]:
 
 
 def test_every_reason_is_documented_with_its_status() -> None:
-    """A reason that is missing, or stands at another status, would send a client the wrong way."""
+    """A missing reason, or one with another status, would mislead a client."""
     known = statuses()
     told = {reason: status for status, reasons in rows() for reason in reasons}
     assert {reason: known[reason] for reason in told} == told

@@ -94,7 +94,7 @@ async def test_a_wrong_number_of_events_fails_the_whole_call(hub: RunningHub, co
 
 
 async def test_a_batch_that_is_not_independent_is_all_or_nothing(hub: RunningHub) -> None:
-    """A batch that does not ask for it is all or none, as ever."""
+    """One invalid event refuses the whole batch."""
     before = hub.hub.feed.through
     for bad in (ticket("bad", "12a"), closed("a")):
         error = await fails(hub.bot.call(BATCH, BatchEmitEventsRequest(events=[ticket("a"), bad])))
@@ -167,7 +167,7 @@ async def test_concurrent_copies_of_a_full_batch_are_stored_once(hub: RunningHub
 
 
 async def test_emitter_numbers_survive_a_restart(start_hub: StartHub) -> None:
-    """They are in the log, with their events: another hub on it goes on with them."""
+    """They are in the log, with their events: the next hub on it continues with them."""
     first = await start_hub()
     await send_numbered(first, "bot", 1, ticket("a"), ticket("b"))
     await first.close()
@@ -178,7 +178,7 @@ async def test_emitter_numbers_survive_a_restart(start_hub: StartHub) -> None:
 
 
 async def test_the_most_idle_emitter_is_forgotten_beyond_100(hub: RunningHub) -> None:
-    """A hundred are known; one more is taken, too, and the first is a stranger again who may begin from 1."""
+    """The hub knows a hundred; one more replaces the first, which may begin again from 1."""
     for number in range(MAX_EMITTERS + 1):
         await send_numbered(hub, f"bot-{number}", 1, ticket(f"e{number}"))
     error = await fails(send_numbered(hub, "bot-0", 2, ticket("x")))

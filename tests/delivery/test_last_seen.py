@@ -102,7 +102,7 @@ async def test_a_reader_that_has_everything_has_no_lag(hub: RunningHub) -> None:
 
 
 async def test_the_lag_of_a_committed_reader_counts_from_its_commit(hub: RunningHub) -> None:
-    """It goes on there, whatever else was delivered to it."""
+    """It will resume there, whatever else was delivered to it."""
     _, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("e", 10))
     stream = await reader.subscribe(earliest={}, max_batch_size=1)
@@ -229,7 +229,7 @@ async def test_a_deleted_subscription_leaves_nothing_behind(start_hub: StartHub)
 
 
 async def test_deleting_an_integration_deletes_its_subscriptions(start_hub: StartHub) -> None:
-    """Committed ones, too: nobody will ever read with them again."""
+    """Committed ones, too: no reader can use them any more."""
     clock = FakeClock()
     hub = await start_hub(clock, retention=DAY)
     integration, reader = await hub.register("TICKET_CREATED")

@@ -181,7 +181,7 @@ async def rotate(hub: RunningHub, integration: integration_pb2.Integration, seco
 
 
 async def test_streams_of_the_old_key_last_until_the_overlap_ends(hub: RunningHub) -> None:
-    """They go on, learn when their key ends, then end with KEY_EXPIRED; those of the new key go on."""
+    """They continue, learn when their key ends, then end with KEY_EXPIRED; streams of the new key continue."""
     integration, old = await hub.register("TICKET_CREATED")
     stream = await old.subscribe(heartbeat_interval={"seconds": 1})
     assert not stream.frames[0].ready.HasField("key_expire_time")

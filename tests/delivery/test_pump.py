@@ -12,7 +12,7 @@ from tests.support.streams import names_until
 
 
 async def test_the_pump_calls_every_listener(hub: RunningHub) -> None:
-    """Each hears of a change, in their order, before the events of the batch are published."""
+    """Each learns of a change, in order, before the events of the batch are published."""
     integration, _ = await hub.register("TICKET_CREATED")
     feed = hub.hub.feed
     await emit(hub, ["a"])

@@ -135,7 +135,7 @@ async def test_a_cursor_that_predates_a_restore_is_expired(hub: RunningHub) -> N
 
 
 async def test_an_admin_lists_subscriptions_with_their_lag(hub: RunningHub) -> None:
-    """ListSubscriptions tells key, connection and lag over all integrations, in pages."""
+    """ListSubscriptions has key, connection and lag, over all integrations, in pages."""
     readers = [await hub.register("TICKET_CREATED") for _ in range(3)]
     streams = [await reader.subscribe() for _, reader in readers]
     await emit(hub, ["seen"])

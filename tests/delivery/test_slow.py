@@ -165,7 +165,7 @@ async def test_unread_dropped_streams_are_limited(start_hub: StartHub) -> None:
 async def test_a_client_killed_during_a_frame_is_no_internal_error(
     start_hub: StartHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Clients are killed while they read: nobody has to look into that."""
+    """The log has no incident."""
     logs.configure("info", "json")  # to where capsys looks
     hub = await start_hub()
     _, reader = await hub.register("TICKET_CREATED")

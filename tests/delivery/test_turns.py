@@ -64,14 +64,14 @@ async def test_streams_take_turns_in_order() -> None:
 
 
 async def test_a_single_stream_does_not_wait() -> None:
-    """Where nobody else catches up the work is done at once."""
+    """If no other stream catches up, the work is done at once."""
     turn = Turn(Turns(), lambda: None)
     assert turn.is_mine()
     assert not turn.is_mine()
 
 
 async def test_several_turns_are_granted_in_one_turn_of_the_loop() -> None:
-    """Several streams have their turn in one turn of the event loop; the rest waits, and so does who asks again."""
+    """The other streams wait, and so does a stream that asks again."""
     turns = Turns()
     streams = [Turn(turns, lambda: None) for _ in range(20)]
     granted = [stream.is_mine() for stream in streams]

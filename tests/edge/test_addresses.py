@@ -92,7 +92,7 @@ async def test_callers_behind_a_proxy_are_throttled_separately(start_hub: StartH
 
 
 def test_a_customers_ipv6_addresses_share_their_guesses() -> None:
-    """Whoever has one address of a network has 2^64 of them."""
+    """A caller with one /64 network has 2^64 addresses."""
     throttle, told = Throttle(1, FakeClock()), addresses()
     assert not throttle.wait(told.of(CallFrom("ipv6:%5B2001:db8::1%5D:5")).address)
     assert throttle.wait(told.of(CallFrom("ipv6:%5B2001:db8::2%5D:6")).address)

@@ -146,7 +146,7 @@ async def test_cancelling_before_the_request_is_no_internal_error(
 
 @pytest.mark.parametrize("second", ["Bearer x", "Basic abc", ""])
 async def test_two_authorization_values_are_refused(hub: RunningHub, second: str) -> None:
-    """It cannot be said which of two values counts: a proxy and the hub must not take different ones."""
+    """Otherwise a proxy and the hub could read different ones."""
     for values in ((f"Bearer {hub.bot.key}", second), (second, f"Bearer {hub.bot.key}")):
         caller = hub.caller("")
         caller.metadata = tuple(("authorization", value) for value in values)  # type: ignore[assignment]  # two of them

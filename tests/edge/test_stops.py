@@ -90,7 +90,7 @@ async def test_servers_in_one_loop_find_their_own_serving_tasks() -> None:
 
 
 async def test_a_failed_start_stops_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However late it fails: gRPC serves nobody, and has nothing left to end by itself later."""
+    """However late the start fails, gRPC serves no call, and has nothing left to stop later."""
     with monkeypatch.context() as patch:
         patch.setattr(grpc_core, "takes_calls", lambda _: False)
         with pytest.raises(RuntimeError, match="serving task cannot be found"):

@@ -121,7 +121,7 @@ async def test_a_tail_ends_with_the_key_of_its_admin(hub: RunningHub) -> None:
 
 
 async def test_the_audit_trail_keeps_who_tailed_and_when(hub: RunningHub) -> None:
-    """Each tail is an entry before it shows anything; a refused one is none."""
+    """Each tail has an entry before it shows anything; a refused one has none."""
     integration, _ = await hub.register("TICKET_CREATED")
     who = {"integration_id": integration.integration_id}
     before = len(await trail(hub, integration.integration_id))
@@ -154,7 +154,7 @@ async def test_a_tail_has_no_committed_cursor(hub: RunningHub) -> None:
 
 
 async def test_integrations_see_only_themselves(hub: RunningHub) -> None:
-    """Their own id is taken, another's is as one that does not exist, and a reason is not theirs to give."""
+    """An integration may give its own id; another id is as one that does not exist; it cannot give a reason."""
     integration, reader = await hub.register("TICKET_CREATED")
     other, _ = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(integration_id=integration.integration_id)
@@ -182,7 +182,7 @@ async def test_the_number_of_tails_is_limited(start_hub: StartHub) -> None:
 
 
 async def test_end_stream_gives_a_reason_and_allows_a_reconnect(hub: RunningHub) -> None:
-    """A Goodbye with the reason, then STREAM_ENDED; the place stays, others go on, the trail has it."""
+    """Goodbye with the reason, then STREAM_ENDED; cursor and other streams are unaffected; it is in the trail."""
     integration, reader = await hub.register("TICKET_CREATED")
     stream, other = await reader.subscribe(), await reader.subscribe(subscription_id="other")
     await commit(reader, stream.frames[0].cursor)
@@ -216,7 +216,7 @@ async def test_end_stream_without_a_stream_or_subscription(hub: RunningHub) -> N
 
 
 async def test_an_admin_deletes_a_subscription(hub: RunningHub) -> None:
-    """Its stream ends, its place is gone, and the trail keeps who did it and why."""
+    """Its stream ends, its cursor is gone, and the trail has the admin and the reason."""
     integration, reader = await hub.register("TICKET_CREATED")
     who = {"integration_id": integration.integration_id}
     stream = await reader.subscribe(subscription_id="old")
@@ -235,7 +235,7 @@ async def test_an_admin_deletes_a_subscription(hub: RunningHub) -> None:
 
 
 async def test_an_admin_previews_and_sends_a_test(hub: RunningHub) -> None:
-    """By the integration's view; a test that was sent stands in the trail, a preview changes nothing."""
+    """By the integration's view; a sent test event is in the trail, a preview changes nothing."""
     integration, reader = await hub.register("MEMBER_VERIFIED")
     who = {"integration_id": integration.integration_id}
     verified = event("v", member_verified={"user_id": "7"})
@@ -267,7 +267,7 @@ async def test_an_admin_lists_installations(hub: RunningHub) -> None:
 
 
 async def test_a_directory_entry_is_read_by_its_id(hub: RunningHub) -> None:
-    """As FindIntegrations shows it; one that is not listed reads as one that there is not."""
+    """As FindIntegrations shows it; an unlisted integration is as one that does not exist."""
     integration, reader = await hub.register("TICKET_CREATED")
     who = {"integration_id": integration.integration_id}
     [found] = (await ask(hub.bot, "DirectoryService/FindIntegrations")).integrations
@@ -282,7 +282,7 @@ async def test_a_directory_entry_is_read_by_its_id(hub: RunningHub) -> None:
 
 
 async def test_a_service_key_can_be_renamed(hub: RunningHub) -> None:
-    """By the mask's rules; the key goes on opening the hub, and the trail has both names."""
+    """By the rules of masks; the key still works, and the trail has both names."""
     created = await ask(hub.admin, "AdminService/CreateServiceKey", role=1, display_name="bot of Tuesday")
     key = {"key_id": created.key.key_id}
 

@@ -109,7 +109,7 @@ async def test_an_approval_without_scopes_grants_all_that_were_requested(hub: Ru
 
 
 async def test_only_requested_scopes_can_be_approved(hub: RunningHub) -> None:
-    """A scope that nobody asked for cannot be approved; the application still waits."""
+    """A scope that was not requested cannot be approved; the application stays pending."""
     made = await apply_for(hub, "TICKET_CREATED")
     refusal = await refused(
         hub.admin,
@@ -123,7 +123,7 @@ async def test_only_requested_scopes_can_be_approved(hub: RunningHub) -> None:
 
 
 async def test_a_rejection_needs_a_reason_and_the_owner_sees_it(hub: RunningHub) -> None:
-    """REJECTED with what the admin said, nothing granted, no key to be had, and no way back but a new application."""
+    """REJECTED with the admin's reason, no grants, no keys; only a new application helps."""
     made = await apply_for(hub, "TICKET_CREATED")
     named = {"integration_id": made.integration_id}
     assert (await refused(hub.admin, "AdminService/RejectIntegration", **named)).reason == "INVALID_REQUEST"
@@ -138,7 +138,7 @@ async def test_a_rejection_needs_a_reason_and_the_owner_sees_it(hub: RunningHub)
 
 
 async def test_a_request_for_more_scopes_changes_no_grant(hub: RunningHub) -> None:
-    """RequestScopes changes no grant; an open stream goes on, and gets a notice once an admin has decided."""
+    """An open stream continues, and gets a notice once an admin has decided."""
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe()
     reply = await ask(
@@ -188,7 +188,7 @@ async def test_a_new_request_replaces_the_pending_one(hub: RunningHub) -> None:
 
 
 async def test_only_admins_decide_about_applications(hub: RunningHub) -> None:
-    """The bot and an integration are refused by their role; an id that is nobody's is not found."""
+    """The bot and an integration are refused by their role; an unknown id is not found."""
     made = await apply_for(hub, "TICKET_CREATED")
     _, reader = await hub.register("TICKET_CREATED")
     for who in (hub.bot, reader):

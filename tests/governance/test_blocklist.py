@@ -36,7 +36,7 @@ async def blocklist(hub: RunningHub) -> list[admin_service_pb2.BlockedDeveloper]
 
 
 async def test_a_block_ends_every_stream_of_the_developer_at_once(hub: RunningHub) -> None:
-    """All streams of all they own end with DEVELOPER_BLOCKED, new ones are refused; others go on."""
+    """All streams of their integrations end with DEVELOPER_BLOCKED, new ones are refused; others continue."""
     one, first = await hub.register("TICKET_CREATED")
     two, second = await hub.register("TICKET_CREATED")
     _, another = await hub.register("TICKET_CREATED", owner_user_id=STRANGER)
@@ -132,7 +132,7 @@ async def test_events_of_a_block_are_delivered_afterwards(timed_hub: RunningHub,
 
 
 async def test_a_blocklist_import_is_all_or_nothing(hub: RunningHub) -> None:
-    """Many entries in one call, in its order; one wrong entry, or one user twice, and nobody is blocked."""
+    """One wrong entry, or a duplicate user, and no entry is stored."""
     entries = [{"user_id": str(900 + n), "source": "CyberShield", "reason": f"case {n}"} for n in range(5)]
     wrong: list[list[dict[str, str]]] = [
         [*entries, {"user_id": "12a", "source": "CyberShield", "reason": "x"}],
@@ -171,7 +171,7 @@ async def test_blocking_again_keeps_the_time_and_updates_the_reason(timed_hub: R
 
 
 async def test_a_block_needs_source_reason_and_an_admin(hub: RunningHub) -> None:
-    """Whose word it is and why are part of an entry; neither bot nor integration can make one."""
+    """Source and reason are required; neither bot nor integration can block."""
     for missing in ("user_id", "source", "reason"):
         asks = {"user_id": OWNER, "source": "CyberShield", "reason": "why"} | {missing: ""}
         refusal = await refused(hub.admin, "AdminService/BlockDeveloper", **asks)
@@ -203,7 +203,7 @@ async def test_an_integration_given_to_a_blocked_owner_is_blocked(hub: RunningHu
 
 
 async def test_a_block_survives_a_restart(start_hub: StartHub) -> None:
-    """After a start on the same store the developer is still blocked, with all that was said."""
+    """After a restart the developer is still blocked, with source, reason and time."""
     hub = await start_hub()
     _, reader = await hub.register("TICKET_CREATED")
     entry = await block(hub)

@@ -145,7 +145,7 @@ async def test_the_directory_shows_no_private_fields(hub: RunningHub) -> None:
 
 @pytest.mark.parametrize("key", ["", "tkt_integration_nobody"])
 async def test_the_directory_service_needs_a_key(hub: RunningHub, key: str) -> None:
-    """Everyone with a key may search; without one nobody."""
+    """Any valid key will do."""
     refusal = await refused(hub.caller(key), "DirectoryService/FindIntegrations")
     assert refusal.status == "UNAUTHENTICATED"
 

@@ -33,7 +33,7 @@ async def receivers(who: Caller, guild_id: str, **fields: Any) -> dict[str, Any]
 
 
 async def test_a_guild_excludes_an_integration_that_gets_everything(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """Nothing of the guild comes any more, live or in a replay, old or new; others go on; lifting starts at itself."""
+    """It gets nothing of the guild any more, live or in a replay; lifting the exclusion covers later events."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
     one = integration.integration_id
@@ -52,10 +52,10 @@ async def test_a_guild_excludes_an_integration_that_gets_everything(timed_hub: R
     assert await replayed(hub, clock, reader, one) == ["elsewhere", "again"]
 
 
-async def test_an_exclusion_outlives_a_restart_and_a_change_of_guild_access(
+async def test_an_exclusion_survives_a_restart_and_a_change_of_guild_access(
     start_hub: StartHub, clock: FakeClock
 ) -> None:
-    """It is state; who uninstalled while installation was needed is not delivered to once it is not needed any more."""
+    """It is state; a guild that uninstalled stays excluded when installations are no longer needed."""
     hub = await start_hub(clock, write_deadline=1e9)
     integration, reader = await hub.register("TICKET_CREATED", guild_access=INSTALLED)
     one = integration.integration_id
@@ -123,7 +123,7 @@ async def test_list_guild_integrations_lists_every_recipient(hub: RunningHub) ->
 
 
 async def test_list_guild_integrations_follows_every_change(hub: RunningHub) -> None:
-    """Who does not receive is not listed; a guild that has to agree again is marked; sharing off lists nobody."""
+    """Only recipients are listed; a guild that has to agree again is marked; with sharing off the list is empty."""
     integration, _ = await hub.register("TICKET_CREATED")
     one = integration.integration_id
     await install(hub, one, "51")
@@ -159,7 +159,7 @@ async def test_list_guild_integrations_is_paged(hub: RunningHub) -> None:
 
 
 async def test_decisions_of_guilds_are_in_the_audit_trail(hub: RunningHub) -> None:
-    """An exclusion and a word about sharing are changes like any other."""
+    """Exclusions and changes of sharing are audited like any other change."""
     integration, _ = await hub.register("TICKET_CREATED")
     await uninstall(hub, integration.integration_id, "51")
     await share(hub, "51", OFF)
@@ -175,7 +175,7 @@ async def test_decisions_of_guilds_are_in_the_audit_trail(hub: RunningHub) -> No
 
 
 async def test_invalid_guild_requests_name_their_field(hub: RunningHub) -> None:
-    """A guild that is none, a sharing that is none, an admin's key where the bot has to speak for a guild's admin."""
+    """An invalid guild, an invalid sharing, and an admin's key without the guild's admin."""
     bad: list[tuple[dict[str, Any], str]] = [
         ({"guild_id": "51x", "acting_user_id": "7", "sharing": OFF}, "guild_id"),
         ({"guild_id": "51", "sharing": OFF}, "acting_user_id"),

@@ -39,7 +39,7 @@ async def everything(hub: RunningHub, clock: FakeClock, reader: Caller, integrat
 
 
 async def test_consent_records_admin_time_and_scopes(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """Who agreed, when, to which scopes; agreeing again changes admin, time and scopes, not since when it is on."""
+    """Agreeing again changes admin, time and scopes, but not the time of the installation."""
     hub = timed_hub
     integration, _ = await hub.register("TICKET_CREATED", "TICKET_STATS")
     one = integration.integration_id
@@ -106,7 +106,7 @@ async def test_events_are_delivered_between_installation_and_removal(timed_hub: 
 
 
 async def test_added_scopes_need_a_new_consent(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """A scope granted later reaches a guild from its new consent on, never back; what it had agreed to goes on."""
+    """A scope granted later counts from the guild's new consent; earlier scopes are unaffected."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED", guild_access=INSTALLED)
     one = integration.integration_id
@@ -215,7 +215,7 @@ async def test_consent_is_limited_to_granted_scopes(hub: RunningHub) -> None:
 
 
 async def test_only_active_integrations_can_be_installed(hub: RunningHub) -> None:
-    """Each state but ACTIVE, and a blocked developer, is refused with its own reason; nobody's id is not found."""
+    """Other states, and a blocked developer, are refused with their own reasons; an unknown id is not found."""
     pending = await apply_for(hub, "TICKET_CREATED")
     active, _ = await hub.register("TICKET_CREATED")
     asks = {"guild_id": "51", "acting_user_id": GUILD_ADMIN}

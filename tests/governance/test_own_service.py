@@ -36,7 +36,7 @@ CALLS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("method", CALLS)
 async def test_foreign_and_unknown_ids_get_the_same_error(hub: RunningHub, method: str) -> None:
-    """With an integration's key an id that is another's and one that is nobody's differ in nothing but the id."""
+    """With an integration's key the errors for another's id and for an unknown id differ only in the id."""
     other, _ = await hub.register("TICKET_CREATED")
     _, reader = await hub.register("TICKET_CREATED")
     anothers, nobodys = [
@@ -139,7 +139,7 @@ async def test_a_profile_update_follows_its_mask(hub: RunningHub) -> None:
 
 @pytest.mark.parametrize("path", ["owner_user_id", "guild_access", "state", "grants", "etag", "integration_id", "none"])
 async def test_a_developer_can_change_only_the_profile(hub: RunningHub, path: str) -> None:
-    """Owner, guild access, state and grants are not theirs to change; the refusal tells what is."""
+    """Owner, guild access, state and grants cannot be changed; the refusal names the fields that can."""
     before, reader = await hub.register("TICKET_CREATED")
     asks = {"integration": {"owner_user_id": STRANGER, "guild_access": 1}, "update_mask": {"paths": [path]}}
     refusal = await refused(reader, "DeveloperService/UpdateProfile", **asks)
@@ -202,7 +202,7 @@ async def test_only_own_keys_can_be_revoked(hub: RunningHub) -> None:
 
 
 async def test_a_suspended_integration_can_read_and_a_deleted_one_cannot(hub: RunningHub) -> None:
-    """With its own key a suspended integration reads why; a deleted one's key opens nothing; the bot still tells."""
+    """Its own key reads the reason of a suspension; after a deletion only the bot can read it."""
     integration, reader = await hub.register("TICKET_CREATED")
     named = {"integration_id": integration.integration_id}
     await ask(hub.admin, "AdminService/SuspendIntegration", **named, reason="too many complaints")
@@ -231,7 +231,7 @@ async def test_a_blocked_developer_can_only_read_and_revoke_keys(hub: RunningHub
 
 
 async def test_a_former_owner_gets_no_key(hub: RunningHub) -> None:
-    """The integration changes hands while the call waits: its owner is judged again at the newest record."""
+    """The integration changes hands while the call waits: the owner is checked against the newest record."""
     integration, _ = await hub.register("TICKET_CREATED")
     named = {"integration_id": integration.integration_id}
     async with changes_wait(hub, INTEGRATION.key(integration.integration_id)) as waiting:

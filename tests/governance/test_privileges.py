@@ -134,7 +134,7 @@ async def test_thirty_days_without_use_are_a_finding(timed_hub: RunningHub, cloc
 
 
 async def test_unused_time_counts_from_the_creation(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """A key, and an integration, that nobody ever used are found after thirty days, since they were made."""
+    """A key and an integration that were never used are findings thirty days after their creation."""
     hub = timed_hub
     integration, _ = await hub.register("TICKET_CREATED")
     clock.wall_offset += 31 * DAY
@@ -145,7 +145,7 @@ async def test_unused_time_counts_from_the_creation(timed_hub: RunningHub, clock
 
 
 async def test_unused_and_old_service_keys_are_findings(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """The bot's key that nobody uses, and keys older than a year: no integration, and what to do about it."""
+    """An unused key of the bot, and keys older than a year, each with what to do."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
     bot, admin = (who.key.split("_")[2] for who in (hub.bot, hub.admin))
@@ -241,7 +241,7 @@ async def test_pages_of_findings_are_stable_while_findings_change(hub: RunningHu
 
 
 async def test_a_new_grant_is_no_finding_for_a_week(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """A grant is no finding for a week after it was given, at first or later, and one that is a week old is."""
+    """Neither a first nor a later grant; after a week it is one."""
     hub = timed_hub
     integration, _ = await hub.register("TICKET_CREATED")
     one = integration.integration_id
@@ -258,7 +258,7 @@ async def test_a_new_grant_is_no_finding_for_a_week(timed_hub: RunningHub, clock
 async def test_an_integration_has_a_week_after_a_suspension_or_block(
     timed_hub: RunningHub, clock: FakeClock, how: str
 ) -> None:
-    """After a suspension or a block of 40 days nothing is said to be unused until a week of being open has passed."""
+    """After 40 days of suspension or block nothing counts as unused for another week."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
     one, owner = integration.integration_id, integration.owner_user_id

@@ -29,7 +29,7 @@ def withheld(reply: Preview) -> list[tuple[str, list[str]]]:
 
 
 async def test_a_preview_shows_what_would_arrive(hub: RunningHub) -> None:
-    """The previewed event is, but for id and times, the one that a stream then brings; nothing of it is stored."""
+    """Apart from id and times the previewed event is the one that a stream delivers; nothing is stored."""
     integration, reader = await hub.register("MEMBER_VERIFIED")
     stream = await reader.subscribe()
     shown = await preview(hub, integration.integration_id, verified("v1"))
@@ -68,7 +68,7 @@ async def test_a_preview_works_for_an_application(hub: RunningHub) -> None:
 
 
 async def test_a_preview_respects_consent(hub: RunningHub) -> None:
-    """Where guilds install it: nothing of one that did not, and only what another agreed to, with the reason."""
+    """If guilds have to install it: nothing of one that did not, and only what another agreed to, with the reason."""
     integration, _ = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY", guild_access=2)
     shown = await preview(hub, integration.integration_id, verified("v1", "51"))
     assert (shown.delivered, [one.field for one in shown.withheld]) == (False, ["member_verified"])
@@ -116,7 +116,7 @@ async def test_a_bot_cannot_mark_an_event_as_a_test(hub: RunningHub) -> None:
 async def test_a_test_event_reaches_only_matching_streams_of_the_integration(
     timed_hub: RunningHub, clock: FakeClock
 ) -> None:
-    """Streams of the integration that would show it, by scopes, guilds and shard; nobody else's."""
+    """By scopes, guilds and shard; no other integration gets it."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED", "TICKET_STATS")
     other, another = await hub.register("TICKET_CREATED", "TICKET_STATS")
@@ -155,7 +155,7 @@ async def test_a_test_event_is_not_in_the_log(timed_hub: RunningHub, clock: Fake
 
 
 async def test_resuming_after_a_test_event_misses_nothing(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """The cursor of its frame stands before what comes next: a stream resumed after it brings all of that."""
+    """The cursor of its frame lies before the next event: a stream resumed after it gets all of those."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
     stream = await opened(reader, integration.integration_id, latest={})
@@ -171,7 +171,7 @@ async def test_resuming_after_a_test_event_misses_nothing(timed_hub: RunningHub,
 
 
 async def test_a_test_event_needs_consent(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """Where guilds install it, a sample of one that did not is shown by no stream."""
+    """If guilds have to install it, no stream shows a sample of a guild that did not."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED", guild_access=2)
     stream: RawStream = await opened(reader, integration.integration_id, latest={})

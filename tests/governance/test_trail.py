@@ -130,7 +130,7 @@ async def test_the_audit_trail_is_filtered_by_time(timed_hub: RunningHub, clock:
 
 
 async def test_the_blocklist_is_in_the_trail(hub: RunningHub) -> None:
-    """Block, import and its end: on whose word, and why, before and after."""
+    """Block, import and unblock: source and reason, before and after."""
     await block(hub)
     await ask(
         hub.admin,
@@ -147,7 +147,7 @@ async def test_the_blocklist_is_in_the_trail(hub: RunningHub) -> None:
 
 
 async def test_a_block_is_in_the_trail_of_each_blocked_integration(hub: RunningHub) -> None:
-    """The trail of an integration tells of blocks of its owner, and of nobody else's."""
+    """The trail of an integration has the blocks of its owner, and of no other developer."""
     made = await apply_for(hub, "TICKET_CREATED")
     await block(hub)
     await block(hub, STRANGER)

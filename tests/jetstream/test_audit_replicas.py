@@ -24,7 +24,7 @@ async def shown(hub: RunningHub, integration_id: str) -> Any:  # noqa: ANN401  a
 
 
 async def test_other_replicas_show_the_trimmed_audit_trail(two: list[RunningHub]) -> None:
-    """The one that runs beside it, though it has just shown the trail, and one that starts later."""
+    """A running one, although it has just shown the full trail, and one that starts later."""
     one, other = two
     gone = (await apply_for(one, "TICKET_CREATED", owner_user_id=USER)).integration_id
     kept = (await apply_for(one, "TICKET_CREATED")).integration_id

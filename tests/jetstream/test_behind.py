@@ -39,7 +39,7 @@ async def two(name: str, hubs: Hubs, monkeypatch: pytest.MonkeyPatch) -> list[Ru
 
 @pytest.mark.parametrize("start", [{}, {"committed": {}}])
 async def test_a_commit_at_another_replica_counts_here(two: list[RunningHub], start: dict[str, object]) -> None:
-    """Who commits at one and comes back at the other goes on from there."""
+    """A reader that commits at one replica and reconnects at the other resumes there."""
     here, behind = two
     integration, reader = await here.register("TICKET_CREATED")
     await until(lambda: integration.integration_id in behind.hub.registry.integrations)

@@ -42,7 +42,7 @@ def other_than(server: Server, servers: list[Server]) -> Server:
 
 
 async def test_killing_the_leader_loses_nothing(cluster: Cluster, replica: Replica) -> None:
-    """Kill -9 of whoever leads the stream, under load, again and again; each time it comes back with its files."""
+    """Kill -9 of the leader of the stream, under load, again and again; each time it restarts with its files."""
     load = await one_at_each(replica, cluster.servers)
     async with load.running():
         for _ in range(rounds(2)):
@@ -55,7 +55,7 @@ async def test_killing_the_leader_loses_nothing(cluster: Cluster, replica: Repli
 
 
 async def test_a_frozen_server_delays_others_only_briefly(cluster: Cluster, replica: Replica) -> None:
-    """The leader, then another, does nothing for a while, as a machine that hangs: the others go on, it catches up."""
+    """The leader, then another server, freezes for a while: the others continue, it catches up."""
     load = await one_at_each(replica, cluster.servers)
     async with load.running():
         for n in range(rounds(2)):
@@ -88,7 +88,7 @@ async def test_a_slow_network_loses_nothing(network: Network, replica: Replica) 
 
 
 async def test_without_a_majority_nothing_is_acknowledged(cluster: Cluster, replica: Replica) -> None:
-    """Two of three gone: appends fail clearly, the replica knows that it does not hear; all of it comes back."""
+    """Two of three down: appends fail clearly, the replica knows that it is stale; then all recovers."""
     log = await replica(cluster.servers[0].url)
     load = Load([log])
     for n in range(rounds(2)):
@@ -111,7 +111,7 @@ async def test_without_a_majority_nothing_is_acknowledged(cluster: Cluster, repl
 
 
 async def test_a_replica_that_is_cut_off_stops_and_recovers(cluster: Cluster, replica: Replica) -> None:
-    """Its connections stay open and pass nothing: it stops within its time, the other goes on; healed, it has all."""
+    """Its connections stay open without traffic: it stops in time, the other continues; later it has everything."""
     async with Proxy([server.port for server in cluster.servers]) as proxy:
         cut, other = await replica(proxy.url), await replica(cluster.url)
         load = Load([other])

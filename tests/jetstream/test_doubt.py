@@ -36,7 +36,7 @@ async def store(tmp_path: Any) -> Any:  # noqa: ANN401  a generator's type says 
 async def test_a_lost_acknowledgement_stores_nothing_twice(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """The group is in, its acknowledgement is not: the store is asked, and the caller told what was stored."""
+    """The group is stored, its acknowledgement is lost: the hub asks the store, and reports what was stored."""
     log = await store.open()
     name = "publish" if count == 1 else "publish_together"
     really = getattr(NatsStream, name)
@@ -125,7 +125,7 @@ async def test_no_room_at_a_repeated_attempt_does_not_say_that_nothing_is_stored
 async def test_the_end_of_the_log_comes_only_from_the_current_leader(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says that the log ends where it ended for itself: who asks it has not heard from the cluster."""
+    """A former leader reports its own end: a hub that asks it has not heard from the cluster."""
     writer, reader = await store.open(), await store.open()
     await writer.append([event("a")])
     await writer._replica.quorum.check_quorum()
@@ -143,7 +143,7 @@ async def test_the_end_of_the_log_comes_only_from_the_current_leader(
 async def test_heartbeats_of_one_replica_do_not_replace_those_of_another(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its telling is lost on the way: what the other one tells itself meanwhile does not take its place."""
+    """One heartbeat is lost in transit: the other replica's heartbeats must not take its slot."""
     writer = await store.open()
     really, lost = follow.Delivery._on_message, asyncio.Event()
 
@@ -168,7 +168,7 @@ async def test_heartbeats_of_one_replica_do_not_replace_those_of_another(
 
 
 async def test_heartbeats_from_before_a_start_do_not_count(store: JetStreamStore) -> None:
-    """A cluster that has lost the end of the log: hubs that start afterwards go on where it ends now."""
+    """The cluster has lost the end of the log: hubs that start afterwards continue where it ends now."""
     log = await store.open()
     await log._replica.metadata.publish_heartbeat(99)
     await log.close()
@@ -205,7 +205,7 @@ async def test_an_incomplete_page_of_a_former_leader_is_rejected(
 
 
 async def test_a_future_position_is_not_taken_for_a_removed_one(store: JetStreamStore) -> None:
-    """A place that the log has not come to is waited for: what will stand there is not passed over."""
+    """The hub waits for a position that the log has not reached: it must not skip the later entry."""
     log, other = await store.open(), await store.open()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
@@ -220,7 +220,7 @@ async def test_a_future_position_is_not_taken_for_a_removed_one(store: JetStream
 async def test_a_start_retries_streams_that_do_not_answer_yet(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:
-    """Another replica made them a moment ago: the one that starts asks again."""
+    """Another replica created them a moment ago: the starting hub asks again."""
     really, unanswered = getattr(NatsStream, question), [1, 2]
 
     async def ask(stream: NatsStream, *words: Any, **options: Any) -> int:  # noqa: ANN401  whatever is passed

@@ -136,7 +136,7 @@ async def until_it_opens(reader: Caller, name: str) -> Subscriber:
 
 
 async def test_an_erasure_applies_to_a_replica_that_was_cut_off(hubs: Hubs, name: str) -> None:
-    """It has the events in memory and an open stream, and hears of the erasure only once it was done."""
+    """It has the events in memory and an open stream, and learns of the erasure only when it is done."""
     async with Proxy([shared().port]) as way:
         one, away = await hubs(shared().url, way.url, nats_stream=name, max_store_silence=600)
         reader = await filled(one)

@@ -72,7 +72,7 @@ async def test_a_token_works_in_the_url_and_the_settings(start: Start) -> None:
 
 
 async def test_a_refused_login_is_reported_without_the_password(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong password ends the start with a line that tells it, without the password."""
+    """A wrong password ends the start with a line that says so, without the password."""
     monkeypatch.setattr(wire, "CONNECT_TIME", 2.0)
     server = start(extra="authorization { user: hub, password: right }")
     with pytest.raises(StartError, match=r"(?i)authorization violation") as refused:
@@ -81,7 +81,7 @@ async def test_a_refused_login_is_reported_without_the_password(start: Start, mo
 
 
 async def test_a_refused_login_is_reported_although_the_connection_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's own word helps, not the reset that comes at the next try."""
+    """The line has the server's own error, not the reset of the next attempt."""
     monkeypatch.setattr(wire, "CONNECT_TIME", 2.0)
     tries = itertools.count()
 

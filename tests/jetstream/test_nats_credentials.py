@@ -32,7 +32,7 @@ def server(tmp_path: Path, realm: Realm) -> Iterator[Server]:
 async def test_a_credentials_file_works(
     server: Server, realm: Realm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user of the account stores; who comes without, or as the user of another operator, is refused."""
+    """A user of the account can store; a client without credentials, or of another operator, is refused."""
     realm.let_in(tmp_path / "hub.creds")
     assert await reaches(server.url, nats_credentials=tmp_path / "hub.creds")
     monkeypatch.setattr(wire, "CONNECT_TIME", 2.0)
@@ -43,7 +43,7 @@ async def test_a_credentials_file_works(
 
 
 async def test_a_replaced_credentials_file_is_read_at_the_next_connection(realm: Realm, tmp_path: Path) -> None:
-    """A file that was replaced is read when the connection comes back; one that cannot be read changes nothing."""
+    """A file that cannot be read changes nothing."""
     file = tmp_path / "hub.creds"
     realm.let_in(file)
     credentials = Credentials(file)

@@ -122,7 +122,7 @@ async def test_trims_and_erasures_apply_to_all_replicas(open_log: Open) -> None:
 
 
 async def test_a_stream_with_other_settings_is_refused_and_unchanged(open_log: Open) -> None:
-    """A limit that somebody set, or another number of replicas, ends the start with a line that names it."""
+    """A changed limit or number of replicas ends the start with a line that names it."""
     log = await open_log()
     info = await log._replica.stream.info()
     await log._replica.stream.call("STREAM.UPDATE", info["config"] | {"max_bytes": 1_000_000})
@@ -172,7 +172,7 @@ async def test_a_subscription_is_taken_over_from_another_replica(server: Server,
 
 
 async def test_a_store_silent_for_too_long_ends_streams_until_it_answers(server: Server, hubs: Hubs) -> None:
-    """Frozen for longer than is allowed: UNAVAILABLE to all who stream, open or emit; thawed, all goes on."""
+    """Frozen for too long: UNAVAILABLE to streams, new streams and emits; thawed, everything works again."""
     [hub] = await hubs(server.url, max_store_silence=5)
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(heartbeat_interval=Duration(seconds=60))  # it is not a heartbeat that ends it

@@ -28,7 +28,7 @@ async def test_an_erasure_waits_for_what_another_hub_sent(two: list[RunningHub])
 
 
 async def test_concurrent_first_records_of_two_hubs_are_both_kept(two: list[RunningHub]) -> None:
-    """A first record is stored under the condition that there is none."""
+    """A first record is stored on the condition that the key does not exist."""
     views = [SentView((1,), (guild,)) for guild in (51, 52)]
     begun = [hub.hub.streams.sent_log.begin("one/a", 0, view) for hub, view in zip(two, views, strict=True)]
     await asyncio.gather(*begun)

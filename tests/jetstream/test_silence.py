@@ -46,7 +46,7 @@ async def silent_heartbeat(stream: Subscriber) -> event_service_pb2.SubscribeRes
 
 
 async def test_a_stream_survives_a_short_silence_of_the_store(server: Server, hubs: Hubs) -> None:
-    """Heartbeats go on, say it, and their cursor stands still; once the store answers the same stream has events."""
+    """Heartbeats say so, and their cursor does not move; once the store answers the same stream gets events."""
     [hub] = await hubs(server.url, max_store_silence=600)
     _, reader = await hub.register("TICKET_CREATED")
     stream = await reader.subscribe(heartbeat_interval={"seconds": 1})
@@ -64,7 +64,7 @@ async def test_a_stream_survives_a_short_silence_of_the_store(server: Server, hu
 
 
 async def test_metrics_and_readyz_report_a_silent_store(server: Server, hubs: Hubs) -> None:
-    """The metrics are there as ever, and /readyz is 503, while the store answers nothing."""
+    """The metrics are served as usual, and /readyz is 503."""
     [hub] = await hubs(server.url, max_store_silence=600, http_listen="127.0.0.1:0")
     port = hub.hub.http.port
     assert (await until_scraped(port, "hub_store_current", 1)).value("hub_serving") == 1
@@ -134,7 +134,7 @@ async def test_streams_and_emits_survive_the_loss_of_the_leader(
 
 
 async def test_the_log_names_the_leader_and_missing_servers(cluster: Cluster, replica: Replica) -> None:
-    """A leader dies: a line says that it leads no more, who does, and that it is missing; back, that all are there."""
+    """A leader dies: the log names it, its successor, and what is missing; later it says that all servers are back."""
     with structlog.testing.capture_logs() as lines:
         log = await replica(cluster.url)
         dead = await leader(log, cluster)

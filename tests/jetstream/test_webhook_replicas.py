@@ -32,7 +32,7 @@ def runs(hub: RunningHub, name: str) -> bool:
 async def test_one_hub_runs_an_endpoint_and_another_one_takes_over(
     two: list[RunningHub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While both live one of them delivers; when it falls silent the other goes on; each event arrives, in order."""
+    """While both are alive one delivers; when it falls silent the other continues; each event arrives, in order."""
     monkeypatch.setattr(presence, "HEARTBEAT_TIMEOUT", 2.0)
     integration, reader = await two[0].register("TICKET_CREATED")
     await until(lambda: integration.integration_id in two[1].hub.registry.integrations)
@@ -62,7 +62,7 @@ def silence(hub: RunningHub) -> None:
 
 
 async def test_a_stopping_hub_hands_its_endpoints_over_at_once(two: list[RunningHub]) -> None:
-    """A clean stop stores the place: the other hub goes on without a duplicate, long before it would miss a beat."""
+    """A clean stop stores the place: the other hub continues without duplicates, before a heartbeat is missed."""
     integration, reader = await two[0].register("TICKET_CREATED")
     await until(lambda: integration.integration_id in two[1].hub.registry.integrations)
     name = f"{integration.integration_id}/default"
@@ -80,7 +80,7 @@ async def test_a_stopping_hub_hands_its_endpoints_over_at_once(two: list[Running
 
 
 async def test_a_pause_applies_at_every_replica(two: list[RunningHub]) -> None:
-    """Whichever hub the developer asks, the one that delivers stops."""
+    """At whichever hub the developer pauses it, the hub that delivers stops."""
     integration, reader = await two[0].register("TICKET_CREATED")
     await until(lambda: integration.integration_id in two[1].hub.registry.integrations)
     name = f"{integration.integration_id}/default"

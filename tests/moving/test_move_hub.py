@@ -151,7 +151,7 @@ async def test_wrong_arguments_are_reported_in_one_line(tmp_path: Path) -> None:
 
 
 async def test_an_unreachable_cluster_is_reported_in_one_line(tmp_path: Path) -> None:
-    """Where nobody listens both commands say so, and leave nothing."""
+    """Both commands say so, and leave no file."""
     nobody = {"HUB_STORAGE": "nats://127.0.0.1:1"}
     assert "cannot be reached" in (await run_hub("export", "x.export", cwd=tmp_path, **nobody)).complaint
     assert list(tmp_path.iterdir()) == []

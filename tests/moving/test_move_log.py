@@ -261,7 +261,7 @@ async def test_a_hub_that_starts_during_an_import_makes_no_keys(stores: Stores, 
 async def test_a_store_that_is_in_use_is_not_exported(
     stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An embedded one is held by its hub; of a cluster's it shows where something is stored meanwhile."""
+    """A hub locks its embedded store; in a cluster an entry that is stored meanwhile shows it."""
     log = await begin(stores.named("sqlite", "old"))
     with pytest.raises(StartError, match="is in use by another hub"):
         await export_log(stores.named("sqlite", "old"), tmp_path / "x.export")

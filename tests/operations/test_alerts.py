@@ -162,7 +162,7 @@ def damage(hub: RunningHub, statement: str) -> None:
 
 @pytest.mark.timeout(300)
 async def test_alerts_of_the_machine_fire(tmp_path: Path) -> None:
-    """A disk with less than a tenth free, a certificate that ends in days, a log that nobody takes."""
+    """A disk with less than a tenth free, a certificate that expires in days, a log that is not read."""
     certificate = certify("hub", ends=timedelta(days=3))
     (tmp_path / "data").mkdir()
     (tmp_path / "hub.pem").write_bytes(certificate.pem)

@@ -34,7 +34,7 @@ async def registered(hub: Serving, admin_key: str, name: str) -> str:
 
 
 async def test_top_prints_one_page_and_lines_of_json(tmp_path: Path) -> None:
-    """With an admin's key from the environment; the reader stands there by its names."""
+    """With an admin's key from the environment; the reader is listed by its names."""
     async with serving(cwd=tmp_path) as hub:
         keys = await hub.first_keys()
         integration_id = await registered(hub, keys["HUB_ADMIN_KEY"], "Statistics")
@@ -83,7 +83,7 @@ def test_top_shows_endpoints_and_which_of_them_fails() -> None:
 
 
 async def test_healthcheck_reports_by_its_exit_status(tmp_path: Path) -> None:
-    """0 while the hub serves, 1 when nobody answers, 2 where http_listen is off; TLS needs no name."""
+    """0 while the hub serves, 1 without an answer, 2 if http_listen is off; TLS needs no name."""
     async with serving(cwd=tmp_path, HUB_HTTP_LISTEN="127.0.0.1:0") as hub:
         address = f"127.0.0.1:{hub.log[-1]['http_port']}"
         for words in (("healthcheck",), ("healthcheck", "--live")):
@@ -176,7 +176,7 @@ async def test_config_shows_the_source_of_each_setting(tmp_path: Path) -> None:
 
 
 async def test_config_names_the_file_of_a_secret(tmp_path: Path) -> None:
-    """The secret itself is masked, whether it came from a variable's file or one that the settings file names."""
+    """The secret is masked, whether a variable or the settings file names its file."""
     (tmp_path / "token").touch(0o600)
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "hub.toml").write_text('metrics_token_file = "token"\n')
@@ -190,7 +190,7 @@ async def test_config_names_the_file_of_a_secret(tmp_path: Path) -> None:
 
 
 async def test_the_sample_file_has_every_setting(tmp_path: Path) -> None:
-    """With its default: taken at its word it changes nothing."""
+    """With its default: used as it is, it changes nothing."""
     sample = sample_file()
     for name in Settings.model_fields:
         assert f"\n# {name} = " in sample

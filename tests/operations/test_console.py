@@ -97,7 +97,7 @@ async def test_an_admin_decides_and_the_audit_trail_has_it(hub: RunningHub) -> N
 
 
 async def test_the_filter_finds_pending_requests(hub: RunningHub) -> None:
-    """By any scope or by one; a scope that there is not is refused."""
+    """By any scope or by one; an unknown scope is refused."""
     await apply(hub)
     await hub.register("TICKET_CREATED")
     for scope, count in ("*", 1), ("ticket_stats", 1), ("drop_claimed", 0):
@@ -164,7 +164,7 @@ async def test_guessed_keys_count_together_over_http_and_grpc(start_hub: StartHu
     ],
 )
 async def test_requests_of_other_origins_are_refused(hub: RunningHub, headers: dict[str, str]) -> None:
-    """Not even with a valid key; and no header lets it read the refusal."""
+    """Even with a valid key; and no header lets the page read the refusal."""
     answer = await post(hub, LIST, **headers)
     assert answer.status == 403
     assert not [name for name in answer.headers if name.lower().startswith("access-control")]

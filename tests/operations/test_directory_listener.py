@@ -45,7 +45,7 @@ async def set_scopes(hub: RunningHub, integration_id: str, *scopes: str) -> None
 
 
 async def test_the_directory_follows_the_grants(hub: RunningHub) -> None:
-    """A scope that is taken away is gone with the next look, and stands among the changes; so does its return."""
+    """A revoked scope is gone at the next request, and listed among the changes; so is its return."""
     one, _ = await hub.register("TICKET_CREATED", "TICKET_STATS")
     path = f"/integrations/{one.integration_id}"
     assert "ticket_closed.message_count" in (await read(hub, path)).text
@@ -93,7 +93,7 @@ async def test_the_json_matches_the_contract(hub: RunningHub) -> None:
 
 
 async def test_the_directory_counts_confirmed_erasures(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By counts, which change once an hour; nobody is named."""
+    """As counts, which change once an hour and name no user."""
     monkeypatch.setattr(snapshot, "MIN_AGE", 0)
     clock = FakeClock()
     hub = await start_hub(clock, directory_listen="127.0.0.1:0", write_deadline=1e9, retention=365 * 24 * 3_600)
@@ -125,7 +125,7 @@ async def test_the_directory_counts_confirmed_erasures(start_hub: StartHub, monk
 
 
 async def test_closed_integrations_are_404(hub: RunningHub) -> None:
-    """Applications, suspended ones, and those of blocked developers: the same 404 as for what never was."""
+    """Applications, suspended integrations and those of blocked developers answer like unknown ones."""
     waits = await apply(hub, "TICKET_CREATED", owner_user_id="1")
     suspended, _ = await hub.register("TICKET_CREATED", owner_user_id="2")
     blocked, _ = await hub.register("TICKET_CREATED", owner_user_id="3")
@@ -211,7 +211,7 @@ async def test_errors_are_pages_for_people(hub: RunningHub, query: str, status: 
 
 
 async def test_ten_thousand_integrations_are_paged(hub: RunningHub) -> None:
-    """Each stands on exactly one page, the most installed first; a search finds the one that it names."""
+    """Each is on exactly one page, the most installed first; a search finds the one that it names."""
     one, _ = await hub.register("TICKET_CREATED", display_name="Zebra")
     await multiply(hub, one.integration_id, 10_000)
     await install(hub, one.integration_id)

@@ -185,7 +185,7 @@ async def test_doctor_reports_ports_in_use(tmp_path: Path) -> None:
 async def test_doctor_reports_the_dates_of_certificates(
     tmp_path: Path, begins: timedelta, ends: timedelta, level: str, words: str
 ) -> None:
-    """Of one that is valid, ends soon, has ended, has not begun."""
+    """A certificate that is valid, expires soon, has expired, is not yet valid."""
     certificate = certify("hub", begins=begins, ends=ends)
     (tmp_path / "hub.pem").write_bytes(certificate.pem)
     (tmp_path / "hub.key").touch(0o600)
@@ -213,7 +213,7 @@ async def test_doctor_reports_a_full_disk(tmp_path: Path) -> None:
 
 
 async def test_doctor_reports_a_directory_that_others_may_read(tmp_path: Path) -> None:
-    """The mode, and the command that mends it."""
+    """With the mode, and the command that repairs it."""
     await made(tmp_path)
     (tmp_path / "data").chmod(0o755)
     found = await doctor(tmp_path)
@@ -232,7 +232,7 @@ def test_the_file_system_is_that_of_the_nearest_mount_point(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("kernel", "level"), [(0, "ok"), (5, "warning"), (-1, "ok")])
 def test_doctor_reports_an_unsynchronised_clock(kernel: int, level: str) -> None:
-    """The kernel says whether it is synchronised; one that says nothing is no trouble."""
+    """The kernel says whether it is synchronised; an unknown state is no problem."""
     assert clock(0, kernel).level == level
 
 

@@ -82,7 +82,7 @@ async def test_behind_a_proxy_a_scrape_needs_a_key(start_hub: StartHub) -> None:
 
 
 async def test_a_listener_for_other_machines_needs_a_key(start_hub: StartHub) -> None:
-    """Whoever calls, from loopback, too; probes need none."""
+    """For every caller, loopback included; probes need none."""
     hub = await start_hub(http_listen="0.0.0.0:0", insecure=True, metrics_token=TOKEN)
     port = hub.hub.http.port
     assert [(await get(port, path)).status for path in ("/metrics", "/healthz", "/readyz")] == [401, 200, 200]
@@ -109,7 +109,7 @@ async def test_a_key_with_non_ascii_characters_is_a_wrong_key(start_hub: StartHu
 
 
 async def test_with_trusted_proxies_loopback_needs_a_key_too(start_hub: StartHub) -> None:
-    """With a proxy in front, who is connected from loopback may be anybody."""
+    """With a proxy in front, a connection from loopback may carry anyone's request."""
     hub = await start_hub(http_listen="127.0.0.1:0", trusted_proxies="127.0.0.1")
     assert (await get(hub.hub.http.port, "/metrics")).status == 401
 
@@ -146,7 +146,7 @@ def test_wrong_http_settings_are_reported(flags: dict[str, str], why: str) -> No
 
 
 async def test_a_connection_without_a_request_is_closed(watched: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A header that never ends keeps no connection; one that asks properly is kept."""
+    """An endless header does not keep a connection; a proper request does."""
     monkeypatch.setattr(connection, "LIFETIME", 0.2)
     async with asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection("127.0.0.1", watched.hub.http.port)

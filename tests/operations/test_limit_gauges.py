@@ -41,7 +41,7 @@ def numbers() -> set[str]:
 
 
 async def test_every_limit_has_two_gauges(start_hub: StartHub) -> None:
-    """Whoever adds a number to the settings gives it gauges, or says above why it needs none."""
+    """A new numeric setting needs gauges, or a reason above why it has none."""
     hub = await start_hub(http_listen="127.0.0.1:0")
     families = (await scrape(hub.hub.http.port)).families
     used, ceilings = (

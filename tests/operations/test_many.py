@@ -72,7 +72,7 @@ class Turns:
 
 @pytest.mark.timeout(400)
 async def test_ten_thousand_integrations_are_scraped_and_listed_in_slices(start_hub: StartHub) -> None:
-    """A scrape tells of all of them, and the directory lists them; each in slices, between which others have a turn."""
+    """The scrape and the directory cover all of them, in slices between which other tasks run."""
     hub = await start_hub(http_listen="127.0.0.1:0")
     await multiply(hub)
     async with asyncio.timeout(PATIENCE):

@@ -81,7 +81,7 @@ async def test_an_event_is_counted_at_every_step(watched: RunningHub) -> None:
 
 
 async def test_refused_calls_are_counted_by_their_reason(watched: RunningHub) -> None:
-    """The status and the reason of the contract stand in the labels; a bad key's text does not."""
+    """The labels have the contract's status and reason, and never the text of a bad key."""
     labels = {
         "rpc_method": "tickets.hub.v1.EventService/EmitEvent",
         "rpc_response_status_code": "UNAUTHENTICATED",
@@ -172,7 +172,7 @@ async def until_ended(hub: RunningHub) -> None:
 
 
 async def test_openmetrics_is_supported(watched: RunningHub) -> None:
-    """Whoever asks for OpenMetrics gets it, with its end."""
+    """A scraper that accepts OpenMetrics gets it, with its end marker."""
     answer = await get(watched.hub.http.port, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")

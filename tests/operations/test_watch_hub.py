@@ -199,7 +199,7 @@ async def test_an_expired_key_ends_watch_hub(start_hub: StartHub) -> None:
 
 
 async def test_calls_with_wrong_keys_do_not_count_as_emits(hub: RunningHub) -> None:
-    """Those who guess keys are no calls of the bot; what the bot sends is counted."""
+    """Only calls of the bot are counted."""
     call = watch(hub.admin, hub)
     await call.read()
     request = event_service_pb2.EmitEventRequest(event=created("one"))

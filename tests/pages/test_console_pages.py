@@ -287,7 +287,7 @@ async def test_wrong_keys_are_refused_then_throttled(hub: RunningHub, console_ur
 async def test_an_open_console_survives_a_restart_of_the_hub(
     start_hub: StartHub, hub: RunningHub, console_url: str, open_page: Open
 ) -> None:
-    """The page says that it is away, and goes on by itself with the same key."""
+    """The page says that the hub is away, and continues by itself with the same key."""
     watched = await entered(open_page, console_url, hub.admin.key)
     port = hub.hub.http.port
     await hub.close()
@@ -328,7 +328,7 @@ async def test_pages_of_other_sites_can_neither_read_nor_frame_the_console(
 
 
 async def test_without_scripts_the_console_explains_itself(hub: RunningHub, console_url: str, open_page: Open) -> None:
-    """And what there is instead; the key cannot be sent anywhere."""
+    """The page says what it needs, and Enter does not put the key into the URL."""
     assert hub.hub.http.port
     watched = await open_page(console_url, scripts=False)
     assert "switch it on" in await watched.page.inner_text("body")

@@ -34,7 +34,7 @@ async def test_the_directory_shows_what_an_integration_receives(
 async def test_every_page_is_accessible_in_both_themes(
     hub: RunningHub, directory_url: str, open_page: Open, theme: str, size: tuple[int, int]
 ) -> None:
-    """The list, one integration, a search without an answer, and a page that there is not."""
+    """The list, one integration, a search without results, and a missing page."""
     one, _ = await hub.register("MEMBER_VERIFIED", "MEMBER_VERIFIED_IDENTITY", display_name=HTML)
     await multiply(hub, one.integration_id, 40)
     for path in ("/", "/?page=2", f"/integrations/{one.integration_id}", "/?q=nothing", "/nowhere"):

@@ -84,7 +84,7 @@ async def test_an_entry_is_removed_once_its_successor_is_too_old(old_hub: Runnin
 
 
 async def test_pages_of_the_audit_trail_cross_what_was_removed(old_hub: RunningHub, clock: FakeClock) -> None:
-    """A page token from before goes on after it, with what is left."""
+    """An earlier page token continues after the removal, with the remaining entries."""
     hub = old_hub
     integration, _ = await hub.register("TICKET_CREATED")
     other, _ = await hub.register("TICKET_CREATED")

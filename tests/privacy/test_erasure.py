@@ -108,7 +108,7 @@ async def test_hidden_events_stay_hidden_after_a_restart(start_hub: StartHub, cl
 
 
 async def test_later_events_of_an_erased_guild_are_delivered(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """Every event of it that was accepted before, whoever it names; what follows is delivered."""
+    """Every earlier event of the guild is erased, whoever it names; later events are delivered."""
     hub = timed_hub
     integration, reader = await hub.register(*SCOPES)
     for sent in (by(USER, "a", "51"), closed("b", "51"), by(USER, "c", "5"), by(USER, "d", "511")):
@@ -121,7 +121,7 @@ async def test_later_events_of_an_erased_guild_are_delivered(timed_hub: RunningH
 
 
 async def test_a_finished_erasure_leaves_no_byte_of_the_user(start_hub: StartHub, tmp_path: Path) -> None:
-    """Database, WAL, known ids, audit trail: the id of whoever asked for themselves stands nowhere once it is done."""
+    """Database, WAL, known ids, audit trail: the user's id is in none of them once the erasure is done."""
     hub = await start_hub()
     count = 1_500 if hub.settings.storage == "sqlite" else 200
     await emit_all(hub, [by(USER, f"{USER}-{n}") for n in range(count)])
@@ -139,7 +139,7 @@ async def test_a_finished_erasure_leaves_no_byte_of_the_user(start_hub: StartHub
 
 
 async def test_neither_the_answer_nor_the_records_name_the_user(hub: RunningHub) -> None:
-    """The erasure, the list of them and the audit trail: who asked for themselves is not named, why is."""
+    """Erasure, list and audit trail have the reason, but not the user who asked for themselves."""
     await hub.emit(by(USER, "mine"))
     erasure = await done(hub.bot, (await erase_user(hub, reason=f"{USER} has left")).erasure_id)
     [listed] = (await ask(hub.admin, "PrivacyService/ListErasures")).erasures
@@ -165,7 +165,7 @@ async def test_a_repeated_request_is_the_same_erasure(hub: RunningHub) -> None:
 
 
 async def test_concurrent_erasures_of_a_user_both_finish(hub: RunningHub) -> None:
-    """Two erasures of one user both end; the second finds nothing; nobody with no events is done at once."""
+    """The second finds nothing; an erasure of a user without events is done at once."""
     await emit(hub, ids("e", 30), lambda name: by(USER, name))
     made = await asyncio.gather(*(erase_user(hub) for _ in range(3)), erase_user(hub, "9"))
     counts = [(await done(hub.bot, erasure.erasure_id)).events_erased for erasure in made]

@@ -56,7 +56,7 @@ async def test_a_large_guild_is_erased_in_steps(timed_hub: RunningHub, clock: Fa
 
 
 async def test_a_long_search_is_answered_by_a_later_call(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The call fails with a time after which to repeat it; the same search goes on, and answers a later call."""
+    """The call fails with a retry delay; the same search continues, and answers a later call."""
     monkeypatch.setattr(lookups, "MAX_WAIT", 0.05)
     _, reader = await hub.register("TICKET_CREATED")
     await hub.emit(by(USER, "mine"))

@@ -45,7 +45,7 @@ async def decided(hub: RunningHub) -> str:
 
 
 async def test_the_records_that_name_a_user(hub: RunningHub) -> None:
-    """As owner, as the one who acted, also where another one acted since, and as the one who is blocked."""
+    """As owner, as acting user (also if another one acted since), and as blocked developer."""
     one = await decided(hub)
     assert (await everything(hub.bot, user_id=USER, acting_user_id=USER))[1] == [
         ("SetGuildSharing", "", "511", ["actor.user_id", "acting_user_id"]),

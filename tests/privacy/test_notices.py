@@ -54,7 +54,7 @@ async def notices(hub: RunningHub, erasure_id: str) -> dict[str, Any]:
 
 
 async def test_only_integrations_that_received_events_are_listed(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """Not who might have read, not who read others' events, not who got the event without its user."""
+    """Not those that could have read, that read others' events, or that got the event without its user."""
     hub = timed_hub
     reader, idle, narrow, blind = [await hub.register(*SCOPES) for _ in range(3)] + [
         await hub.register("MEMBER_VERIFIED")
@@ -95,7 +95,7 @@ async def test_a_disclosure_under_a_scope_revoked_since_counts(timed_hub: Runnin
 
 
 async def test_disclosures_follow_the_consent_of_their_time(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """A guild that was installed then, and is not now, was disclosed then; one that excluded then was not."""
+    """An event of a guild that has since uninstalled counts; one of a guild that had excluded then does not."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED", guild_access=INSTALLED)
     every, all_reader = await hub.register("TICKET_CREATED")
@@ -134,7 +134,7 @@ async def test_disclosures_survive_a_restart(start_hub: StartHub, clock: FakeClo
 async def test_erasures_run_one_after_the_other(
     start_hub: StartHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hub that worked on it was killed: nothing erases its events before it is known who received them."""
+    """A hub was killed during one: no other erases its events before its recipients are known."""
 
     async def nothing(*_: object) -> None:
         """Work on no erasure."""
@@ -162,7 +162,7 @@ async def test_erasures_run_one_after_the_other(
 async def test_a_stopping_hub_releases_its_erasure(
     start_hub: StartHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once: nobody waits until it seems abandoned."""
+    """At once: no other hub has to wait until it seems abandoned."""
 
     async def never(*_: object) -> None:
         """Begin to erase, and come to no end."""
@@ -182,7 +182,7 @@ async def test_a_stopping_hub_releases_its_erasure(
 
 
 async def test_a_notice_is_ordered_and_confirmed_by_a_commit(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """To those who had received something, on the open stream; a commit confirms it; then the id is deleted."""
+    """Recipients get it on the open stream; a commit confirms it; then the id is deleted."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
     other, other_reader = await hub.register("TICKET_CREATED")
@@ -215,7 +215,7 @@ async def test_a_notice_is_ordered_and_confirmed_by_a_commit(timed_hub: RunningH
 async def test_committing_the_cursor_of_the_notice_confirms_it(
     timed_hub: RunningHub, clock: FakeClock, start: dict[str, Any]
 ) -> None:
-    """Wherever the stream stands: also where it is behind the notice in the log; the frame before it does not."""
+    """Also if the stream is behind the notice's position in the log; the frame before it does not confirm."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
     one = integration.integration_id
@@ -256,7 +256,7 @@ async def test_every_new_stream_repeats_an_unconfirmed_notice(start_hub: StartHu
 
 
 async def test_a_commit_before_the_notice_confirms_nothing(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """It was sent to nobody yet, or the cursor is from before it."""
+    """The notice was not sent yet, or the cursor lies before it."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
     one = integration.integration_id
@@ -273,7 +273,7 @@ async def test_a_commit_before_the_notice_confirms_nothing(timed_hub: RunningHub
 
 
 async def test_an_unconfirmed_erasure_is_a_finding(start_hub: StartHub, clock: FakeClock) -> None:
-    """After 30 days the notice comes no more, its subject is deleted, and admins see who did not confirm."""
+    """After 30 days the notice ends, its subject is deleted, and admins see which integrations did not confirm."""
     hub = await start_hub(clock, write_deadline=1e9, retention=365 * 24 * 3_600)
     integration, reader = await hub.register("TICKET_CREATED")
     await hub.emit(by(USER, "t1"))
@@ -304,7 +304,7 @@ def test_concurrent_changes_of_a_notice_all_count(order: tuple[str, ...]) -> Non
 
 
 async def test_recipients_are_kept_with_the_erasure(timed_hub: RunningHub, clock: FakeClock) -> None:
-    """After the erasure the list says for 30 days who had received something; then only who has to forget."""
+    """For 30 days the list has what each one received; then only which integrations have to forget."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
     await emit(hub, ids("t", 5), lambda name: by(USER, name))
@@ -392,7 +392,7 @@ async def test_a_tail_is_no_disclosure_and_gets_no_notice(timed_hub: RunningHub,
 
 @pytest.mark.parametrize("fields", [{"user_id": "8", "acting_user_id": "9"}, {}, {"user_id": "8"}])
 async def test_who_may_ask_for_disclosures(hub: RunningHub, fields: dict[str, str]) -> None:
-    """Nobody for another user; the bot for somebody; a subject has to be named."""
+    """A user cannot ask for another one; the bot can for any; a subject is required."""
     refusal = await refused(hub.bot, "PrivacyService/ListDisclosures", **fields)
     assert refusal.reason == ("NOT_SUBJECT" if len(fields) == 2 else "INVALID_REQUEST")
 

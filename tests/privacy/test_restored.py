@@ -70,7 +70,7 @@ async def store(start_hub: StartHub, clock: FakeClock, tmp_path: Path) -> Restor
 
 
 async def test_a_restored_backup_from_before_an_erasure_applies_it_again(store: Restorable) -> None:
-    """Hidden from the start on, then overwritten; who had received it gets the notice again; others stay."""
+    """Hidden from the start on, then overwritten; recipients get the notice again; other events stay."""
     erasure = await done(store.hub.bot, (await erase_user(store.hub, request_id="r")).erasure_id)
     hub = await store.restored(store.erasures)
     assert await store.delivered() == ["other"]
@@ -150,7 +150,7 @@ async def test_an_erasures_file_of_another_hub_is_refused(store: Restorable) -> 
 
 
 async def test_the_erasures_file_names_each_erasure_and_no_user(store: Restorable) -> None:
-    """Each erasure once, readable by its owner alone; nobody is named; a line that was cut off is taken back."""
+    """Each erasure once, readable by its owner only; a truncated line is repaired."""
     file = store.data / "erasures"
     first = await done(store.hub.bot, (await erase_user(store.hub, request_id="r")).erasure_id)
     await erase_user(store.hub, request_id="r")

@@ -227,7 +227,7 @@ async def test_nothing_is_overwritten(backup: Path, tmp_path: Path) -> None:
 async def test_a_file_created_during_the_backup_is_kept(
     log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where somebody else's file got the name while the backup was written, that one stays and the backup goes."""
+    """If another program takes the name meanwhile, its file stays and the backup is removed."""
     del log
     link = os.link
 
@@ -269,7 +269,7 @@ async def test_a_file_system_without_hard_links_works(
     ],
 )
 def test_without_a_store_there_is_no_backup(content: bytes | str | None, complaint: str, tmp_path: Path) -> None:
-    """Where there is no store of a hub it is said, and nothing is made."""
+    """The error says so, and nothing is created."""
     (tmp_path / "data").mkdir()
     if isinstance(content, str):
         foreign(tmp_path / "data" / "hub.db")
@@ -282,7 +282,7 @@ def test_without_a_store_there_is_no_backup(content: bytes | str | None, complai
 
 
 async def test_a_missing_target_directory_is_reported(log: SqliteLog, tmp_path: Path) -> None:
-    """A directory that there is not is said in one line."""
+    """In one line."""
     del log
     with pytest.raises(StartError, match="No such file or directory"):
         back_up(settings(tmp_path / "data"), tmp_path / "nowhere" / "x.bak")
@@ -349,7 +349,7 @@ async def test_a_backup_needs_the_secret_of_the_store(log: SqliteLog, tmp_path: 
 
 
 async def test_a_restore_warns_of_an_unneeded_secret(backup: Path, tmp_path: Path) -> None:
-    """A hub with this HUB_SECRET would not start on what was restored: it is said before."""
+    """A hub with this HUB_SECRET would not start on the restored store."""
     with pytest.raises(StartError, match="unset it, the backup has its own"):
         restore(settings(tmp_path / "new", secret=SECRET), backup)
     assert not (tmp_path / "new").exists()
@@ -434,7 +434,7 @@ async def test_a_restore_into_a_directory_with_files_is_refused(backup: Path, tm
 async def test_files_created_during_a_restore_are_kept(
     backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What somebody put there between the first look and the lock is found, and stays."""
+    """Files that appear between the check and the lock are found, and stay."""
     hold = DataDirectory.open
 
     def late(path: Path) -> DataDirectory:
@@ -461,7 +461,7 @@ async def test_a_restore_into_a_directory_in_use_is_refused(backup: Path, log: S
 
 
 async def test_a_backup_copied_into_place_is_refused(backup: Path, tmp_path: Path) -> None:
-    """Without a restore old cursors would skip what they do not stand for: no hub starts on the bare file."""
+    """Without `hub restore` old cursors would silently skip events: no hub starts on the bare file."""
     new = tmp_path / "new"
     new.mkdir()
     shutil.copy(backup, new / "hub.db")

@@ -21,7 +21,7 @@ SAID = {
 
 @pytest.mark.parametrize("number", sorted(MEANINGS), ids=lambda number: errno.errorcode[number])
 async def test_each_failed_write_has_its_meaning(number: int, shim: Path, tmp_path: Path) -> None:
-    """Nothing is acknowledged meanwhile, reads go on; where it is full or busy the next append works."""
+    """Nothing is acknowledged, reads continue; after a full or busy disk the next append works."""
     data = tmp_path / "data"
     said = run_faults(shim, data, f"write {number} /data/hub")
     meant = SAID[MEANINGS[number]]

@@ -44,7 +44,7 @@ async def set_page_limit(log: SqliteLog, pages: int) -> None:
 
 
 async def test_a_full_disk_refuses_the_whole_group_until_there_is_room(log: SqliteLog) -> None:
-    """STORAGE_FULL to each caller, nothing stored, reads go on; with room again the next append works."""
+    """STORAGE_FULL to each caller, nothing stored, reads continue; with room the next append works."""
     await log.append([event("before")])
     await set_page_limit(log, 2)
     big = [log.append([event(f"{n}", bytes(20_000)), event(f"{n}+")]) for n in range(5)]
@@ -74,7 +74,7 @@ async def test_a_disk_full_at_any_point_stores_nothing_of_the_request(log: Sqlit
 
 
 async def test_a_full_disk_refuses_trim(log: SqliteLog) -> None:
-    """Also what is no append meets the full disk with the same word."""
+    """With STORAGE_FULL, like an append."""
     await log.append([event(f"{n}", bytes(1_000)) for n in range(100)])
     await set_page_limit(log, 1)
     with pytest.raises(StorageFull):
@@ -97,7 +97,7 @@ def run_faults(shim: Path, directory: Path, file: str) -> list[str]:
 
 
 async def test_after_a_failed_fsync_nothing_is_acknowledged(shim: Path, tmp_path: Path) -> None:
-    """The append is not acknowledged, nor is any later one though syncing works again; reads go on; a restart mends."""
+    """Neither this append nor a later one, although syncing works again; reads continue; a restart helps."""
     unavailable = "STORAGE_UNAVAILABLE failed=True"
     said = run_faults(shim, tmp_path / "data", "hub.db-wal")
     assert said == ["stored failed=False", unavailable, unavailable, unavailable, "read before"]

@@ -115,7 +115,7 @@ async def test_a_second_hub_is_refused_with_the_holder(tmp_path: Path) -> None:
 
 
 async def test_the_same_process_cannot_open_it_twice(made: Path) -> None:
-    """The lock holds within a process, too, and is let go of by close."""
+    """The lock also holds within a process, and close() releases it."""
     log = await SqliteLog.open(settings_for(made))
     assert f"pid {os.getpid()} on" in await refusal(made)
     await log.close()
@@ -226,7 +226,7 @@ async def test_an_interrupted_first_start_is_repeated(tmp_path: Path) -> None:
 
 
 async def test_a_secret_that_does_not_fit_is_refused(made: Path) -> None:
-    """Another secret in the settings or in the file, none, or one that is no secret: the store's keys would be lost."""
+    """Another, a missing or an invalid secret, in the settings or the file: the keys of the store would be lost."""
     assert "does not match" in await refusal(made, "y" * 32)
     original = (made / "secret").read_text()
     (made / "secret").write_text("0" * 64)
@@ -242,7 +242,7 @@ async def test_a_secret_that_does_not_fit_is_refused(made: Path) -> None:
 
 
 async def test_a_refused_open_releases_lock_and_files(made: Path) -> None:
-    """The lock and the files are let go of: what was wrong can be put right and opened."""
+    """Once the cause is repaired the store can be opened."""
     change(made, "PRAGMA application_id = 99")
     await refusal(made)
     change(made, f"PRAGMA application_id = {APPLICATION_ID}")

@@ -31,7 +31,7 @@ async def set_room(hub: RunningHub, pages: int) -> None:
 
 
 async def test_a_full_disk_refuses_only_writes(hub: RunningHub) -> None:
-    """STORAGE_FULL with RetryInfo for what is to be stored; streams and reads go on; with room again all is well."""
+    """STORAGE_FULL with RetryInfo for writes; streams and reads continue; with room everything works again."""
     integration, reader = await hub.register("TICKET_CREATED")
     stored = ids("before", 2_000)
     await emit(hub, stored)
@@ -106,7 +106,7 @@ async def test_after_a_failed_sync_the_hub_serves_reads_only(compiled: Compile, 
 
 
 async def test_a_full_disk_delays_an_erasure(hub: RunningHub) -> None:
-    """A request that cannot be kept is refused; one that was accepted ends once there is room, and the hub goes on."""
+    """A request that cannot be stored is refused; an accepted one finishes once there is room."""
     mine, others = ids("mine", 600), ids("other", 600)
     await emit(hub, mine, lambda name: by(USER, name))
     await emit(hub, others)

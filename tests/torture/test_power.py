@@ -99,7 +99,7 @@ async def found(directory: Path) -> set[tuple[str, int]]:
 
 
 async def test_power_loss_loses_no_acknowledged_event(recorder: Path, tmp_path: Path) -> None:
-    """At no moment, from the first start on: the store opens, is sound, holds what it promised, and goes on."""
+    """At any moment from the first start on: the store opens, is intact, holds its promises, and continues."""
     for number in range(rounds(1, 10)):
         seed = random.randrange(2**32)  # noqa: S311  it chooses moments
         ops = recorded(recorder, tmp_path / f"data{number}", seed, "FULL")

@@ -224,7 +224,7 @@ async def play(seed: int, hub: RunningHub, restart: StartHub) -> RunningHub:
 async def test_the_promises_hold_for_random_schedules(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
-    """Nothing acknowledged is missing, one id one place, cursors ascend, nobody sees too much, live equals replay.
+    """Acknowledged events are kept, ids have one position, cursors ascend, views hold, live equals replay.
 
     SCHEDULE=seed repeats one schedule.
     """

@@ -26,7 +26,7 @@ def request(method: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", DEVELOPERS)
 async def test_only_owner_integration_and_admins_reach_an_endpoint(hub: RunningHub, method: str) -> None:
-    """Another integration, a user who does not own it, and callers without a key get nothing; both ids read alike."""
+    """Others get the same error for existing and unknown ids."""
     integration, owner = await hub.register("TICKET_CREATED")
     other, stranger = await hub.register("TICKET_CREATED")
     await ask(owner, "WebhookService/CreateEndpoint", endpoint={"url": URL})

@@ -65,7 +65,7 @@ async def test_a_clock_step_loses_no_delivery(hub: RunningHub, clock: FakeClock,
 @pytest.mark.usefixtures("full_waits")
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_clock_step_lengthens_no_retry(hub: RunningHub, clock: FakeClock, step: int) -> None:
-    """Each retry is due when its back-off is over, however the wall clock stands, in a request of the present."""
+    """Each retry is due when its back-off is over, and its request has the current time."""
     refused = 0
 
     async def behave(body: dict[str, Any], _: web.Request) -> web.Response | None:
@@ -172,7 +172,7 @@ async def test_the_week_of_a_verification_is_elapsed_time(hub: RunningHub, clock
 
 @pytest.mark.parametrize("step", [-3 * HOUR, -YEAR])
 async def test_a_verification_from_the_future_is_repeated(start_hub: StartHub, clock: FakeClock, step: int) -> None:
-    """A restart finds a verification that is yet to come: nobody knows how old it is."""
+    """After a restart the hub finds a verification time in the future, so its age is unknown."""
     hub = await start_hub(clock, **ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
     async with receiving() as receiver:

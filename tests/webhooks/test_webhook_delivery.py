@@ -214,7 +214,7 @@ async def test_only_guilds_that_agreed_are_delivered(start_hub: StartHub) -> Non
 
 
 async def test_a_pause_keeps_the_place(start_hub: StartHub) -> None:
-    """PAUSED: nothing is sent; resumed: it is verified again, says so to its receiver, and goes on."""
+    """PAUSED: nothing is sent; resumed: the endpoint is verified again, and delivery continues."""
     clock = FakeClock()
     hub = await start_hub(clock, **ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
@@ -254,7 +254,7 @@ async def test_a_deleted_endpoint_gets_a_last_notice(start_hub: StartHub, what: 
 
 
 async def test_status_410_disables_an_endpoint_until_it_is_resumed(start_hub: StartHub) -> None:
-    """410 is the receiver's own word: DISABLED at once, with the reason; its developer may resume it."""
+    """DISABLED at once, with the reason; the developer may resume it."""
     gone = True
 
     async def behave(body: dict[str, Any], _: web.Request) -> web.Response | None:
@@ -300,7 +300,7 @@ async def test_five_failures_make_an_endpoint_failing_until_a_success(start_hub:
 
 @pytest.mark.usefixtures("fast_retries")
 async def test_an_event_that_always_fails_is_isolated_and_can_be_skipped(start_hub: StartHub) -> None:
-    """The batch is halved down to it; the attempt names it, and the cursor behind it goes on without it."""
+    """The batch is halved down to it; the attempt has its id, and the cursor with which to skip it."""
 
     async def behave(body: dict[str, Any], _: web.Request) -> web.Response | None:
         events = body["data"].get("events", []) if body["type"] == "events" else []
@@ -351,7 +351,7 @@ async def test_hanging_endpoints_delay_no_others(start_hub: StartHub, monkeypatc
 
 
 async def test_endpoints_that_begin_to_hang_delay_no_others(start_hub: StartHub) -> None:
-    """Many that were quick hang with their next event, more than there are places for: a live one gets it meanwhile."""
+    """More endpoints than slots hang with their next event; another one gets its events meanwhile."""
     hub = await start_hub(**ALLOWED, max_endpoints=12, webhook_requests=4)
     _, reader = await hub.register("TICKET_CREATED")
     _, other = await hub.register("TICKET_CREATED")

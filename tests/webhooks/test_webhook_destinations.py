@@ -68,7 +68,7 @@ def test_ipv6_beyond_global_unicast_is_refused(number: int) -> None:
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["{a}.{b}.{c}.{d}", "{n}", "0x{n:x}", "0{n:o}", "{a}.{rest}"]))
 def test_every_notation_of_an_address_is_recognised(number: int, form: str) -> None:
-    """Whatever the system's resolver reads as an address is judged as that address, before anything is dialled."""
+    """Whatever the system's resolver reads as an address is checked as that address before it is dialled."""
     a, b, c, d = number.to_bytes(4, "big")
     host = form.format(a=a, b=b, c=c, d=d, n=number, rest=number & 0xFFFFFF)
     assert literal(host) == IPv4Address(socket.inet_aton(host))

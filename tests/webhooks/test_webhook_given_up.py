@@ -63,7 +63,7 @@ def let_pass(clock: FakeClock, seconds: float) -> None:
 async def test_an_endpoint_is_disabled_after_72_hours_of_failures(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Retried by the table, then DISABLED; what retention removed meanwhile is a gap once it is switched on again."""
+    """Events that retention removed meanwhile are a gap once the endpoint is resumed."""
     monkeypatch.setattr(random, "random", lambda: 1.0)  # each back-off lasts as long as it can
     clock = FakeClock()
     hub = await start_hub(clock, **ALLOWED, retention=RETENTION)

@@ -95,7 +95,7 @@ async def test_each_kind_of_endpoint_has_its_own_slots(pace: Pace) -> None:
 
 
 async def test_quick_endpoints_that_hang_release_their_slots() -> None:
-    """Three times as many as there are places hang at once, all for the first time: a live one is served meanwhile."""
+    """Three times as many endpoints as slots hang at once, for the first time: another one is served meanwhile."""
     async with sending(4) as sender, holding() as (dead, _), receiving() as live:
         posts = Posts(sender)
         posts.begin(dead, Pace.QUICK, 12)
@@ -185,7 +185,7 @@ def used() -> float:
 
 
 async def test_a_slow_request_without_another_slot_times_out() -> None:
-    """With no other place free it stays while nobody needs its own; then it ends like one that got no answer."""
+    """It keeps its slot while no other request needs it; then it ends with a time-out."""
     async with sending(2) as sender, holding() as (slow, may_answer), receiving() as live:
         posts = Posts(sender)
         posts.begin(slow, Pace.SLOW)
@@ -223,7 +223,7 @@ async def test_a_request_is_signed_once_it_has_its_slot() -> None:
 
 
 def test_the_kind_of_an_endpoint_follows_its_newest_request() -> None:
-    """Quick is who has taken one at once; of whom nothing is known yet that is not expected."""
+    """Quick after a request that was accepted at once; a new endpoint is not quick yet."""
     taken, refused = AttemptsRecord(last_success_time=1), AttemptsRecord(failures=1)
     assert [pace_of(taken, seconds) for seconds in (0.2, 1.0, 1.1, float("inf"))] == [Pace.QUICK] * 2 + [Pace.SLOW] * 2
     assert pace_of(refused, 0.2) is Pace.FAILING

@@ -65,7 +65,7 @@ async def test_a_connection_that_is_not_accepted_times_out(local: Sender, monkey
 
 
 async def test_an_integration_has_at_most_ten_requests_to_an_address(local: Sender) -> None:
-    """The others of the integration wait on; those of another are sent meanwhile."""
+    """Its further requests wait; those of another integration are sent."""
     may_answer = asyncio.Event()
 
     async def wait(_: web.Request) -> web.Response:

@@ -73,7 +73,7 @@ async def test_a_restore_is_a_gap(tmp_path: Path) -> None:
 
 
 async def test_an_import_keeps_the_place_of_an_endpoint(tmp_path: Path) -> None:
-    """Export and import: delivery goes on at the same place, with the same secret, without a gap or a duplicate."""
+    """After export and import delivery continues at the same place, with the same secret."""
     async with receiving() as receiver:
         async with serving(cwd=tmp_path, **ALLOW) as hub:
             keys = await hub.first_keys()

@@ -25,7 +25,7 @@ DNS, ADDRESS_REFUSED, TIMEOUT = 1, 2, 5
 async def test_delivery_waits_for_a_valid_address(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch, leads_to: list[str], category: int
 ) -> None:
-    """Nothing is sent while a name has no address, or one that must not be dialled; then everything follows."""
+    """Nothing is sent while the name has no address or a forbidden one; then all events follow."""
     hub = await start_hub(**ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
     async with serving_names(monkeypatch) as names, receiving() as receiver:
@@ -101,7 +101,7 @@ async def test_a_time_out_is_retried_in_order(start_hub: StartHub, monkeypatch: 
 
 
 async def test_a_block_pauses_delivery_and_loses_nothing(start_hub: StartHub) -> None:
-    """While its developer is blocked nothing is sent; afterwards delivery goes on from the place."""
+    """While the developer is blocked nothing is sent; afterwards delivery continues at the place."""
     hub = await start_hub(**ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
     async with receiving() as receiver:
@@ -121,7 +121,7 @@ async def test_a_block_pauses_delivery_and_loses_nothing(start_hub: StartHub) ->
 
 @pytest.mark.parametrize("what", ["endpoint", "integration"])
 async def test_an_unverified_endpoint_gets_no_last_notice(start_hub: StartHub, what: str) -> None:
-    """Its URL may be somebody else's: a deletion sends nothing there."""
+    """Its URL may belong to another person: a deletion sends nothing there."""
     hub = await start_hub(**ALLOWED)
     integration, reader = await hub.register("TICKET_CREATED")
     _, other = await hub.register("TICKET_CREATED")
@@ -139,7 +139,7 @@ async def test_an_unverified_endpoint_gets_no_last_notice(start_hub: StartHub, w
 
 
 async def test_a_stop_waits_for_a_request_in_flight(start_hub: StartHub) -> None:
-    """A stop gives it the drain time: what the receiver takes meanwhile is not delivered again."""
+    """Within the drain time: what the receiver accepts meanwhile is not delivered again."""
     arrived, may_answer = asyncio.Event(), asyncio.Event()
 
     async def behave(body: dict[str, Any], _: web.Request) -> web.Response | None:

@@ -89,12 +89,12 @@ def test_five_failures_in_a_row_are_failing_until_a_success() -> None:
 
 
 def test_status_410_gives_up_at_once() -> None:
-    """410 is the receiver's own word."""
+    """The receiver says that it is gone."""
     assert after(AttemptsRecord(), Outcome(Failure.GONE, 410), NOW, 1.0, 1.0, DAYS)[1] is Verdict.GIVE_UP
 
 
 def test_an_endpoint_is_given_up_after_time_and_attempts() -> None:
-    """It takes both: the time, in which a pause of the hub counts ten minutes beyond the wait at most, and 20 failures."""
+    """It takes both: 20 failures, and the time, in which a pause of the hub counts ten minutes beyond the wait."""
     record = failed(19, since_last=DAYS)
     assert record.failing_for == sum(BACK_OFF) + 13 * BACK_OFF[-1] + 18 * 600
     assert after(record, FAILED, NOW, 600, 1.0, record.failing_for)[1] is Verdict.GIVE_UP

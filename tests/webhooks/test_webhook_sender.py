@@ -72,7 +72,7 @@ async def names(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[NameServer]:
 async def test_names_of_private_addresses_are_not_dialled(
     strict: Sender, trap: Trap, names: NameServer, address: str
 ) -> None:
-    """A public name may lead anywhere: what it leads to is judged."""
+    """A public name may have any address: the address is checked."""
     names.names["hooks.example.com"] = [[address]]
     outcome = await strict.post(request(f"https://hooks.example.com:{trap.port}/"))
     assert outcome.failure is Failure.ADDRESS_REFUSED
@@ -95,7 +95,7 @@ async def test_a_name_in_another_script_is_judged_by_its_addresses(
 
 
 async def test_names_without_an_address_are_not_dialled(strict: Sender, names: NameServer) -> None:
-    """A name that nobody has, and one without an address."""
+    """An unknown name, and one without an address."""
     names.names["empty.example.com"] = [[]]
     for host in ("nobody.example.com", "empty.example.com"):
         assert (await strict.post(request(f"https://{host}/"))).failure is Failure.DNS
@@ -156,7 +156,7 @@ async def test_a_name_is_resolved_for_every_request(trap: Trap, names: NameServe
 
 
 async def test_the_address_that_was_checked_is_dialled(trap: Trap, names: NameServer) -> None:
-    """What was judged is dialled: a name server has no second chance between the two."""
+    """The name is not resolved a second time in between."""
     made = Sender(config.load({}), Policy(allow=tuple(networks("127.0.0.2/32"))), Clock())
     names.names["rebinding.example.com"] = [["127.0.0.2"], ["127.0.0.1"]]
     outcome = await made.post(request(f"http://rebinding.example.com:{trap.port}/"))
@@ -217,7 +217,7 @@ async def test_a_long_response_body_is_not_read(handler: Any) -> None:  # noqa: 
 
 
 async def test_an_outdated_request_is_not_written() -> None:
-    """The question is asked after the connection stands; the receiver never sees the body."""
+    """The hub checks once the connection is open; the receiver never sees the body."""
     made = Sender(config.load({}), Policy(allow=tuple(networks("127.0.0.2/32"))), Clock())
     asked: list[int] = []
 
@@ -266,7 +266,7 @@ async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def test_an_egress_proxy_gets_the_checked_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CONNECT names the address that was judged, TLS is with the receiver; for a private one it is not asked."""
+    """CONNECT names the address, TLS is with the receiver; the proxy is not asked for a private address."""
     made = certify("receiver")
     file = tmp_path / "receiver.pem"
     file.write_bytes(made.pem + made.key_pem)

@@ -151,7 +151,7 @@ async def test_receivers_that_fail_the_verification_stay_unverified(
 
 
 async def test_unreachable_addresses_stay_unverified(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port where nobody listens, a name that leads nowhere, and a private address behind a name."""
+    """A port without a listener, an unknown name, and a private address behind a name."""
     hub = await start_hub(webhook_allow="127.0.0.2/32")
     _, reader = await hub.register("TICKET_CREATED")
     async with serving_names(monkeypatch) as names:
@@ -171,7 +171,7 @@ async def test_unreachable_addresses_stay_unverified(start_hub: StartHub, monkey
 
 
 async def test_a_wrong_certificate_is_not_trusted(start_hub: StartHub, tls_receiver: Receiver) -> None:
-    """A receiver with a certificate that nobody has signed gets nothing, not even the challenge."""
+    """A receiver with a self-signed certificate gets nothing, not even the challenge."""
     hub = await start_hub(**ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
     endpoint = {"url": tls_receiver.url}
@@ -198,7 +198,7 @@ async def test_an_endpoint_is_verified_once_a_minute(start_hub: StartHub) -> Non
 
 
 async def test_a_new_url_is_verified_automatically(start_hub: StartHub) -> None:
-    """UNVERIFIED until the new receiver has passed, then delivery goes on from the same place."""
+    """UNVERIFIED until the new receiver has passed, then delivery continues at the same place."""
     clock = FakeClock()
     hub = await start_hub(clock, **ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
@@ -324,7 +324,7 @@ async def test_an_integration_that_is_not_active_cannot_verify(start_hub: StartH
 
 
 async def test_a_url_of_the_profile_needs_a_secret_first(start_hub: StartHub) -> None:
-    """`endpoint_url` is the endpoint "default": nobody knows its secret until RotateEndpointSecret has shown one."""
+    """`endpoint_url` is the endpoint "default": its secret is unknown until RotateEndpointSecret shows one."""
     hub = await start_hub(**ALLOWED)
     _, reader = await hub.register("TICKET_CREATED", endpoint_url="https://hooks.stats.example/in")
     [endpoint] = (await ask(reader, "WebhookService/ListEndpoints")).endpoints
@@ -340,7 +340,7 @@ async def test_a_url_of_the_profile_needs_a_secret_first(start_hub: StartHub) ->
 
 
 async def test_both_secrets_sign_during_a_rotation(start_hub: StartHub) -> None:
-    """A receiver with the former secret goes on until the overlap ends; without an overlap it fails at once."""
+    """A receiver with the former secret works until the overlap ends; without an overlap it fails at once."""
     hub = await start_hub(**ALLOWED)
     _, reader = await hub.register("TICKET_CREATED")
     async with receiving() as receiver:
