@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test torture check format proto lock landed demo metrics-page dist dist-test pages-test page-pictures pictures cluster clients-test proto-clients bench bench-long bench-metrics soak
+.PHONY: help setup run test again torture check format proto lock landed demo metrics-page dist dist-test pages-test page-pictures pictures cluster clients-test proto-clients bench bench-long bench-metrics soak
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -27,6 +27,10 @@ run: $(READY) ## run the hub: embedded storage in ./data; the first start prints
 
 test: $(READY) ## every test, on real parts, a process for each core; what breaks things in its short form
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+TESTS ?= tests
+again: ## the tests in TESTS that failed last, one after the other; fails where there are none
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none --maxfail 5 $(TESTS)
 
 PAGES_READY := $(VENV)/.pages-ready
 pages-test: $(PAGES_READY) ## the directory and the console in the system's Chromium, by playwright and axe-core
