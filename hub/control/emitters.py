@@ -7,14 +7,11 @@ from hub.state import EMITTER
 MAX_EMITTERS = 100
 """A new emitter takes the place of the one that was idle for longest: refusing it would lose a bot's events."""
 
-MEMORY = 30 * 24 * 3_600 * 1_000_000
-"""How long an emitter is known after its last batch, in microseconds."""
-
 _UNKNOWN = Versioned(EmitterRecord(0, 0), 0)
 
 
 class Emitters:
-    """Emitters by their ids."""
+    """Emitters by their ids, in the order of their last batches."""
 
     def __init__(self) -> None:
         self._records: dict[str, Versioned[EmitterRecord]] = {}
@@ -35,8 +32,7 @@ class Emitters:
         """The position of the newest entry about an emitter; 0 if the emitter is unknown."""
         return self._records.get(emitter_id, _UNKNOWN).position
 
-    def to_forget(self, emitter_id: str, now: int) -> list[str]:
-        """The emitters to forget when this one is added; the one that was idle for longest first."""
-        others = sorted((stored.record.use_time, name) for name, stored in self._records.items() if name != emitter_id)
-        excess = len(others) + 1 - MAX_EMITTERS
-        return [name for index, (time, name) in enumerate(others) if index < excess or time < now - MEMORY]
+    def to_forget(self, emitter_id: str) -> list[str]:
+        """The emitters to forget when this one is added: those whose last batch is the longest ago, by the log."""
+        others = [name for name in self._records if name != emitter_id]
+        return others[: max(0, len(others) + 1 - MAX_EMITTERS)]

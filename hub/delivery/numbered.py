@@ -73,7 +73,7 @@ class NumberedAppends:
     ) -> dict[int, Appended]:
         """Store entries together with the emitter's new number; both are applied when it returns."""
         now, key, emitters = self._clock.now(), EMITTER.key(emitter_id), self._registry.usage.emitters
-        silent = {EMITTER.key(name): emitters.position(name) for name in emitters.to_forget(emitter_id, now)}
+        silent = {EMITTER.key(name): emitters.position(name) for name in emitters.to_forget(emitter_id)}
         forgotten = [EMITTER.entry(name, now, None) for name in silent]
         state = EMITTER.entry(key, now, EmitterRecord(through, now))
         expect = {key: expected, **silent}  # if one of them sends meanwhile, this conflicts and is decided again

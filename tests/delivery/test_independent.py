@@ -187,6 +187,17 @@ async def test_the_most_idle_emitter_is_forgotten_beyond_100(hub: RunningHub) ->
     assert not (await send_numbered(hub, "bot-2", 2, ticket("y"))).results[0].duplicate
 
 
+async def test_a_step_of_the_clock_forgets_no_emitter(start_hub: StartHub) -> None:
+    """While the wall clock is a year ahead another one sends: what the first one repeats is still a duplicate."""
+    clock = FakeClock()
+    hub = await start_hub(clock)
+    await send_numbered(hub, "bot", 1, ticket("a"))
+    clock.wall_offset += 365 * 24 * 3_600 * 1_000_000
+    await send_numbered(hub, "other", 1, ticket("b"))
+    assert (await send_numbered(hub, "bot", 1, ticket("a"))).results[0].duplicate
+    assert await stored(hub) == ["a", "b"]
+
+
 async def test_an_emitter_that_just_sent_is_not_forgotten(hub: RunningHub) -> None:
     """A hundred are known; the most silent one sends while another one comes: the next one makes room."""
     for number in range(MAX_EMITTERS):

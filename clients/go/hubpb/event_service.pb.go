@@ -327,7 +327,7 @@ type Emitter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The emitter's name, which it chooses; unique among all processes of all bots. Two emitters that share a name lose
 	// events: a number that one of them has used is a duplicate of the other's. The hub knows the last 100 emitters of
-	// all bots, each for 30 days after its last batch.
+	// all bots.
 	EmitterId string `protobuf:"bytes,1,opt,name=emitter_id,json=emitterId,proto3" json:"emitter_id,omitempty"`
 	// The number of the first event of the batch; the others follow in their order. A refused event uses its number,
 	// too.

@@ -188,7 +188,7 @@ class Emitter(_message.Message):
     emitter_id: _builtins.str
     """The emitter's name, which it chooses; unique among all processes of all bots. Two emitters that share a name lose
     events: a number that one of them has used is a duplicate of the other's. The hub knows the last 100 emitters of
-    all bots, each for 30 days after its last batch.
+    all bots.
     """
     first_sequence: _builtins.int
     """The number of the first event of the batch; the others follow in their order. A refused event uses its number,

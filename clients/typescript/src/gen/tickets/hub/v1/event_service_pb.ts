@@ -132,7 +132,7 @@ export type Emitter = Message<"tickets.hub.v1.Emitter"> & {
   /**
    * The emitter's name, which it chooses; unique among all processes of all bots. Two emitters that share a name lose
    * events: a number that one of them has used is a duplicate of the other's. The hub knows the last 100 emitters of
-   * all bots, each for 30 days after its last batch.
+   * all bots.
    *
    * @generated from field: string emitter_id = 1;
    */
