@@ -307,21 +307,13 @@ class Hub:
     async def _serve_http(self, server: Server, observer: Observer, calls: JsonCalls) -> None:
         """Start the HTTP listeners: the operators' one and the public directory."""
         settings, clock = self._settings, self._clock
-        parts = gauges.Parts(
-            log=self._log,
-            registry=self._registry,
-            feed=self._feed,
-            certificates=self.certificates,
-            calls=server.guards.calls,
-            half_open=server.guards.half_open,
-            settings=settings,
-            start_time=clock.now(),
-        )
-        access = Access(self._registry, settings, server.guards)
+        guards = server.guards
+        parts = gauges.Parts(self._log, self._registry, self._feed, self.certificates, guards, settings, clock.now())
+        access = Access(self._registry, settings, guards)
         pages = HttpPages(parts, observer, access, Console(calls), lambda: not self._watch.has_ended)
         await self.http.start(pages.application())
         if self.directory.port:
-            directory = Directory(self._log, self._registry, settings, server.guards, clock)
+            directory = Directory(self._log, self._registry, settings, guards, clock)
             await self.directory.start(directory.application())
 
     def replace_certificates(self, settings: Settings) -> None:

@@ -4,7 +4,7 @@ import socket
 from typing import NamedTuple
 
 from hub import logs, metrics
-from hub.api.limits import CallLimit, HalfOpenLimit
+from hub.api.guards import Guards
 from hub.api.tls import Certificates
 from hub.config import Settings, version
 from hub.control.registry import Registry
@@ -30,8 +30,7 @@ class Parts(NamedTuple):
     registry: Registry
     feed: Feed
     certificates: Certificates
-    calls: CallLimit
-    half_open: HalfOpenLimit
+    guards: Guards
     settings: Settings
     start_time: int
 
@@ -51,8 +50,8 @@ def set_own(parts: Parts, silence: float, *, serving: bool) -> None:
     metrics.START_TIME.set(parts.start_time / MICROS)
     metrics.SERVING.set(serving)
     metrics.RETENTION.set(settings.retention)
-    _set_limit(settings, "max_concurrent_calls", parts.calls.used)
-    _set_limit(settings, "max_half_open_calls", parts.half_open.fullest * settings.max_half_open_calls)
+    _set_limit(settings, "max_concurrent_calls", parts.guards.calls.used)
+    _set_limit(settings, "max_half_open_calls", parts.guards.half_open.fullest * settings.max_half_open_calls)
     _set_limit(settings, "max_store_silence", silence)
     for name in COUNTED:
         metrics.LIMIT_USED.add(0, name)
