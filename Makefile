@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-# Compiled code is kept, also where the environment says otherwise: every process of the tests would compile it anew.
+# Compiled code is kept, also where the environment says otherwise: every process of the tests would compile it again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
@@ -25,7 +25,7 @@ $(READY): pyproject.toml clients/python/pyproject.toml requirements/dev.txt
 run: $(READY) ## run the hub: embedded storage in ./data; the first start prints the first keys
 	$(BIN)/hub serve
 
-test: $(READY) ## every test, on real parts, a process for each core; what breaks things in its short form
+test: $(READY) ## every test, on real parts, a process for each core; the torture tests in their short form
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 TESTS ?= tests
@@ -73,11 +73,11 @@ proto-clients: $(READY) $(TS_READY) ## make the messages of the Go and the TypeS
 page-pictures: $(PAGES_READY) ## take the pictures of the pages: docs/pictures/*.png, about two minutes
 	$(BIN)/python tools/page_pictures.py
 
-torture: $(READY) ## the tests that break things, in their long form, and all suites over NATS: some hours
+torture: $(READY) ## the torture tests in their long form, and all suites over NATS: some hours
 	TORTURE=1 $(BIN)/python -m pytest tests/torture tests/jetstream tests/contract tests/storage/test_backup.py
 	TEST_STORAGE=jetstream $(BIN)/python -m pytest tests/test_smoke.py tests/api tests/delivery tests/governance tests/privacy
 
-check: $(READY) ## style, types, the contract, and that what is made of it is fresh
+check: $(READY) ## style, types, the contract, and whether generated files are current
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -86,7 +86,7 @@ check: $(READY) ## style, types, the contract, and that what is made of it is fr
 	$(BIN)/buf breaking $(VENV)/image.binpb --against protos/landed.binpb --path tickets
 	$(BIN)/buf format --diff --exit-code protos
 
-format: $(READY) ## put code and protos into their style
+format: $(READY) ## format code and protos
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format --quiet .
 	$(BIN)/buf format --write protos
@@ -102,7 +102,7 @@ lock: $(READY) ## pin every dependency by its hashes; keeps the versions that fi
 	$(LOCK) --all-extras --group pages --constraints requirements/dev.txt --output-file requirements/pages.txt
 	$(LOCK) --all-extras --group build --constraints requirements/dev.txt --output-file requirements/server.txt
 
-landed: $(READY) ## note the contract as what clients rely on: from now on `make check` refuses to break it
+landed: $(READY) ## declare the contract as released: from now on `make check` refuses to break it
 	$(BIN)/python tools/make_proto.py --landed
 
 metrics-page: $(READY) ## write docs/metrics.md and deploy/hub.toml from the tables of metrics and settings
@@ -116,7 +116,7 @@ dist: $(READY) ## the wheels and sdists of the server and of its client, in dist
 	$(BUILD) clients/python
 	$(BUILD) .
 
-dist-test: $(READY) ## install what `make dist` makes, and the image's steps, into fresh environments: some minutes
+dist-test: $(READY) ## install the wheels and sdists, and run the image's steps, in fresh environments: some minutes
 	$(BIN)/python -m pytest tests/packages
 
 pictures: $(READY) ## draw the pictures of README
@@ -138,5 +138,5 @@ bench-metrics: $(READY) ## measure what counting and scraping cost: a minute
 	$(BIN)/python -m bench metrics --runs 9
 
 SECONDS ?= 3600
-soak: $(READY) ## an hour of mixed load, and what comes back after it; SECONDS=300 is the short form
+soak: $(READY) ## an hour of mixed load, then what is left of it; SECONDS=300 is the short form
 	$(BIN)/python -m bench soak --seconds $(SECONDS)

@@ -1,4 +1,4 @@
-"""How cost grows with what the hub keeps: the length of the log, the number of integrations and installations."""
+"""How cost grows with the length of the log and the number of integrations and installations."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Figures: what was measured, in several runs, beside what it is compared with; and how that is to be read."""
+"""Figures: what was measured in several runs, what it is compared with, and how to read it."""
 
 from statistics import median
 

@@ -1,4 +1,4 @@
-"""Half-open calls: what 30,000 calls without a request cost those who are served: ``python -m bench half-open``.
+"""Half-open calls: what 30,000 calls without a request cost other callers: ``python -m bench half-open``.
 
 The callers write HTTP/2 by hand, each connection up to the calls that a connection may have, and open the next call
 when one has ended. Rates are the attempts of all of them together; unpaced they send as fast as they are answered.

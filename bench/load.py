@@ -1,4 +1,4 @@
-"""A load program: does one job, told as JSON on standard input, and tells the outcome as JSON on standard output.
+"""A load program: reads its job as JSON from standard input, and writes the outcome as JSON to standard output.
 
 In between it says "ready" and waits for a line, so that what it measures begins for it and for the reader of the
 server's clock at the same moment.

@@ -1,4 +1,4 @@
-"""What the operating system says: of a process, and of the machine that the figures are of."""
+"""Figures of the operating system: of a process, and of the machine."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""A hub that can be looked into: its tasks, and the steps of its event loop that took long. For the soak alone.
+"""A hub with probes for the soak: its tasks, and the long steps of its event loop.
 
 It prints its port and first keys as one line of JSON, then a line for each line that it reads.
 """

@@ -1,4 +1,4 @@
-"""The load on the servers that people would pick instead: NATS JetStream by nats-py, Redis Streams by bare RESP."""
+"""The load on the usual alternatives: NATS JetStream by nats-py, Redis Streams by bare RESP."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The figures of ``make bench``: the hub beside its floor and the servers that people would pick instead."""
+"""The figures of ``make bench``: the hub beside its floor and the usual alternatives."""
 
 from contextlib import AsyncExitStack
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The integrations of the load, and the hub as their admin and their bot see it."""
+"""The integrations of the load, made through the hub's own API as admin and bot."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Delivery to URLs: what it costs beside a bare client, and what dead endpoints cost those who live."""
+"""Delivery to URLs: its cost beside a bare client, and what dead endpoints cost live ones."""
 
 import asyncio
 import time

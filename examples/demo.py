@@ -1,4 +1,4 @@
-"""The whole thing in one terminal: a hub, a bot's day, three integrations, and what each of them gets, side by side.
+"""A demo in one terminal: a hub, a bot's day, and side by side what three integrations get of it.
 
     make demo                                   # about 20 seconds
     python examples/demo.py --seconds 120 --rate 10

@@ -1,4 +1,4 @@
-"""A hub that is backed up under load, lost, and restored: what its callers find, and which errors they get."""
+"""A hub is backed up under load, lost and restored: what its callers find, and which errors they get."""
 
 import asyncio
 import itertools

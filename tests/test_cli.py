@@ -1,4 +1,4 @@
-"""The command line, as processes of their own: what is printed when, and how a hub ends."""
+"""The command line as separate processes: what is printed, and how a hub stops."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""`hub tail` and `hub emit`, as processes of their own against a real hub."""
+"""`hub tail` and `hub emit`, as processes against a real hub."""
 
 import asyncio
 import fcntl

@@ -1,4 +1,4 @@
-"""The contract as it is written: who may call what, which rule holds for each field, and the set that others read."""
+"""The contract itself: who may call what, the rule of each field, and the published descriptor set."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The standard descriptors of a hub: full, closed, read by nobody. It serves on, and no key is lost."""
+"""Standard descriptors that are full, closed or unread: the hub serves on, and no key is lost."""
 
 import asyncio
 import fcntl

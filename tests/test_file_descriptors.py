@@ -1,4 +1,4 @@
-"""A hub that the system allows few file descriptors: it says so, keeps some for itself, and nobody hangs."""
+"""A hub with few file descriptors: it warns, keeps a reserve, and no connection hangs."""
 
 import asyncio
 from pathlib import Path

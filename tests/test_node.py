@@ -1,4 +1,4 @@
-"""The example in Node.js, run as its README says, as a real subscriber of a real hub."""
+"""The Node.js example, run as its README says, against a real hub."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What docs/operations.md says to watch is what the hub logs, line by line."""
+"""docs/operations.md explains every line that the hub logs."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What docs/other-languages.md gives to developers fits the descriptor set that we publish."""
+"""The templates in docs/other-languages.md fit the published descriptor set."""
 
 import re
 import subprocess

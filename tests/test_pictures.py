@@ -1,4 +1,4 @@
-"""The pictures of README are what their sources say, and load nothing from elsewhere."""
+"""The pictures of README match their sources, and load nothing from elsewhere."""
 
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""README prints what really comes out: its tour, command by command, against a hub of its own."""
+"""README is true: its tour, command by command, against a real hub."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""SIGHUP: a running hub takes a new certificate and another log level, and never dies of it."""
+"""SIGHUP: a running hub reloads its certificate and log level, and never ends from it."""
 
 import asyncio
 import json

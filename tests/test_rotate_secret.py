@@ -1,4 +1,4 @@
-"""Another secret for a hub: keys and cursors go on working, every crash on the way leaves a hub that starts."""
+"""Rotation of the hub's secret: keys and cursors keep working, and after every crash the hub starts."""
 
 import sqlite3
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Secrets from files: each has a twin that names one, a file that others can read is refused, and none is ignored."""
+"""Secrets from files: each setting has a twin that names one; a file that others can read is refused."""
 
 import asyncio
 import os

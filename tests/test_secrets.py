@@ -1,4 +1,4 @@
-"""A key is shown once: after a busy life no file, log line or later reply has the secret of any."""
+"""No file, log line or later reply has the secret of any key."""
 
 import signal
 from pathlib import Path

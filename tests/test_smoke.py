@@ -1,4 +1,4 @@
-"""The main job in one go: the bot emits, an integration receives what its scopes permit, an admin steers."""
+"""The main path: the bot emits, an integration receives what its scopes permit, an admin changes them."""
 
 import grpc
 from google.protobuf.duration_pb2 import Duration

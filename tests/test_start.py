@@ -1,4 +1,4 @@
-"""Starts that must fail: each ends in one line and status 2, never a traceback, and leaves nothing half-done."""
+"""Starts that must fail: each ends in one line and status 2, without a traceback, and leaves nothing behind."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What the log and callers keep of the hub stays readable: state keys, records, and all that hangs on the secret."""
+"""Stored values stay readable: state keys, records, and everything made with the secret."""
 
 import asyncio
 

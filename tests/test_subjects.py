@@ -1,4 +1,4 @@
-"""Whom an event is about stands in the contract, and is read from there."""
+"""The subjects of an event follow from the contract."""
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from tickets.hub.v1 import event_pb2, permissions_pb2

@@ -1,4 +1,4 @@
-"""Files that people write may begin with a byte order mark: none of them is refused for it."""
+"""Text files may begin with a byte order mark."""
 
 import codecs
 import ssl

@@ -1,4 +1,4 @@
-"""Writes docs/metrics.md from the table in hub/metrics.py; a test holds it fresh."""
+"""Writes docs/metrics.md from the table in hub/metrics.py; a test checks that it is current."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Run the tour in README.md twice against one real hub, and tell whether README prints what really comes out.
+"""Run the tour in README.md twice against one real hub, and check that README shows the real output.
 
     python tools/tour.py            # check; exit status 1 and a diff where it differs
     python tools/tour.py --write    # put the real output into README.md

@@ -1,4 +1,4 @@
-"""Who is let in: each method by each role, each wrong key, and what is open to everyone."""
+"""Access: each method with each role, each kind of wrong key, and what needs no key."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

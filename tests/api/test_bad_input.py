@@ -1,4 +1,4 @@
-"""Requests that are wrong in themselves: each is refused with what is wrong, and leaves nothing behind."""
+"""Invalid requests: each is refused with the reason, and has no effect."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A caller that goes away at any moment: its event is wholly in or wholly out, and the next one finds all well."""
+"""Calls that are cancelled at any moment: their events are stored whole or not at all, and the next call works."""
 
 import asyncio
 import random

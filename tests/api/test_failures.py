@@ -1,4 +1,4 @@
-"""Every row of the failure table, provoked over the wire: its status, its reason and its details."""
+"""Every row of the failure table, over the wire: its status, its reason and its details."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""How many at a time, and how often: strangers shut nobody out, and no developer fills the log."""
+"""Limits of calls and changes: callers without a key do not block others, and no developer fills the log."""
 
 import asyncio
 from contextlib import ExitStack, suppress

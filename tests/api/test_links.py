@@ -1,4 +1,4 @@
-"""Links of integrations that others cannot follow are refused, unless the settings allow them."""
+"""Links of integrations to private hosts are refused, unless the settings allow them."""
 
 from typing import Any
 

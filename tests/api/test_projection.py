@@ -1,4 +1,4 @@
-"""Whatever a stream may see and asks for: all of that, once and in order, and not a byte of anything else."""
+"""Random views and requests: a stream delivers exactly its view, once and in order."""
 
 import itertools
 from typing import Any, NamedTuple

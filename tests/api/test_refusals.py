@@ -1,4 +1,4 @@
-"""Lines about refused calls: enough to see what goes on, never so many that strangers could fill a disk."""
+"""Log lines about refused calls: enough to diagnose, and never so many that strangers could fill a disk."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The fast path of validation agrees with protovalidate, and takes what bots send."""
+"""The fast path of validation agrees with protovalidate, and covers what bots send."""
 
 from collections.abc import Sequence
 from typing import Any

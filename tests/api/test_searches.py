@@ -1,4 +1,4 @@
-"""Searches and lists: what they find however it is written, how large their pages are, and what they cost others."""
+"""Searches and lists: matching of texts, sizes of pages, and their cost for other callers."""
 
 import asyncio
 import unicodedata

@@ -1,4 +1,4 @@
-"""What integrations get: from where they ask on, all that they may see, in order, once, a cursor with each frame."""
+"""Subscribe: events from the requested start on, complete, in order, once, with a cursor in each frame."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What requests must hold, and which texts people get to read: the rules of the contract, tried on every request."""
+"""The contract's rules for required fields and for texts, tried on every request."""
 
 import unicodedata
 from collections.abc import Iterator

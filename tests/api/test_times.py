@@ -1,4 +1,4 @@
-"""Times and spans at their extremes, on every method that takes one: an answer or a clear refusal, no incident."""
+"""Extreme times and durations, on every method that takes one: an answer or a clear refusal, no internal error."""
 
 import uuid
 from collections.abc import Iterator

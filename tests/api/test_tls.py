@@ -1,4 +1,4 @@
-"""Who may speak to the hub at all: TLS, clients' certificates, and no plaintext beyond this machine."""
+"""TLS, client certificates, and no plaintext beyond loopback."""
 
 import json
 from datetime import timedelta

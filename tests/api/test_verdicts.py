@@ -1,4 +1,4 @@
-"""What the hub says of some ten thousand requests, right and wrong: the corpus in ``tests/data/verdicts.json``."""
+"""The validation verdicts of some ten thousand requests: the corpus in ``tests/data/verdicts.json``."""
 
 import pytest
 from tickets.hub.v1 import event_pb2, event_service_pb2

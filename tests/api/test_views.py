@@ -1,4 +1,4 @@
-"""Views, projections, encodings and the fan-out index, each against the plainest way of saying the same."""
+"""Views, projections, encodings and the fan-out index, each against a naive implementation."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""The example of a bot with its cog, in a Discord that only exists here, beside a real hub."""
+"""The example of a bot with its cog, in a fake Discord, beside a real hub."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack

@@ -1,4 +1,4 @@
-"""``t!integrationdev``, as developers use it: Discord is made up; discord.py, the hub and the receivers are real."""
+"""``t!integrationdev``, as developers use it: Discord is fake; discord.py, the hub and the receivers are real."""
 
 import asyncio
 import logging

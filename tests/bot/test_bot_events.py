@@ -1,4 +1,4 @@
-"""What happens in the bot reaches the hub: through the outbox, in order, once; the hub is killed and comes back."""
+"""Events of the bot reach the hub through the outbox, in order, once, also over a killed hub."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""``/integrations``, as members and managers use it: Discord is made up, discord.py and the hub are real."""
+"""``/integrations``, as members and managers use it: Discord is fake, discord.py and the hub are real."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Emitting: a burst loses nothing, what others cancel is repeated, and a caller can repeat what failed for good."""
+"""Emitting: a burst loses nothing, foreign cancellations are retried, and a caller can retry a failed event."""
 
 import asyncio
 import threading

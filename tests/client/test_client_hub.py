@@ -1,4 +1,4 @@
-"""Both clients against a real hub, a process of its own: killed, drained, frozen, cut off, and steered by an admin."""
+"""Both clients against a real hub process: killed, drained, frozen, cut off, and changed by an admin."""
 
 import asyncio
 import signal

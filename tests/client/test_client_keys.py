@@ -1,4 +1,4 @@
-"""The key of a client: replaced without losing a subscription, seen by the hub alone, sent through no proxy unasked."""
+"""The key of a client: rotated without losing a subscription, never printed, sent through no unrequested proxy."""
 
 import asyncio
 import copy

@@ -1,4 +1,4 @@
-"""What a developer writes, and the requests that become of it; how a failure is read."""
+"""Options of the client and the requests that they become; how failures are read."""
 
 import re
 import uuid

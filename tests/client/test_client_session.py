@@ -1,4 +1,4 @@
-"""The logic of resuming and retrying, by itself: no channel, no thread, no clock but numbers."""
+"""The logic of resuming and retrying, without channel, thread or clock."""
 
 import pytest
 from google.protobuf.duration_pb2 import Duration

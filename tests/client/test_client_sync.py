@@ -1,4 +1,4 @@
-"""The synchronous client against a scripted channel and a clock that only the test moves."""
+"""The threaded client against a scripted channel and a fake clock."""
 
 import gc
 import queue

@@ -1,4 +1,4 @@
-"""What the client verifies is what the hub and the official library sign; everything else is one typed error."""
+"""The client verifies what the hub and the official library sign; anything else is one typed error."""
 
 import time
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Emitting with both clients: what waits shares a call, in order, and each caller gets its own answer."""
+"""Emitting with both clients: waiting events share a call, in order, and each caller gets its own answer."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The line of events on their way out: who shares a call, in which order, and what its answer means for each."""
+"""The queue of outgoing events: which share a call, in which order, and what an answer means for each."""
 
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status

@@ -1,4 +1,4 @@
-"""The outbox of both clients: an event that emit() took reaches the hub, in order, once, whatever happens between."""
+"""The outbox of both clients: an event for which emit() returned reaches the hub, in order, once."""
 
 import asyncio
 import shutil

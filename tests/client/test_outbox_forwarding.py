@@ -1,4 +1,4 @@
-"""What an outbox makes of each answer of the hub, without a hub."""
+"""How an outbox reacts to each answer of the hub, without a hub."""
 
 import pytest
 from tickets_hub import HubCallError, Policy

@@ -1,4 +1,4 @@
-"""Backup and restore of the embedded store: what is carried, what is refused, and what is left where it is cut off."""
+"""Backup and restore of the embedded store: content, refusals, and interruptions."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A store of every released format: a newer hub opens it, upgrades it, and it means what it meant."""
+"""Stores of every released format: a newer hub opens and upgrades them without a change of meaning."""
 
 import json
 import shutil

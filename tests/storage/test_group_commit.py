@@ -1,4 +1,4 @@
-"""The task that commits: whatever its store does, each caller gets an answer and the next one is served."""
+"""The committer: whatever its store does, each caller gets an answer and the next one is served."""
 
 import asyncio
 import threading

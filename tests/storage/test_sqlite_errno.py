@@ -1,4 +1,4 @@
-"""What each errno of a write means: refused for now, or nothing more until a restart. See `faults.MEANINGS`."""
+"""The meaning of each errno of a write: refused for now, or nothing more until a restart. See `faults.MEANINGS`."""
 
 import errno
 import resource

@@ -1,4 +1,4 @@
-"""What the embedded store does when the machine fails it: full disks, dying disks, kill -9, other people's readers."""
+"""The embedded store on a failing machine: full disks, I/O errors, kill -9, foreign readers of the file."""
 
 import asyncio
 import os

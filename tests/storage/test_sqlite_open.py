@@ -1,4 +1,4 @@
-"""Opening the embedded store: what it makes, and what it refuses, each in one line that says what to do."""
+"""Opening the embedded store: what it creates, and what it refuses, in one line that says what to do."""
 
 import asyncio
 import os

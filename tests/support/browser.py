@@ -1,4 +1,4 @@
-"""A page in the system's Chromium, driven by playwright, and everything that the browser complains about meanwhile."""
+"""A page in the system's Chromium, driven by playwright, with every error that the browser reports."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path

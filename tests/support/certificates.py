@@ -1,4 +1,4 @@
-"""Certificates as an admin has them made."""
+"""Certificates for tests."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

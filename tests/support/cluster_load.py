@@ -1,4 +1,4 @@
-"""Writers that never give up, readers that resume, and what must be true of the log in the end."""
+"""Writers that retry, readers that resume, and what must hold for the log in the end."""
 
 import asyncio
 import time

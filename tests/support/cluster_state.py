@@ -1,4 +1,4 @@
-"""What can be seen of a cluster and of the hubs on it, and waiting until it is so."""
+"""The observable state of a cluster and its hubs, and waiting for it."""
 
 import asyncio
 from contextlib import suppress

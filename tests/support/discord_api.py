@@ -1,4 +1,4 @@
-"""Discord as a bot meets it, for tests: its REST API on loopback, and what its gateway would say.
+"""A fake Discord: its REST API on loopback, and events of its gateway.
 
 discord.py itself is real: commands come in as the gateway's payloads, answers go out as HTTP requests to this server.
 """

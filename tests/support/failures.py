@@ -1,4 +1,4 @@
-"""How each failure that callers bring about is provoked: wrong requests, keys, rights, names and states."""
+"""How callers can cause each failure: wrong requests, keys, rights, names and states."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

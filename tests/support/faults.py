@@ -1,4 +1,4 @@
-"""Ways to servers that can be cut or made long: connections stay open, and nothing passes, or late."""
+"""Proxies between hub and servers that can be cut or slowed down while connections stay open."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Backs up, or restores, and is killed on the way: before its lines, and at random moments. Prints what was left.
+"""Backs up or restores, and is killed at each line or at random moments. Prints what was left.
 
 killed_backup.py backup DATA_DIR   many times, into a directory beside it
 killed_backup.py restore FILE      many times, into new directories beside it

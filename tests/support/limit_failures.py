@@ -1,4 +1,4 @@
-"""How each failure of places, limits and the hub itself is provoked."""
+"""How to cause each failure of limits and of the hub itself."""
 
 import asyncio
 import sqlite3

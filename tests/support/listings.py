@@ -1,4 +1,4 @@
-"""Integrations for the pages: what people may write of themselves, installations, and very many at once."""
+"""Integrations for the pages: hostile texts, installations, and very many at once."""
 
 from msgspec.structs import replace
 from tickets.hub.v1.directory_service_pb2 import InstallIntegrationRequest, SubmitApplicationRequest

@@ -1,4 +1,4 @@
-"""Stores to move from and to, and all that a log means to those who read it."""
+"""Stores to move from and to, and what a log means to its readers."""
 
 import secrets
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What random lives of integrations are played on: one hub for all runs, and its streams beside the model's readers."""
+"""The hub on which random lives of integrations run, with its streams beside the model's readers."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""Who may see what, as the rules say it and not as the hub does it: the model that the hub is held against.
+"""A model of the permission rules, written independently of the hub.
 
 Written from the contract and docs/governance.md alone, in the plainest way: it keeps everything that ever happened and
 evaluates it again for each question. Imports nothing of the hub.

@@ -1,4 +1,4 @@
-"""What a disk may hold after the power went: all that was synced, and of the rest whatever it likes.
+"""What a disk may hold after a power loss: everything that was synced, and any part of the rest.
 
 Made of the record that recorder.c keeps. Not synced means: any of these writes may be there or not, each sector for
 itself; names made, removed or changed since the directory was synced may be so or not, in their order.

@@ -1,4 +1,4 @@
-"""Programs that are not ours and that some tests drive: where they are, and what to do where they are not."""
+"""External programs that some tests drive: where they are, and what to do if they are missing."""
 
 import os
 import shutil

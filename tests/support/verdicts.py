@@ -1,4 +1,4 @@
-"""A corpus of requests, right and wrong, with what the hub says of each: `python -m tests.support.verdicts` writes it.
+"""A corpus of valid and invalid requests with the hub's verdicts: `python -m tests.support.verdicts` writes it.
 
 For every request message there is a sample that keeps all rules. Each of its fields, at any depth, is then set to edge
 values, one at a time, and the verdict is written down: the fields that break a rule, and the texts. If the way in which

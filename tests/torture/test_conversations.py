@@ -1,4 +1,4 @@
-"""Conversations in HTTP/2 that are nearly right: whatever strangers send, the hub goes on serving."""
+"""Mutated HTTP/2 conversations: whatever strangers send, the hub keeps serving."""
 
 import asyncio
 import os

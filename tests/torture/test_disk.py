@@ -1,4 +1,4 @@
-"""A full disk and a disk that fails: nothing is acknowledged that is not there, reads and streams go on, it is said."""
+"""A full disk and a failing disk: nothing is acknowledged that is not stored, and reads and streams continue."""
 
 import asyncio
 import time

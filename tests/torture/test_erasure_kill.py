@@ -1,4 +1,4 @@
-"""kill -9 at each step of an erasure: the same request again finishes it, nobody misses the notice, no byte is left."""
+"""kill -9 at each step of an erasure: it is finished later, every recipient gets the notice, no byte is left."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Flipped bits in the file of the embedded store: whatever bit it is, nothing wrong is given out in silence."""
+"""Flipped bits in the file of the embedded store: none of them is delivered silently."""
 
 import asyncio
 import random

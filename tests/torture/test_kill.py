@@ -1,4 +1,4 @@
-"""kill -9, at any moment and at each step around the commit: nothing acknowledged is lost, no id counts twice."""
+"""kill -9, at any moment and at each step around the commit: no acknowledged event is lost, no id counts twice."""
 
 import asyncio
 import itertools

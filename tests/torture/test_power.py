@@ -1,4 +1,4 @@
-"""Power loss: whatever the disk made of what was not synced, all acknowledged events are there, the store is sound."""
+"""Power loss: whatever happened to unsynced data, all acknowledged events are there and the store is intact."""
 
 import os
 import random

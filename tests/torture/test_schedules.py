@@ -1,4 +1,4 @@
-"""Random schedules against a real hub: events, permissions, readers, restarts; then what must hold whatever happened.
+"""Random schedules of events, permissions, readers and restarts against a real hub; then the promises are checked.
 
 The model of who may see what stands here for itself: it reads the log's entries of an integration, and knows the
 contract's table by heart.

@@ -1,4 +1,4 @@
-"""The bodies of requests: what an event is in each format, and that nothing of it differs from protobuf's own JSON."""
+"""Bodies of requests: events in each format, equal to protobuf's own JSON."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The certificate of a receiver goes wrong while its endpoint delivers, and is mended."""
+"""The certificate of a receiver becomes invalid while its endpoint delivers, and is replaced."""
 
 import ssl
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""A request in flight is cut at once when its receiver may not have it any more; its time-out is not waited for."""
+"""A request in flight is aborted at once when its receiver may no longer have it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

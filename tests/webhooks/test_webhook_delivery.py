@@ -1,4 +1,4 @@
-"""Delivery to an endpoint: in order and complete, through the view of the moment, whatever the receiver does."""
+"""Delivery to an endpoint: in order and complete, by the current view, whatever the receiver does."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Erasure reaches receivers: each learns whom to forget, in order, and its 2xx confirms it."""
+"""Erasures reach receivers: each gets the notice, in order, and its 2xx confirms it."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""An endpoint that fails for as long as events are kept: 72 hours pass, in the time of a fake clock."""
+"""An endpoint that fails for 72 hours, in the time of a fake clock."""
 
 import random
 from itertools import pairwise, repeat

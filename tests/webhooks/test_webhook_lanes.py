@@ -1,4 +1,4 @@
-"""Places for requests: whoever is slow, hangs or fails keeps no quick endpoint waiting."""
+"""Slots for requests: slow, hanging or failing endpoints delay no quick one."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""The rules of sending that are numbers (docs/webhooks.md): each limit holds, and is the one that is written down."""
+"""The documented limits of sending (docs/webhooks.md) hold."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Endpoints outlive what happens to a hub: kill -9, a restore, a move to another store, history that is gone."""
+"""Endpoints survive kill -9, a restore, a move to another store, and trimmed history."""
 
 import signal
 from pathlib import Path

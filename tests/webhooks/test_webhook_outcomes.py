@@ -1,4 +1,4 @@
-"""The table of outcomes (docs/webhooks.md), row by row, where no other file has it: trouble, then all is delivered."""
+"""Rows of the table of outcomes (docs/webhooks.md) that no other file tests: after the trouble all is delivered."""
 
 import asyncio
 import ssl

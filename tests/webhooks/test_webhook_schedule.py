@@ -1,4 +1,4 @@
-"""The table of outcomes: what each does to an endpoint's schedule."""
+"""The schedule of an endpoint after each outcome."""
 
 import pytest
 from hypothesis import given

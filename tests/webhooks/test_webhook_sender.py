@@ -1,4 +1,4 @@
-"""What the hub dials: the address that was judged, and no other, whatever names and answers say."""
+"""The hub dials only the address that it has checked, whatever names and answers say."""
 
 import asyncio
 import ssl

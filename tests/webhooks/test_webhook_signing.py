@@ -1,4 +1,4 @@
-"""What is signed is what the official library of Standard Webhooks verifies."""
+"""The official library of Standard Webhooks verifies the signatures."""
 
 import base64
 import time

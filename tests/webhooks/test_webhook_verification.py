@@ -1,4 +1,4 @@
-"""Verification: who is switched on, and what each failure says."""
+"""Verification: which endpoints are switched on, and what each failure says."""
 
 import asyncio
 import socket
