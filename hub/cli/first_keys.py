@@ -2,7 +2,10 @@
 
 import click
 from msgspec.structs import replace
+from tickets.hub.v1.admin_service_pb2 import CreateServiceKeyRequest
+from tickets.hub.v1.permissions_pb2 import ROLE_BOT
 
+from hub.api.validation import check
 from hub.archive.files import require_store
 from hub.cli.options import EPILOG, load_settings, run, setting_options
 from hub.cli.output import show_soon
@@ -12,10 +15,11 @@ from hub.control.audit import encode_change
 from hub.control.hub_secret import HubSecret, choose
 from hub.control.registry import Registry
 from hub.control.transactions import COMMAND_LINE, initialise
-from hub.errors import Conflict, StartError
+from hub.errors import Conflict, InvalidRequest, StartError
 from hub.model import Entry, Kind, Role
 from hub.state import SERVICE_KEY
 from hub.storage import Log, open_storage
+from hub.text import nfc
 
 
 @click.command(epilog=EPILOG, short_help="Make the store and print the first keys.")
@@ -25,9 +29,21 @@ def init(config_file: str | None, **flags: str | None) -> None:
     run(_init(load_settings(config_file, flags, SERVING)))
 
 
+def read_name(_context: click.Context, _option: click.Parameter, name: str) -> str:
+    """The --name of a key, by the contract's rules for it."""
+    try:
+        request = CreateServiceKeyRequest(role=ROLE_BOT, display_name=nfc(name))
+        check(request)
+    except UnicodeEncodeError:
+        raise click.BadParameter("must be UTF-8") from None
+    except InvalidRequest as error:
+        raise click.BadParameter("; ".join(one.description for one in error.violations)) from None
+    return request.display_name
+
+
 @click.command("create-key", epilog=EPILOG, short_help="Make a key while the hub is stopped.")
 @click.option("--role", type=click.Choice(["admin", "bot"]), required=True, help="the role of its holder")
-@click.option("--name", default="made on the command line", help="what it is for")
+@click.option("--name", default="made on the command line", callback=read_name, help="what it is for")
 @setting_options("data_dir", "storage")
 def create_key(role: str, name: str, config_file: str | None, **flags: str | None) -> None:
     """Make a key while the hub is stopped, for example when the last admin key was lost."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography import x509
 
 from hub.addresses import OFF
-from hub.api.tls import ENDS_SOON, read_files, why_not_listening
+from hub.api.tls import ENDS_SOON, NOT_TAKEN, is_taken, read_files, why_not_listening
 from hub.archive.store_checks import Finding, running_hub
 from hub.cli.healthcheck import ask
 from hub.cli.top import size
@@ -47,8 +47,10 @@ def machine_findings(settings: Settings) -> Iterator[Finding]:
         yield _backup(directory)
     yield clock(time.time(), _kernel_clock())
     holder = running_hub(directory)
-    yield _listen(settings, holder)
+    yield _listen("listen", settings.listen, holder)
     yield _http_listen(settings, holder)
+    if settings.directory_listen != OFF:
+        yield _listen("directory", settings.directory_listen, holder)
     yield from _certificates(settings)
 
 
@@ -134,23 +136,22 @@ def clock(now: float, kernel: int) -> Finding:
     return Finding("clock", "ok", text + (", synchronized by NTP" if kernel >= 0 else ""))
 
 
-def _listen(settings: Settings, holder: str) -> Finding:
-    """Whether the hub can have its port, or has it."""
-    address = settings.listen
+def _listen(name: str, address: str, holder: str) -> Finding:
+    """Whether the hub can have a port, or has it."""
     if holder:
         host, _, port = address.rpartition(":")
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))  # noqa: S104  compared only
         try:
             with closing(socket.create_connection((host, int(port)), TIMEOUT)):
-                return Finding("listen", "ok", f"{address}, where the running hub ({holder}) answers")
+                return Finding(name, "ok", f"{address}, where the running hub ({holder}) answers")
         except OSError as error:
             text = f"the hub runs ({holder}) and does not answer at {address}: {error}: give the settings of that hub"
-            return Finding("listen", "problem", text)
+            return Finding(name, "problem", text)
     why = why_not_listening(address)
     if why:
         text = f"cannot listen on {address}: {why.lower()}: stop what has it, or name another address"
-        return Finding("listen", "problem", text)
-    return Finding("listen", "ok", f"{address} is free")
+        return Finding(name, "problem", text)
+    return Finding(name, "ok", f"{address} is free")
 
 
 def _http_listen(settings: Settings, holder: str) -> Finding:
@@ -178,6 +179,8 @@ def _certificates(settings: Settings) -> Iterator[Finding]:
     if files is None:
         yield Finding("certificate", "ok", "none: the hub serves without TLS")
         return
+    if not is_taken(files):
+        yield Finding("certificate", "problem", f"{settings.tls_certificate}: {NOT_TAKEN}")
     for file, pem in ((settings.tls_certificate, files.chain), (settings.tls_client_ca, files.authority)):
         for one in x509.load_pem_x509_certificates(pem) if pem else ():
             yield certificate(f"{file}, {one.subject.rfc4514_string()}", one, datetime.now(UTC))

@@ -32,7 +32,7 @@ def write(text: str) -> None:
         OSError: they cannot be written.
     """
     sys.stdout.flush()
-    rest = memoryview(f"{text}\n".encode())
+    rest = memoryview(f"{text}\n".encode(errors="backslashreplace"))  # a path need not be text
     while rest:
         rest = rest[os.write(sys.stdout.fileno(), rest) :]
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from hub.cli.machine_checks import clock, file_system
 from tests.support.certificates import certify
@@ -161,11 +162,12 @@ async def test_doctor_reports_a_clock_behind_the_newest_entry(tmp_path: Path) ->
 
 
 async def test_doctor_reports_ports_in_use(tmp_path: Path) -> None:
-    """It names both, with what to do, while no hub has the directory."""
+    """It names each, with what to do, while no hub has the directory."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        found = await doctor(tmp_path, HUB_LISTEN=address, HUB_HTTP_LISTEN=address)
-    assert (found.code, found.level("listen"), found.level("http_listen")) == (1, "problem", "problem")
+        found = await doctor(tmp_path, HUB_LISTEN=address, HUB_HTTP_LISTEN=address, HUB_DIRECTORY_LISTEN=address)
+    assert found.code == 1
+    assert [found.level(name) for name in ("listen", "http_listen", "directory")] == ["problem"] * 3
     assert found.text("listen") == (
         f"cannot listen on {address}: address already in use: stop what has it, or name another address"
     )
@@ -202,6 +204,18 @@ async def test_doctor_reports_invalid_certificate_files(tmp_path: Path) -> None:
     (tmp_path / "hub.key").touch(0o600)
     found = await doctor(tmp_path, HUB_TLS_CERTIFICATE="hub.pem", HUB_TLS_KEY="hub.key")
     assert (found.code, found.text("certificate")) == (1, "TLS: hub.pem contains no certificate in PEM form")
+
+
+async def test_doctor_reports_a_certificate_that_grpc_does_not_take(tmp_path: Path) -> None:
+    """A start would fail with the same words."""
+    made = certify("hub", curve=ec.SECP256K1())
+    (tmp_path / "hub.pem").write_bytes(made.pem)
+    (tmp_path / "hub.key").touch(0o600)
+    (tmp_path / "hub.key").write_bytes(made.key_pem)
+    files = {"HUB_TLS_CERTIFICATE": "hub.pem", "HUB_TLS_KEY": "hub.key"}
+    ended = await run_hub("doctor", cwd=tmp_path, **FREE, **files, PYTHONUNBUFFERED="1")
+    assert ended.code == 1
+    assert "problem  certificate    hub.pem: gRPC takes neither the certificate nor its key" in ended.out
 
 
 async def test_doctor_reports_a_full_disk(tmp_path: Path) -> None:
