@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from hub.control.registry import Registry
 from hub.delivery.feed import Feed
+from hub.delivery.page_cache import EVENTS_ONLY
 from hub.errors import CursorExpired
 from hub.storage import Log
 
@@ -19,6 +20,20 @@ def expired(cause: str) -> CursorExpired:
         "or set on_expired_cursor to EARLIEST",
         metadata={"cause": cause},
     )
+
+
+async def has_events(log: Log, after: int, through: int) -> bool:
+    """Whether an event lies after a position and up to another; changes of state, such as a commit, do not count.
+
+    Raises:
+        StorageUnavailable: the store does not answer.
+    """
+    while after < through:
+        page = await log.read(after, 1, EVENTS_ONLY)
+        if page.entries or page.through <= after:
+            return bool(page.entries) and page.entries[0].position <= through
+        after = page.through
+    return False
 
 
 class ClusterBounds:

@@ -15,6 +15,7 @@ from hub.clock import Clock
 from hub.config import Settings
 from hub.control.endpoint_changes import DELIVERING
 from hub.control.registry import Registry
+from hub.delivery.bounds import has_events
 from hub.delivery.feed import Feed
 from hub.delivery.options import OF_ENDPOINT, TAILS
 from hub.delivery.stream import Stream
@@ -22,7 +23,7 @@ from hub.delivery.streams import Streams
 from hub.delivery.writes import SLOW_WRITE
 from hub.endpoint_model import EndpointRecord, EndpointState
 from hub.errors import HubError
-from hub.model import Cursor, IntegrationRecord, KeyRecord, Kind
+from hub.model import Cursor, IntegrationRecord, KeyRecord
 from hub.storage import Log
 
 SLICE = 500
@@ -39,8 +40,6 @@ DISK_TIMEOUT = 0.5
 
 BACKUP_STAMP = "last-backup"
 """The file in the data directory whose modification time is that of the last backup."""
-
-EVENTS = frozenset({Kind.EVENT})
 
 STREAM_STATES = ("live", "catching_up", "blocked", "waiting_for_store", "ending")
 """The states of a stream. Blocked: its reader has not taken a frame for a while."""
@@ -276,21 +275,12 @@ async def newest_event(log: Log, before: int, through: int) -> int:
     Raises:
         StorageUnavailable: the store does not answer.
     """
-    if not await _is_followed(log, before, through):
+    if not await has_events(log, before, through):
         return before
     while through - before > 1:
         middle = (before + through) // 2
-        if await _is_followed(log, middle, through):
+        if await has_events(log, middle, through):
             before = middle
         else:
             through = middle
     return through
-
-
-async def _is_followed(log: Log, position: int, through: int) -> bool:
-    while position < through:
-        page = await log.read(position, 1, EVENTS)
-        if page.entries or page.through <= position:
-            return bool(page.entries) and page.entries[0].position <= through
-        position = page.through
-    return False

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control.registry import Registry
+from hub.delivery.bounds import has_events
 from hub.delivery.confirmations import Confirmations
 from hub.delivery.cursor import CursorSeal
 from hub.delivery.cursor_commits import Commits
 from hub.delivery.feed import Feed
 from hub.delivery.last_seen import LastSeen
-from hub.delivery.page_cache import EVENTS_ONLY
 from hub.errors import Conflict, SubscriptionNotFound, TooManySubscriptions
 from hub.model import Cursor, Entry, State
 from hub.state import CLAIM, CURSOR
@@ -106,18 +106,10 @@ class Subscriptions:
         Raises:
             StorageUnavailable: the store does not answer.
         """
-        if cursor.epoch == self._feed.earliest.epoch and not await self._has_events_after(cursor.position):
+        is_current = cursor.epoch == self._feed.earliest.epoch
+        if is_current and not await has_events(self._log, cursor.position, self._feed.through):
             return 0.0
         return max(0, self._clock.now() - cursor.time) / 1_000_000
-
-    async def _has_events_after(self, position: int) -> bool:
-        """Whether an event lies after a position; changes of state, such as a commit, do not count."""
-        while position < self._feed.through:
-            page = await self._log.read(position, 1, EVENTS_ONLY)
-            if page.entries or page.through <= position:
-                return bool(page.entries)
-            position = page.through
-        return False
 
     async def forget(self, integration_id: str, subscription_id: str, audit: Sequence[Entry] = ()) -> None:
         """Delete a subscription; its stream ends. The entries of `audit` are appended with it.
