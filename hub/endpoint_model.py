@@ -78,7 +78,11 @@ class EndpointRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AttemptsRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Outcomes of the newest attempts. Times in microseconds; `failing_for` in seconds of running time."""
+    """Outcomes of the newest attempts. Times in microseconds; `failing_for` in seconds of running time.
+
+    Attributes:
+        activation: of the endpoint; what failed before another one does not count.
+    """
 
     failures: int = 0
     failing_since: int = 0
@@ -87,6 +91,7 @@ class AttemptsRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     failure: int = 0
     http_status: int = 0
     last_success_time: int = 0
+    activation: int = 0
 
 
 class PlaceRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -50,8 +50,8 @@ class Places:
             self._held.pop(name, None)
             self._unsaved.discard(name)
             place = self.of(record, name)
-            if place.activation != record.activations:
-                place = replace(place, attempts=AttemptsRecord())  # whatever failed before, it was verified since
+            if place.attempts.activation != record.activations:  # whatever failed before, it was verified since
+                place = replace(place, attempts=AttemptsRecord(activation=record.activations))
             if place.holder != self.hub_id:
                 place = replace(place, holder=self.hub_id)
                 stored = self._registry.endpoints.places.get(name)

@@ -109,7 +109,8 @@ def after(  # noqa: PLR0913  what the decision depends on
         give_up_after: seconds of nothing but failures after which an endpoint is disabled.
     """
     if outcome.failure is None:
-        return AttemptsRecord(last_success_time=now, http_status=outcome.status), Verdict.COMMIT
+        taken = AttemptsRecord(last_success_time=now, http_status=outcome.status, activation=record.activation)
+        return taken, Verdict.COMMIT
     failures = record.failures + 1
     failing_for = record.failing_for + min(since_last, longest_step(record))
     wait = min(outcome.retry_after, MAX_RETRY_AFTER) or delay(failures) * jitter

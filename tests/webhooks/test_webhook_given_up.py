@@ -15,7 +15,7 @@ from tests.support.events import ids
 from tests.support.hubs import FakeClock, RunningHub, StartHub, emit, pass_time, until
 from tests.support.receivers import ALLOWED, connect, endpoint_when, receiving
 
-ACTIVE, DISABLED = 2, 5
+ACTIVE, FAILING, DISABLED = 2, 3, 5
 SERVER_ERROR = 8
 RETENTION = 72 * 3_600
 KEPT_FROM = 800
@@ -102,3 +102,29 @@ async def test_an_endpoint_is_disabled_after_72_hours_of_failures(
         gap = receiver.bodies[2]["data"]
         assert gap["cause"] == "GAP_CAUSE_RETENTION"
         assert gap["from_time"] < gap["to_time"]
+
+
+async def test_failures_outlive_a_restart_before_anything_was_taken(start_hub: StartHub) -> None:
+    """A receiver that passes the verification and takes nothing after it is given up, however often hubs restart."""
+    clock = FakeClock()
+    hub = await start_hub(clock, **ALLOWED)
+    _, reader = await hub.register("TICKET_CREATED")
+
+    async def refuse(_body: dict[str, Any], _request: web.Request) -> web.Response:
+        return web.Response(status=500)
+
+    async with receiving(refuse) as receiver:
+        receiver.clock = clock
+        await connect(reader, receiver)
+        for count, wait in enumerate(BACK_OFF, 1):
+            await until(lambda count=count: failures(hub) == count)  # type: ignore[misc]
+            let_pass(clock, wait if count < len(BACK_OFF) else 0.0)
+        before = await endpoint_when(reader, lambda one: one.state == FAILING)
+        await hub.close()
+        hub = await start_hub(clock, **ALLOWED)
+        [name] = hub.hub.registry.endpoints.places
+        await until(lambda: hub.hub.dispatchers.running(name) is not None)
+        again = await endpoint_when(hub.caller(reader.key), lambda one: one.failed_attempts)
+        assert (again.state, again.failing_since) == (before.state, before.failing_since)
+        let_pass(clock, BACK_OFF[-1])
+        await until(lambda: failures(hub) == len(BACK_OFF) + 1)
