@@ -134,14 +134,14 @@ async def test_create_key_needs_a_store(tmp_path: Path) -> None:
     [("", "is required"), ("a" * 81, "80 characters"), ("\x1b[2J", "control characters"), ("\udcff", "must be UTF-8")],
 )
 async def test_create_key_checks_the_name(tmp_path: Path, name: str, complaint: str) -> None:
-    """By the rules of CreateServiceKey: everybody who lists the keys reads it."""
+    """By the rules of CreateServiceKey, because admins read it in lists of keys."""
     ended = await run_hub("create-key", "--role", "admin", "--name", name, cwd=tmp_path)
     assert (ended.code, ended.out) == (2, "")
     assert complaint in ended.err.splitlines()[-1]
 
 
-async def test_a_path_that_is_no_text_can_be_printed(tmp_path: Path) -> None:
-    """Linux takes any bytes as names; a setting that names such a file is shown with escapes."""
+async def test_a_path_that_is_not_utf8_can_be_printed(tmp_path: Path) -> None:
+    """Linux allows any bytes in names; a setting that names such a file is shown with escapes."""
     ended = await run_hub("config", "--data-dir", "d\udcff", cwd=tmp_path)
     assert (ended.code, ended.err) == (0, "")
     assert 'data_dir = "d\\udcff"  # flag' in ended.out

@@ -71,10 +71,10 @@ async def said_after_signal(hub: Serving) -> str:
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256K1(), ec.BrainpoolP256R1()], ids=lambda curve: str(curve.name))
-async def test_a_certificate_that_grpc_does_not_take_is_not_said_to_be_loaded(
+async def test_a_certificate_that_grpc_rejects_is_not_reported_as_loaded(
     tmp_path: Path, curve: ec.EllipticCurve
 ) -> None:
-    """GRPC goes on with the former one without a word, and the hub would say "reloaded" until that one has expired."""
+    """GRPC silently keeps the former one, and the hub would log "reloaded" until that one has expired."""
     first = certify("first")
     write_files(tmp_path, first)
     async with serving("--config", "hub.toml", cwd=tmp_path, PYTHONUNBUFFERED="1") as hub:
@@ -84,8 +84,8 @@ async def test_a_certificate_that_grpc_does_not_take_is_not_said_to_be_loaded(
         assert (await hub.stop()).code == 0
 
 
-async def test_a_chain_of_unknown_keys_does_not_end_reloading(tmp_path: Path) -> None:
-    """A certificate in it has a curve that nobody knows; the next signal, with sound files, is answered again."""
+async def test_a_certificate_with_an_unknown_curve_does_not_end_reloading(tmp_path: Path) -> None:
+    """The next signal, with valid files, is answered."""
     first, second = certify("first"), certify("second")
     write_files(tmp_path, first)
     p256, unknown = bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030106")
@@ -100,8 +100,8 @@ async def test_a_chain_of_unknown_keys_does_not_end_reloading(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("count", ["9" * 5_000, "[" * 10_000])
-async def test_settings_that_end_the_parser_are_told(tmp_path: Path, count: str) -> None:
-    """A number of too many digits, or lists that are nested too deeply: the start says so, and a reload, too."""
+async def test_settings_that_crash_the_parser_are_reported(tmp_path: Path, count: str) -> None:
+    """A number with too many digits, or lists nested too deeply: at the start, and at a reload."""
     write_files(tmp_path, certify("hub"))
     async with serving("--config", "hub.toml", cwd=tmp_path) as hub:
         (tmp_path / "hub.toml").write_text(f"max_streams = {count}")
@@ -112,8 +112,8 @@ async def test_settings_that_end_the_parser_are_told(tmp_path: Path, count: str)
         assert (await hub.stop()).code == 0
 
 
-async def test_a_fault_does_not_end_reloading(hub: RunningHub) -> None:
-    """It is logged, and the next signal is answered again."""
+async def test_an_internal_error_does_not_end_reloading(hub: RunningHub) -> None:
+    """It is logged, and the next signal is answered."""
 
     def read() -> Settings:
         raise RuntimeError("a fault")

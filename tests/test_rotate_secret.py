@@ -80,7 +80,7 @@ async def test_keys_and_cursors_survive_rotations(tmp_path: Path) -> None:
     assert b"sealed" not in audit(tmp_path / "data" / "hub.db")
 
 
-async def test_erasures_outlive_rotations(start_hub: StartHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_erasures_survive_rotations(start_hub: StartHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The earlier secret is kept until no erasure needs it; then the hub starts without it, and repeats its notices."""
 
     async def nothing(*_: object) -> None:

@@ -135,8 +135,8 @@ async def test_the_stores_own_secret_is_checked(tmp_path: Path) -> None:
     assert "others can read it (mode 0644): chmod 600" in (await run_hub("serve", cwd=tmp_path)).complaint
 
 
-async def test_each_file_that_a_command_asks_for_can_be_given(hub: RunningHub, tmp_path: Path) -> None:
-    """Without a key a command names a variable for its file, and with that variable it runs."""
+async def test_every_key_file_variable_that_a_command_names_works(hub: RunningHub, tmp_path: Path) -> None:
+    """Without a key a command names a variable for a file; with that variable it runs."""
     keys = {("top", "--once"): hub.admin.key, ("emit", "ticket_closed", "--guild", "41"): hub.bot.key}
     for words, key in keys.items():
         asking = await run_hub(*words, "--address", hub.address, cwd=tmp_path)

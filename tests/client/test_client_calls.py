@@ -103,8 +103,8 @@ async def test_a_call_in_flight_learns_that_its_client_was_closed(hub: ScriptedH
     hub.blocked.set()
 
 
-async def test_closing_threads_cuts_a_commit_off_without_a_word(hub: ScriptedHub) -> None:
-    """A commit that the hub does not answer is given up; its thread ends without a traceback."""
+async def test_closing_the_threaded_client_abandons_an_unanswered_commit(hub: ScriptedHub) -> None:
+    """Its thread ends without a traceback."""
     hub.blocked.clear()
     client = Client(hub.address, "tkt_key", policy=POLICY)
     reading = asyncio.create_task(asyncio.to_thread(next, client.subscribe(auto_commit=True), None))

@@ -36,8 +36,8 @@ def test_the_client_verifies_webhooks(wrong: dict[str, str], name: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_program_ends_with_its_input(wrong: dict[str, str]) -> None:
-    """Nothing of the clients that it has closed keeps it alive."""
+def test_the_conformance_program_ends_with_its_input(wrong: dict[str, str]) -> None:
+    """None of its closed clients keeps it alive."""
     assert END not in wrong, wrong[END]
 
 

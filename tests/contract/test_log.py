@@ -54,7 +54,7 @@ async def test_given_positions_are_ignored(log: Log) -> None:
 
 
 async def test_an_append_has_a_largest_size(log: Log) -> None:
-    """A caller with more divides it, or the backends would differ."""
+    """A caller with more entries divides them; otherwise the backends would differ."""
     with pytest.raises(ValueError, match="at most 1000"):
         await log.append([event()] * (MAX_APPEND + 1))
     assert len(await log.append([event()] * MAX_APPEND)) == MAX_APPEND

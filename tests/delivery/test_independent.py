@@ -187,8 +187,8 @@ async def test_the_most_idle_emitter_is_forgotten_beyond_100(hub: RunningHub) ->
     assert not (await send_numbered(hub, "bot-2", 2, ticket("y"))).results[0].duplicate
 
 
-async def test_a_step_of_the_clock_forgets_no_emitter(start_hub: StartHub) -> None:
-    """While the wall clock is a year ahead another one sends: what the first one repeats is still a duplicate."""
+async def test_a_clock_step_forgets_no_emitter(start_hub: StartHub) -> None:
+    """Another emitter sends while the wall clock is a year ahead: repeated events of the first are duplicates."""
     clock = FakeClock()
     hub = await start_hub(clock)
     await send_numbered(hub, "bot", 1, ticket("a"))

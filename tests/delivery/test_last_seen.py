@@ -194,8 +194,8 @@ async def test_a_replica_with_a_stale_view_expires_no_subscription_in_use(start_
     assert await names_until(stream, "after") == ["after"]
 
 
-async def test_a_name_that_is_deleted_while_others_expire_is_left_alone(start_hub: StartHub) -> None:
-    """Also one that was committed and never had a stream, of an integration that is deleted."""
+async def test_a_subscription_deleted_while_others_expire_is_no_error(start_hub: StartHub) -> None:
+    """Also one of a deleted integration that was committed and never opened."""
     clock = FakeClock()
     hub = await start_hub(clock, retention=DAY)
     integration, reader = await hub.register("TICKET_CREATED")

@@ -261,8 +261,8 @@ async def test_a_trim_is_announced_before_the_removal(
     assert all(first == before for first, before in said)
 
 
-async def test_no_old_event_stays_because_tombstones_lie_among_them(hub: RunningHub, clock: FakeClock) -> None:
-    """A trim removes both, so it may leave some of the events that it was meant for."""
+async def test_tombstones_do_not_keep_old_events_from_removal(hub: RunningHub, clock: FakeClock) -> None:
+    """A trim counts both against its limit, so it may leave some of the events for the next step."""
     now = clock.now()
     for number in range(3 * STEP):
         await hub.hub.log.append([EVENT, CLAIM.entry(CLAIM.key("x", number), now, None)])

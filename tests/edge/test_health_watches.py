@@ -38,8 +38,8 @@ async def watched_without_reading(connection: Connection, stream: int = 1) -> No
     await connection.until(lambda: any(one.stream == stream and one.kind == HEADERS for one in connection.frames))
 
 
-async def test_a_watcher_that_takes_nothing_keeps_no_status_from_changing(hub: RunningHub) -> None:
-    """The store fails, and everybody else learns that the hub does not serve."""
+async def test_a_stalled_watcher_does_not_block_the_status(hub: RunningHub) -> None:
+    """The store fails, and all other watchers learn that the hub does not serve."""
     require_embedded(hub)
     stub: Any = health_pb2_grpc.HealthStub(hub.channel)
     async with Connection.open(hub.address, NO_ROOM) as stranger:
@@ -51,10 +51,8 @@ async def test_a_watcher_that_takes_nothing_keeps_no_status_from_changing(hub: R
         assert (await stub.Check(health_pb2.HealthCheckRequest(service="store"))).status == NOT_SERVING
 
 
-async def test_a_watcher_that_goes_in_the_middle_of_an_answer_is_no_incident(
-    hub: RunningHub, calls: dict[tuple[str, ...], Any]
-) -> None:
-    """It is counted as cancelled; an incident would be a line of the log for each of them."""
+async def test_a_watcher_that_disconnects_is_no_incident(hub: RunningHub, calls: dict[tuple[str, ...], Any]) -> None:
+    """It is counted as cancelled; an incident would be a log line for each of them."""
     with capture_logs() as lines:
         async with Connection.open(hub.address, NO_ROOM) as stranger:
             await watched_without_reading(stranger)
@@ -64,8 +62,8 @@ async def test_a_watcher_that_goes_in_the_middle_of_an_answer_is_no_incident(
     assert lines == []
 
 
-async def test_a_watcher_that_leaves_takes_nobody_along(hub: RunningHub) -> None:
-    """Of two watchers of one service the other goes on to learn of changes."""
+async def test_a_watcher_that_leaves_does_not_end_others(hub: RunningHub) -> None:
+    """Of two watchers of one service the other still learns of changes."""
     require_embedded(hub)
     stub: Any = health_pb2_grpc.HealthStub(hub.channel)
     first, second = (stub.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE) for _ in range(2))
@@ -75,8 +73,10 @@ async def test_a_watcher_that_leaves_takes_nobody_along(hub: RunningHub) -> None
     assert (await second.read()).status == NOT_SERVING
 
 
-async def test_a_service_that_is_not_there(hub: RunningHub, calls: dict[tuple[str, ...], Any]) -> None:
-    """A check says so, with the names that there are, and is counted as that; a watch waits for it."""
+async def test_a_check_of_an_unknown_service_names_the_known_ones(
+    hub: RunningHub, calls: dict[tuple[str, ...], Any]
+) -> None:
+    """It is counted as such; a watch waits for the service."""
     stub: Any = health_pb2_grpc.HealthStub(hub.channel)
     error = await fails(stub.Check(health_pb2.HealthCheckRequest(service="nowhere")))
     assert error.code() is grpc.StatusCode.NOT_FOUND
@@ -86,10 +86,10 @@ async def test_a_service_that_is_not_there(hub: RunningHub, calls: dict[tuple[st
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-async def test_guesses_without_many_words_are_counted_as_throttled(
+async def test_short_refusals_of_guesses_are_counted_as_throttled(
     start_hub: StartHub, calls: dict[tuple[str, ...], Any]
 ) -> None:
-    """The status that is sent without a reason has one in the metrics."""
+    """The status without details has its reason in the metrics."""
     hub = await start_hub(max_failed_authentications=1)
     for _ in range(20):
         await fails(hub.caller("").subscribe())
@@ -98,8 +98,8 @@ async def test_guesses_without_many_words_are_counted_as_throttled(
     assert sum(calls[throttled].counts) == 19
 
 
-async def test_a_request_without_a_key_is_a_name(hub: RunningHub) -> None:
-    """A watch keeps its request for as long as it lasts: 1,000 of the largest requests would be 250 MB."""
+async def test_a_health_request_has_a_largest_size(hub: RunningHub) -> None:
+    """A watch keeps its request while it lasts: 1,000 of the largest requests would be 250 MB."""
     stub: Any = health_pb2_grpc.HealthStub(hub.channel)
     large = health_pb2.HealthCheckRequest(service="a" * 1_024)
     for call in (stub.Check(large), stub.Watch(large).read()):

@@ -96,10 +96,10 @@ async def test_stored_entries_are_acknowledged_beside_failed_ones(
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
-async def test_no_room_at_a_repeated_attempt_does_not_say_that_nothing_is_stored(
+async def test_a_full_store_at_a_retry_is_not_reported_as_nothing_stored(
     store: JetStreamStore, monkeypatch: pytest.MonkeyPatch, *, is_stored: bool
 ) -> None:
-    """The answer to the first attempt is lost, the second finds no room: the first may have been stored."""
+    """The answer to the first attempt is lost, the second finds no room: the first may be stored."""
     log = await store.open()
     really, attempts = NatsStream.publish, 0
 

@@ -35,8 +35,8 @@ async def caught_up(hub: RunningHub, other: RunningHub) -> None:
     await other.hub.registry.wait_applied((await hub.hub.log.bounds()).last)
 
 
-async def test_one_commit_confirms_more_than_one_append_takes(two: list[RunningHub]) -> None:
-    """An integration that was away for long confirms all at once; so does a stream that brings them all."""
+async def test_one_commit_can_confirm_more_than_1000_erasures(two: list[RunningHub]) -> None:
+    """An integration that was away for long confirms all at once; so does a stream that delivers them all."""
     hub = two[0].hub
     integration, reader = await two[0].register("TICKET_CREATED")
     one = integration.integration_id

@@ -43,8 +43,8 @@ def test_promtool_accepts_the_rules() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-def test_rules_distinguish_what_they_must() -> None:
-    """Prometheus' own unit tests of rules pass: thresholds, durations, and what an alert must not fire for."""
+def test_the_unit_tests_of_the_alert_rules_pass() -> None:
+    """Thresholds, durations, and cases in which an alert must not fire."""
     command = [program("promtool"), "test", "rules", str(Path(__file__).with_name("alerts_test.yml"))]
     tested = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603  ours
     assert tested.returncode == 0, tested.stdout + tested.stderr

@@ -206,8 +206,8 @@ async def test_doctor_reports_invalid_certificate_files(tmp_path: Path) -> None:
     assert (found.code, found.text("certificate")) == (1, "TLS: hub.pem contains no certificate in PEM form")
 
 
-async def test_doctor_reports_a_certificate_that_grpc_does_not_take(tmp_path: Path) -> None:
-    """A start would fail with the same words."""
+async def test_doctor_reports_a_certificate_that_grpc_rejects(tmp_path: Path) -> None:
+    """A start would fail with the same text."""
     made = certify("hub", curve=ec.SECP256K1())
     (tmp_path / "hub.pem").write_bytes(made.pem)
     (tmp_path / "hub.key").touch(0o600)

@@ -56,8 +56,8 @@ async def exchange(port: int, raw: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("raw", "status"), ODD, ids=lambda value: repr(value)[:60])
-async def test_odd_requests_are_no_faults(start_hub: StartHub, raw: str, status: int) -> None:
-    """Each gets its status, without a line in the log, and without the versions of what serves it."""
+async def test_odd_requests_are_no_incidents(start_hub: StartHub, raw: str, status: int) -> None:
+    """Each gets its status, without a log line, and without the versions of the software."""
     hub = await start_hub(http_listen="127.0.0.1:0")
     with capture_logs() as lines:
         answer = await exchange(hub.hub.http.port, raw.encode())
@@ -67,8 +67,8 @@ async def test_odd_requests_are_no_faults(start_hub: StartHub, raw: str, status:
 
 
 @pytest.mark.parametrize(("path", "status"), ODD_TO_DIRECTORY)
-async def test_odd_paths_are_no_faults(start_hub: StartHub, path: str, status: int) -> None:
-    """Nor in the directory, which everybody may ask."""
+async def test_odd_paths_are_no_incidents(start_hub: StartHub, path: str, status: int) -> None:
+    """Nor in the public directory."""
     hub = await start_hub(directory_listen="127.0.0.1:0")
     with capture_logs() as lines:
         answer = await exchange(hub.hub.directory.port, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -77,7 +77,7 @@ async def test_odd_paths_are_no_faults(start_hub: StartHub, path: str, status: i
     assert lines == []
 
 
-async def test_a_browser_that_goes_in_the_middle_of_its_request_is_no_fault(start_hub: StartHub) -> None:
+async def test_a_browser_that_disconnects_during_its_request_is_no_incident(start_hub: StartHub) -> None:
     """A page that is closed while it sends makes no incident."""
     hub = await start_hub(http_listen="127.0.0.1:0")
     with capture_logs() as lines:
@@ -94,8 +94,8 @@ async def test_a_browser_that_goes_in_the_middle_of_its_request_is_no_fault(star
 @pytest.mark.parametrize(
     "body", ['{"\\ud800": 1}', '{"filter": "\\udc00"}', "[" * 50_000, '{"page_size": 1e400}', "nu"]
 )
-async def test_odd_json_is_told(start_hub: StartHub, body: str) -> None:
-    """Half of a surrogate pair ends protobuf's parser with a SystemError; the answer says what is wrong instead."""
+async def test_json_that_crashes_the_parser_is_refused(start_hub: StartHub, body: str) -> None:
+    """Half of a surrogate pair ends protobuf's parser with a SystemError; the answer says what is wrong."""
     hub = await start_hub(http_listen="127.0.0.1:0")
     url = f"http://127.0.0.1:{hub.hub.http.port}/console/api/AdminService/ListIntegrations"
     headers = {"Authorization": f"Bearer {hub.admin.key}", "Content-Type": "application/json"}
@@ -114,7 +114,7 @@ async def connect(hub: RunningHub, host: str, count: int, opened: AsyncExitStack
     return readers
 
 
-async def test_one_address_cannot_shut_out_probes(start_hub: StartHub) -> None:
+async def test_one_address_cannot_use_up_all_connections(start_hub: StartHub) -> None:
     """It holds a fifth of the connections, and the next one is closed; a probe from elsewhere is answered."""
     hub = await start_hub(http_listen="127.0.0.1:0")
     share = listener.MAX_CONNECTIONS // listener.MAX_PEER_SHARE
@@ -131,7 +131,7 @@ async def test_one_address_cannot_shut_out_probes(start_hub: StartHub) -> None:
 
 
 async def test_a_trusted_proxy_may_hold_all_connections(start_hub: StartHub) -> None:
-    """Everybody comes from its address."""
+    """All callers come from its address."""
     hub = await start_hub(http_listen="127.0.0.1:0", trusted_proxies="127.0.0.2")
     async with AsyncExitStack() as opened, asyncio.timeout(PATIENCE):
         await connect(hub, "127.0.0.2", listener.MAX_CONNECTIONS, opened)
@@ -147,8 +147,8 @@ def test_each_listener_answers_to_the_name_of_its_address(name: str) -> None:
     assert not HostNames(settings, *other).has("hub.example")
 
 
-async def test_a_key_that_was_revoked_is_told(start_hub: StartHub) -> None:
-    """Who scrapes with it learns that, and is not taken for somebody who guesses."""
+async def test_a_scrape_with_a_revoked_key_learns_that(start_hub: StartHub) -> None:
+    """It does not count as a guess."""
     hub = await start_hub(http_listen="127.0.0.1:0", max_failed_authentications=1)
     made = (await ask(hub.admin, "AdminService/CreateServiceKey", role=Role.ADMIN, display_name="Prometheus")).key
     await ask(hub.admin, "AdminService/RevokeKey", key_id=made.key_id, reason="leaked")

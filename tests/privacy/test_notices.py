@@ -327,10 +327,10 @@ async def test_recipients_are_kept_with_the_erasure(timed_hub: RunningHub, clock
     del stream
 
 
-async def test_disclosures_are_not_ready_while_an_erasure_looks_for_them(
+async def test_disclosures_are_not_ready_during_an_erasures_search(
     timed_hub: RunningHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its events are hidden already: the list never says that nobody had received them, neither then nor afterwards."""
+    """Its events are hidden already: the list must never say that no integration had received them."""
 
     async def later(*_: object) -> None:
         """Work on no erasure."""
@@ -353,7 +353,7 @@ async def test_disclosures_are_not_ready_while_an_erasure_looks_for_them(
 async def test_a_search_that_an_erasure_overtakes_is_repeated(
     timed_hub: RunningHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It began before the request and would end after it: part of what it looks for is hidden by then."""
+    """It began before the request and would end after it: some of its events are hidden by then."""
     hub = timed_hub
     integration, reader = await hub.register("TICKET_CREATED")
     await hub.emit(by(USER, "t1"))

@@ -55,8 +55,8 @@ async def test_no_error_ends_the_committer(steps: tuple[str, ...]) -> None:
         await committer.close()
 
 
-async def test_callers_that_give_up_leave_nothing_behind(tmp_path: Path) -> None:
-    """While the disk stands still, callers with a deadline come again and again: what they wanted to store goes."""
+async def test_appends_of_cancelled_callers_leave_the_queue(tmp_path: Path) -> None:
+    """While the disk does not answer, callers with a deadline retry again and again: their entries are dropped."""
     store, disk = SqliteStore(tmp_path), threading.Event()
     log = await store.open()
     stuck = asyncio.create_task(log._store.write_connection.run(lambda _: disk.wait()))

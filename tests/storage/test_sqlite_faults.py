@@ -258,10 +258,8 @@ async def test_the_wal_is_checkpointed(log: SqliteLog, tmp_path: Path, monkeypat
     assert (tmp_path / "data" / "hub.db").stat().st_size > 9_000_000
 
 
-async def test_what_is_removed_does_not_stay_in_the_wal(
-    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A hub that was off for long removes everything while nothing new comes: that is checkpointed, too."""
+async def test_removals_are_checkpointed(log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that was off for long removes everything while nothing new arrives."""
     for n in range(100):
         await log.append([event(f"{n}-{m}", bytes(1_000)) for m in range(100)])
     await log.erase([], flush=True)  # empties the WAL
@@ -272,8 +270,8 @@ async def test_what_is_removed_does_not_stay_in_the_wal(
     assert (tmp_path / "data" / "hub.db-wal").stat().st_size < 4_000_000
 
 
-async def test_a_full_disk_lets_the_wal_begin_again(log: SqliteLog, tmp_path: Path) -> None:
-    """The WAL cannot grow, but what it holds fits into the database: then its own room is used again."""
+async def test_on_a_full_disk_the_room_of_the_wal_is_reused(log: SqliteLog, tmp_path: Path) -> None:
+    """The WAL cannot grow, but its content fits into the database: after a checkpoint its room is used again."""
     await log.append([event(f"{n}", bytes(1_000)) for n in range(100)])
     for n in range(100):
         await log.append([state("cursor/a/b", b"%d" % n)])

@@ -41,8 +41,8 @@ async def test_a_receiver_gets_and_confirms_an_erasure_notice(start_hub: StartHu
 
 
 @pytest.mark.usefixtures("fast_retries")
-async def test_a_notice_that_is_not_taken_comes_again(start_hub: StartHub) -> None:
-    """A receiver that fails twice gets the notice all the same, before the events that follow it."""
+async def test_a_notice_that_is_not_accepted_is_sent_again(start_hub: StartHub) -> None:
+    """A receiver that fails twice still gets the notice, before the events that follow it."""
     refused = 0
 
     async def behave(body: dict[str, Any], _: web.Request) -> web.Response | None:

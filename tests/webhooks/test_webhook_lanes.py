@@ -112,10 +112,10 @@ async def test_quick_endpoints_that_hang_release_their_slots() -> None:
         (Pace.FAILING, [Pace.QUICK, Pace.SLOW]),
     ],
 )
-async def test_names_that_hang_hold_up_no_other(
+async def test_hanging_name_look_ups_delay_no_other_name(
     monkeypatch: pytest.MonkeyPatch, pace: Pace, others: list[Pace]
 ) -> None:
-    """Many names of one pace, about which no server says a word: receivers with other names are served meanwhile."""
+    """Many names of one kind hang: receivers with other names are served meanwhile."""
     monkeypatch.setenv("RES_OPTIONS", "timeout:30 attempts:5")  # of the resolver: a look-up outlasts the test
     async with sending(4) as sender, serving_names(monkeypatch) as names, receiving() as live:
         names.silent, names.names["live.example.com"] = (".silent.example.com",), [["127.0.0.1"]]
@@ -132,8 +132,8 @@ async def test_names_that_hang_hold_up_no_other(
         await posts.end()
 
 
-async def test_a_name_that_hangs_has_one_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often it is retried meanwhile; so many names at most, then a further one fails at once."""
+async def test_a_hanging_name_has_one_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is retried; beyond the limit of such names a further one fails at once."""
     monkeypatch.setenv("RES_OPTIONS", "timeout:30 attempts:5")
     resolver = Resolver(2)
     async with serving_names(monkeypatch) as names:

@@ -67,8 +67,10 @@ async def test_delivery_waits_for_a_valid_address(
 
 
 @pytest.mark.usefixtures("fast_retries")
-async def test_a_name_that_hangs_for_a_while(start_hub: StartHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No server answers for one endpoint's name: it fails like one that does not answer, and the others get theirs."""
+async def test_a_hanging_name_look_up_fails_only_its_endpoint(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails as without an answer, and the other endpoints get their events."""
     monkeypatch.setenv("RES_OPTIONS", "timeout:2 attempts:5")
     hub = await start_hub(**ALLOWED, webhook_requests=1)
     _, reader = await hub.register("TICKET_CREATED")

@@ -103,8 +103,8 @@ def test_an_endpoint_is_given_up_after_time_and_attempts() -> None:
     assert after(failed(10, since_last=DAYS), FAILED, NOW, 600, 1.0, 1.0)[1] is Verdict.RETRY
 
 
-def test_waits_that_a_receiver_asks_for_count() -> None:
-    """It asks for an hour again and again: after 72 hours it has failed for as long as any other."""
+def test_waits_that_a_receiver_asks_for_count_as_failing_time() -> None:
+    """It asks for an hour again and again: after 72 hours the endpoint is disabled like any other."""
     record, verdict, hours = AttemptsRecord(), Verdict.RETRY, -1
     while verdict is Verdict.RETRY:
         asks = Outcome(Failure.SERVER_ERROR, 503, 3_600.0)

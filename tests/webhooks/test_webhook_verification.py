@@ -231,10 +231,10 @@ async def disable(hub: RunningHub, _: Caller, integration_id: str) -> None:
 
 
 @pytest.mark.parametrize(("switch_off", "state"), [(pause, PAUSED), (disable, DISABLED)])
-async def test_who_switches_it_off_meanwhile_is_obeyed(
+async def test_switching_off_during_a_verification_is_obeyed(
     start_hub: StartHub, receiver: Receiver, switch_off: Switch, state: int
 ) -> None:
-    """A receiver that takes its time to pass does not switch on what was switched off while it did."""
+    """A receiver that passes slowly does not switch on an endpoint that was switched off meanwhile."""
     hub = await start_hub(**ALLOWED)
     integration, reader = await hub.register("TICKET_CREATED")
     await create(reader, receiver)
@@ -247,8 +247,8 @@ async def test_who_switches_it_off_meanwhile_is_obeyed(
     assert (await ask(reader, "WebhookService/GetEndpoint")).endpoint.state == state
 
 
-async def test_a_developer_who_resumes_does_not_overrule_an_admin(start_hub: StartHub, receiver: Receiver) -> None:
-    """The endpoint was paused when the call came, and disabled when its receiver had passed."""
+async def test_a_resume_by_the_developer_does_not_overrule_an_admin(start_hub: StartHub, receiver: Receiver) -> None:
+    """The endpoint was paused when the call arrived, and disabled when its receiver had passed."""
     clock = FakeClock()
     hub = await start_hub(clock, **ALLOWED)
     integration, reader = await hub.register("TICKET_CREATED")
@@ -265,10 +265,10 @@ async def test_a_developer_who_resumes_does_not_overrule_an_admin(start_hub: Sta
 
 
 @pytest.mark.parametrize(("switch_off", "state"), [(pause, PAUSED), (disable, DISABLED)])
-async def test_the_hub_itself_switches_on_nothing_that_was_switched_off(
+async def test_automatic_verification_does_not_switch_an_endpoint_on(
     start_hub: StartHub, receiver: Receiver, switch_off: Switch, state: int
 ) -> None:
-    """It verifies a new URL by itself, and meanwhile the endpoint is paused or disabled."""
+    """The hub verifies a new URL by itself, and meanwhile the endpoint is paused or disabled."""
     clock = FakeClock()
     hub = await start_hub(clock, **ALLOWED)
     integration, reader = await hub.register("TICKET_CREATED")
