@@ -29,6 +29,11 @@ class Attempts:
         shown = body._replace(content=b"", data=b"")
         self._newest.appendleft(Attempt(time, shown, outcome._replace(answer=b""), next_time))
 
+    def forget_events(self) -> None:
+        """Drop the ids of events: some may be erased. The next attempt has an id again."""
+        shown = (one._replace(body=one.body._replace(first_event_id="")) for one in self._newest)
+        self._newest = deque(shown, maxlen=KEPT)
+
     def all(self) -> list[Attempt]:
         """All of them."""
         return list(self._newest)

@@ -271,6 +271,8 @@ class Dispatcher:
             parts.places.note(self.name, made)
         self._set_due(made)
         self.attempts.add(began, next_body.body, outcome, made.next_time)
+        if stream.version.hidden != next_body.version.hidden:
+            self.attempts.forget_events()  # its event may have been erased in this very moment
         await self._on_verdict(self, verdict)
 
     async def _outcome(self, request: Request, next_body: NextBody) -> Outcome | None:

@@ -93,6 +93,8 @@ class Dispatchers:
         if is_less:
             self._hidden = self._registry.hidden.version
             self._parts.bodies.forget()
+            for attempts in self._attempts.values():
+                attempts.forget_events()
         for dispatcher in [one for one in self._running.values() if is_less or one.record.integration_id in changed]:
             dispatcher.refresh()
         self._news.set()

@@ -10,7 +10,7 @@ from tests.support.calls import ask
 from tests.support.events import event, ticket
 from tests.support.hubs import PATIENCE, RunningHub, StartHub
 from tests.support.privacy import done
-from tests.support.receivers import ALLOWED, connect, receiving
+from tests.support.receivers import ALLOWED, connect, endpoint_when, receiving
 
 USER = "80351110224678912"
 
@@ -38,6 +38,27 @@ async def test_a_receiver_gets_and_confirms_an_erasure_notice(start_hub: StartHu
                 if notices and notices[integration.integration_id].confirm_time.seconds:
                     break
                 await asyncio.sleep(0.05)
+
+
+async def test_the_list_of_attempts_forgets_ids_of_erased_events(start_hub: StartHub) -> None:
+    """The bot may have put a user into the id of an event, which a failed attempt shows."""
+
+    async def refuse(body: dict[str, Any], _: web.Request) -> web.Response | None:
+        return web.Response(status=500) if body["type"] == "events" else None
+
+    async def listed() -> list[str]:
+        attempts = (await ask(reader, "WebhookService/ListAttempts")).attempts
+        return [one.first_event_id for one in attempts if one.category]
+
+    hub = await start_hub(**ALLOWED)
+    _, reader = await hub.register("TICKET_CREATED")
+    async with receiving(refuse) as receiver:
+        await connect(reader, receiver)
+        await hub.emit(event(f"by-{USER}", ticket_created={"creator_user_id": USER}))
+        await endpoint_when(reader, lambda one: one.failed_attempts)
+        assert set(await listed()) == {f"by-{USER}"}
+        await ask(hub.admin, "PrivacyService/EraseUser", user_id=USER, reason="asked for")
+        assert set(await listed()) == {""}
 
 
 @pytest.mark.usefixtures("fast_retries")
