@@ -148,6 +148,8 @@ class Player:
         """The client emits exactly these events in one call; the hub stores them, refuses, or holds the call."""
         call = await self._hub.calls["Emit"].get()
         require(ids(call) == wanted["ids"], f"it emitted {ids(call)}")
+        if "independent" in wanted:
+            require(call.request.independent == wanted["independent"], f"independent: {call.request.independent}")
         self._answer(call, step)
 
     async def _answers(self, answer: Step, _: Step) -> None:
@@ -189,6 +191,10 @@ class Player:
         for _ in wanted["answers"]:
             heard = await self._client.hear("emit")
             fits(heard, wanted["answers"][heard["id"]])
+
+    async def _emitted_list(self, wanted: Step, _: Step) -> None:
+        """The caller of `emit_batch` gets this answer."""
+        fits(await self._client.hear("emit_batch"), wanted)
 
     async def _done(self, command: str, _: Step) -> None:
         """The client has done what it was asked for."""

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"tickets.example/hub/hubpb"
 )
@@ -88,42 +89,32 @@ func (s *session) open() *hubpb.SubscribeRequest {
 	return request
 }
 
-// received keeps a frame's events for take, and returns its notice; nil where it has none that we know.
+// received keeps a frame's events for take, and returns its notice, or nil.
 func (s *session) received(frame *hubpb.SubscribeResponse) any {
 	s.events = append(s.events, frame.GetEvents()...)
 	s.frameCursor = frame.GetCursor()
 	if len(s.events) == 0 {
 		s.finishFrame()
 	}
-	notice := s.notice(frame)
+	if interval := frame.GetReady().GetHeartbeatInterval().AsDuration(); interval > 0 {
+		s.patience = 2*interval + s.backoff.policy.Slack
+	}
+	if goodbye := frame.GetGoodbye(); goodbye != nil {
+		s.goodbye, s.patience = goodbye, s.backoff.policy.GoodbyeTimeout
+	}
 	if s.ready && s.goodbye == nil {
 		s.backoff.succeeded() // a frame after ready; ready and a farewell in a circle prove nothing
 	}
 	s.ready = s.ready || frame.GetReady() != nil
-	return notice
+	return noticeOf(frame.ProtoReflect())
 }
 
-func (s *session) notice(frame *hubpb.SubscribeResponse) any {
-	switch notice := frame.GetNotice().(type) {
-	case *hubpb.SubscribeResponse_Ready:
-		if interval := notice.Ready.GetHeartbeatInterval().AsDuration(); interval > 0 {
-			s.patience = 2*interval + s.backoff.policy.Slack
-		}
-		return notice.Ready
-	case *hubpb.SubscribeResponse_Goodbye:
-		s.goodbye, s.patience = notice.Goodbye, s.backoff.policy.GoodbyeTimeout
-		return notice.Goodbye
-	case *hubpb.SubscribeResponse_Heartbeat:
-		return notice.Heartbeat
-	case *hubpb.SubscribeResponse_GrantsChanged:
-		return notice.GrantsChanged
-	case *hubpb.SubscribeResponse_Gap:
-		return notice.Gap
-	case *hubpb.SubscribeResponse_Erased:
-		return notice.Erased
-	default:
+func noticeOf(frame protoreflect.Message) any {
+	field := frame.WhichOneof(frame.Descriptor().Oneofs().ByName("notice"))
+	if field == nil {
 		return nil
 	}
+	return frame.Get(field).Message().Interface()
 }
 
 // take is the next event to hand over; nil: there is none until another frame comes.

@@ -46,6 +46,9 @@ class Adapter:
         for name in command["ids"]:
             self._start(self._emit_one(name, command.get("guild_id", "41")))
 
+    async def _emit_batch(self, command: Line) -> None:
+        self._start(self._emit_list(command["ids"]))
+
     async def _use_key(self, command: Line) -> None:
         self._client.use_key(command["key"])
         write(reply="use_key")
@@ -95,6 +98,14 @@ class Adapter:
             write(reply="emit", id=name, error=protocol.failure(error))
         else:
             write(reply="emit", id=name, stored=answer.event_id)
+
+    async def _emit_list(self, names: list[str]) -> None:
+        try:
+            answers = await self._client.emit_batch(protocol.event(name, "41") for name in names)
+        except HubCallError as error:
+            write(reply="emit_batch", error=protocol.failure(error))
+        else:
+            write(reply="emit_batch", stored=[answer.event_id for answer in answers])
 
     async def _rotate(self) -> None:
         write(reply="rotate_key", key=await self._client.rotate_key())

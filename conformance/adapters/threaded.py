@@ -42,6 +42,9 @@ class Adapter:
         for name in command["ids"]:
             self._start(lambda name=name: self._emit_one(name, command.get("guild_id", "41")))  # type: ignore[misc]  # a default binds it
 
+    def _emit_batch(self, command: Line) -> None:
+        self._start(lambda: self._emit_list(command["ids"]))
+
     def _use_key(self, command: Line) -> None:
         self._client.use_key(command["key"])
         write(reply="use_key")
@@ -91,6 +94,14 @@ class Adapter:
             write(reply="emit", id=name, error=protocol.failure(error))
         else:
             write(reply="emit", id=name, stored=answer.event_id)
+
+    def _emit_list(self, names: list[str]) -> None:
+        try:
+            answers = self._client.emit_batch(protocol.event(name, "41") for name in names)
+        except HubCallError as error:
+            write(reply="emit_batch", error=protocol.failure(error))
+        else:
+            write(reply="emit_batch", stored=[answer.event_id for answer in answers])
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ import {
     fromBinary,
     toBinary,
     type DescMessage,
+    type DescMethod,
+    type DescMethodUnary,
     type MessageInitShape,
     type MessageShape,
 } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Client, credentials, Metadata, type ChannelCredentials, type ClientReadableStream } from "@grpc/grpc-js";
-import { Emitter } from "./emitter.js";
+import { Emitter, maxBatch } from "./emitter.js";
 import { closedError, HubError } from "./errors.js";
 import { DeveloperService } from "./gen/tickets/hub/v1/developer_service_pb.js";
 import type { EventSchema } from "./gen/tickets/hub/v1/event_pb.js";
@@ -37,14 +39,6 @@ const channelOptions = {
     "grpc.enable_http_proxy": 0,
     "grpc.enable_retries": 0,
 };
-
-/** A method of the contract whose request and answer are one message each. */
-export interface Unary<I extends DescMessage, O extends DescMessage> {
-    parent: { typeName: string };
-    name: string;
-    input: I;
-    output: O;
-}
 
 export interface ClientOptions {
     /** Timeouts and delays that differ from `defaultPolicy`. */
@@ -113,9 +107,13 @@ export class HubClient {
         return stored as EmitEventResponse;
     }
 
-    /** Stores up to 1,000 events in this order, as a whole or not at all. */
-    emitBatch(events: MessageInitShape<typeof EventSchema>[]): Promise<EmitEventResponse[]> {
-        return this.emitter.emit(events, true);
+    /** Stores events in this order, up to 1,000 a call, each call as a whole or not at all. */
+    async emitBatch(events: MessageInitShape<typeof EventSchema>[]): Promise<EmitEventResponse[]> {
+        const results: EmitEventResponse[] = [];
+        for (let first = 0; first < events.length; first += maxBatch) {
+            results.push(...(await this.emitter.emit(events.slice(first, first + maxBatch), true)));
+        }
+        return results;
     }
 
     /** Commits a cursor of a subscription. It never moves backwards. */
@@ -168,7 +166,7 @@ export class HubClient {
 
     /** Calls any idempotent method of the contract until it succeeds, fails for good, or its time is over. */
     call<I extends DescMessage, O extends DescMessage>(
-        method: Unary<I, O>,
+        method: DescMethodUnary<I, O>,
         request: MessageInitShape<I>,
     ): Promise<MessageShape<O>> {
         return this.repeat(method, request, true);
@@ -188,7 +186,7 @@ export class HubClient {
 
     /** Makes one try of a call, `timeout` milliseconds at most. */
     try<I extends DescMessage, O extends DescMessage>(
-        method: Unary<I, O>,
+        method: DescMethodUnary<I, O>,
         request: MessageInitShape<I>,
         timeout = this.policy.tryTimeout,
     ): Promise<MessageShape<O>> {
@@ -218,7 +216,7 @@ export class HubClient {
     }
 
     private async repeat<I extends DescMessage, O extends DescMessage>(
-        method: Unary<I, O>,
+        method: DescMethodUnary<I, O>,
         request: MessageInitShape<I>,
         mayWaitForKey: boolean,
     ): Promise<MessageShape<O>> {
@@ -247,7 +245,7 @@ export class HubClient {
     }
 }
 
-function path(method: { parent: { typeName: string }; name: string }): string {
+function path(method: DescMethod): string {
     return `/${method.parent.typeName}/${method.name}`;
 }
 

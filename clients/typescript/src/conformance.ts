@@ -93,6 +93,14 @@ const commands: Record<string, (command: Command) => Promise<void> | void> = {
     async emit({ ids }) {
         await Promise.all(ids.map(emitOne));
     },
+    async emit_batch({ ids }) {
+        try {
+            const stored = await client.emitBatch(ids.map(eventOf));
+            write({ reply: "emit_batch", stored: stored.map(({ eventId }) => eventId) });
+        } catch (error) {
+            write({ reply: "emit_batch", error: failure(error) });
+        }
+    },
     use_key({ key }) {
         client.useKey(key);
         write({ reply: "use_key" });
@@ -111,10 +119,13 @@ const commands: Record<string, (command: Command) => Promise<void> | void> = {
     },
 };
 
+function eventOf(id: string) {
+    return { id, guildId: "41", payload: { case: "ticketClosed" as const, value: {} } };
+}
+
 async function emitOne(id: string): Promise<void> {
     try {
-        const event = { id, guildId: "41", payload: { case: "ticketClosed" as const, value: {} } };
-        write({ reply: "emit", id, stored: (await client.emit(event)).eventId });
+        write({ reply: "emit", id, stored: (await client.emit(eventOf(id))).eventId });
     } catch (error) {
         write({ reply: "emit", id, error: failure(error) });
     }

@@ -7,7 +7,7 @@ import { EventService, type EmitEventResponse } from "./gen/tickets/hub/v1/event
 import { within } from "./time.js";
 
 /** Events in one call: a rule of the contract. */
-const maxBatch = 1_000;
+export const maxBatch = 1_000;
 /** Bytes of events in a call that several callers share. */
 const maxCallBytes = 256 * 1024;
 

@@ -90,6 +90,8 @@ func (a *adapter) do(c command) {
 		for _, id := range c.IDs {
 			go a.answer(id, a.client.EmitAsync(event(id)))
 		}
+	case "emit_batch":
+		go a.emitList(c.IDs)
 	case "use_key":
 		if err := a.client.UseKey(c.Key); err != nil {
 			panic(err)
@@ -193,6 +195,23 @@ func (a *adapter) answer(id string, emission *hub.Emission) {
 		return
 	}
 	a.write(line{"reply": "emit", "id": id, "stored": stored.GetEventId()})
+}
+
+func (a *adapter) emitList(ids []string) {
+	events := make([]*hubpb.Event, len(ids))
+	for i, id := range ids {
+		events[i] = event(id)
+	}
+	answers, err := a.client.EmitBatch(context.Background(), events)
+	if err != nil {
+		a.write(line{"reply": "emit_batch", "error": failure(err)})
+		return
+	}
+	stored := make([]string, len(answers))
+	for i, answer := range answers {
+		stored[i] = answer.GetEventId()
+	}
+	a.write(line{"reply": "emit_batch", "stored": stored})
 }
 
 func (a *adapter) rotate() {
