@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"sync"
@@ -207,20 +206,16 @@ func (e *emitter) take() []*Emission {
 }
 
 func (e *emitter) send(call []*Emission) (results []*hubpb.EmitEventResponse, err error) {
-	first := call[0]
-	if len(call) == 1 && !first.isList {
-		err = e.client.repeat(e.client.ctx, func(ctx context.Context) error {
-			answer, err := e.client.events.EmitEvent(ctx, &hubpb.EmitEventRequest{Event: first.events[0]})
-			results = []*hubpb.EmitEventResponse{answer}
-			return err
-		})
-		return results, err
-	}
-	request := &hubpb.BatchEmitEventsRequest{Independent: !first.isList}
+	request := &hubpb.BatchEmitEventsRequest{Independent: !call[0].isList}
 	for _, emission := range call {
 		request.Events = append(request.Events, emission.events...)
 	}
 	err = e.client.repeat(e.client.ctx, func(ctx context.Context) error {
+		if request.Independent && len(request.Events) == 1 {
+			answer, err := e.client.events.EmitEvent(ctx, &hubpb.EmitEventRequest{Event: request.Events[0]})
+			results = []*hubpb.EmitEventResponse{answer}
+			return err
+		}
 		answer, err := e.client.events.BatchEmitEvents(ctx, request)
 		results = answer.GetResults()
 		return err
@@ -278,12 +273,9 @@ func (e *emitter) settleFailure(call []*Emission, err error) {
 // newEventID is a UUIDv7 (RFC 9562): ordered by time, which keeps the hub's index small.
 func newEventID(now time.Time) string {
 	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails
-	var stamp [8]byte
-	binary.BigEndian.PutUint64(stamp[:], uint64(now.UnixMilli()))
-	copy(id[:6], stamp[2:])
+	binary.BigEndian.PutUint64(id[:], uint64(now.UnixMilli())<<16)
+	_, _ = rand.Read(id[6:]) // never fails
 	id[6] = id[6]&0x0f | 0x70
 	id[8] = id[8]&0x3f | 0x80
-	digits := hex.EncodeToString(id[:])
-	return fmt.Sprintf("%s-%s-%s-%s-%s", digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }
