@@ -158,7 +158,7 @@ async def test_a_webhook_is_set_up_by_commands(
 async def test_changing_the_url_keeps_the_secret(
     start_hub: StartHub, empty_discord: Discord, start_bot: StartBot
 ) -> None:
-    """The answer explains a receiver that replies wrongly."""
+    """The answer has the command to verify the new URL; its answer explains a receiver that replies wrongly."""
     hub = await start_hub(**ALLOWED)
     discord = empty_discord
     await start_bot(hub.address, hub.keys[Role.BOT])
@@ -168,7 +168,8 @@ async def test_changing_the_url_keeps_the_secret(
     [answer] = await discord.says(f"t!integrationdev url {name} http://127.0.0.1:1/b", OWNER)
     assert answer.text.startswith("The URL is changed.")
     assert (await endpoint_of(reader)) == "http://127.0.0.1:1/b"
-    [answer] = await discord.says(f"t!integrationdev verify {name}", OWNER)
+    _, command, _ = answer.text.split("`")
+    [answer] = await discord.says(command, OWNER)
     assert "CONNECT" in answer.text
     assert "`ENDPOINT_NOT_VERIFIED`" in answer.text
 

@@ -110,20 +110,20 @@ class Developers(commands.Cog):
     async def url(self, ctx: Context, integration: str, url: str) -> None:
         """Have events delivered to a URL; "none" ends that. A first URL gets its secret."""
         names = {"integration_id": integration, "acting_user_id": str(ctx.author.id)}
+        verify = f"`{ctx.clean_prefix}integrationdev verify {integration}`"
         if url == "none":
             await self._hub.call(self._hub.webhooks.DeleteEndpoint, DeleteEndpointRequest(**names))
             await self._tell(ctx, "Nothing is delivered to a URL any more.")
         elif await self._has_endpoint(names):
             changed = UpdateEndpointRequest(**names, endpoint=Endpoint(url=url), update_mask=FieldMask(paths=["url"]))
             await self._hub.call(self._hub.webhooks.UpdateEndpoint, changed)
-            await self._tell(ctx, f"The URL is changed. Verify it: `{ctx.clean_prefix}integrationdev verify`.")
+            await self._tell(ctx, f"The URL is changed. Verify it: {verify}.")
         else:
 
             async def create() -> tuple[str, str]:
                 request = CreateEndpointRequest(**names, endpoint=Endpoint(url=url))
                 made = await self._hub.call(self._hub.webhooks.CreateEndpoint, request)
-                then = f"Give it to your receiver, then verify the URL: `{ctx.clean_prefix}integrationdev verify`."
-                return made.secret, then
+                return made.secret, f"Give it to your receiver, then verify the URL: {verify}."
 
             await self._hand_over(ctx, "WEBHOOK_SECRET", create)
 
