@@ -38,14 +38,17 @@ export class HubError extends Error {
      * UNKNOWN and INTERNAL: emit them again with these ids.
      */
     readonly eventIds: readonly string[];
+    /** For copies; printing an error shows its parts, not this one again. */
+    readonly #details: Details;
 
     /** `code` is the gRPC status by name, `text` a sentence for people. */
     constructor(
         readonly code: string,
         readonly text: string,
-        private readonly details: Details = {},
+        details: Details = {},
     ) {
         super(`${code}${details.reason ? ` ${details.reason}` : ""}: ${text}`);
+        this.#details = details;
         this.reason = details.reason ?? "";
         this.metadata = details.metadata ?? {};
         this.retryAfter = details.retryAfter;
@@ -72,14 +75,14 @@ export class HubError extends Error {
 
     /** The same failure, as one of these events. */
     of(eventIds: readonly string[]): HubError {
-        return new HubError(this.code, this.text, { ...this.details, eventIds });
+        return new HubError(this.code, this.text, { ...this.#details, eventIds });
     }
 
     /** The same failure with another name for a field: a batch's "events[3]" is "event" to its caller. */
     renamed(before: string, after: string): HubError {
         const violations = this.violations.map((one) => ({ ...one, field: one.field.replace(before, after) }));
         return new HubError(this.code, this.text.replaceAll(`${before}.`, `${after}.`), {
-            ...this.details,
+            ...this.#details,
             violations,
         });
     }
