@@ -1,10 +1,13 @@
 """A hub with few file descriptors: it warns, keeps a reserve, and no connection hangs."""
 
 import asyncio
+import resource
 from pathlib import Path
 
+import pytest
 from tickets.hub.v1 import directory_service_pb2
 
+from hub.api.descriptors import OPEN_MAX, limit
 from tests.support.processes import PATIENCE, Serving, serving
 
 FEW = 256
@@ -42,3 +45,19 @@ async def test_connections_beyond_the_limit_are_closed_and_logged(tmp_path: Path
             writer.close()
         await hub.heard("there is room for connections again")
         assert (await hub.stop()).code == 0
+
+
+def test_a_hard_limit_that_the_system_does_not_set_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, which has none by default, and refuses "unlimited" as a soft limit: it is raised to OPEN_MAX."""
+    unlimited = resource.RLIM_INFINITY
+    accepted = []
+
+    def setrlimit(_kind: int, limits: tuple[int, int]) -> None:
+        if limits[0] == unlimited:
+            raise ValueError("current limit exceeds maximum limit")
+        accepted.append(limits)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (256, unlimited))
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    assert limit() == OPEN_MAX
+    assert accepted == [(OPEN_MAX, unlimited)]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+from contextlib import suppress
 
 import structlog
 
@@ -14,6 +15,9 @@ RESERVE = 64
 MOST = 2**30
 """Practically no limit; with the largest integer gRPC's core ends the process."""
 
+OPEN_MAX = 10_240
+"""What macOS accepts where its hard limit is "unlimited"; see its setrlimit(2)."""
+
 PERIOD = 1.0
 """Seconds between two checks of how many are in use."""
 
@@ -21,11 +25,13 @@ log = structlog.get_logger()
 
 
 def limit() -> int:
-    """How many descriptors this process may have; the system's soft limit is raised to the hard one."""
+    """How many descriptors this process may have; the system's soft limit is raised, if possible to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if 0 <= hard < MOST else MOST
+    for wanted in (hard, max(soft, OPEN_MAX)):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted if 0 <= wanted < MOST else MOST
+    return soft
 
 
 def lowest_free() -> int:
