@@ -23,7 +23,7 @@ from hub.delivery.streams import Streams
 from hub.delivery.writes import SLOW_WRITE
 from hub.endpoint_model import EndpointRecord, EndpointState
 from hub.errors import HubError
-from hub.model import Cursor, IntegrationRecord, KeyRecord
+from hub.model import Cursor, IntegrationRecord, KeyRecord, State
 from hub.storage import Log
 
 SLICE = 500
@@ -138,18 +138,22 @@ class Observer:
 
     async def overview(self) -> Overview:
         """The current overview; does not wait for the store."""
-        subscriptions = [self._reader(name) async for name in sliced(self._names())]
-        endpoints = list(self._registry.endpoints.all())
+        every = [stored.record for stored in self._registry.integrations.values()]
+        # Without those that were deleted: nobody can help their readers, endpoints and keys.
+        records = {record.integration_id: record for record in every if record.state is not State.DELETED}
+        names = sliced(self._names())
+        subscriptions = [self._reader(name) async for name in names if name.partition("/")[0] in records]
+        every_endpoint = sliced(list(self._registry.endpoints.all()))
+        endpoints = [record async for record in every_endpoint if record.integration_id in records]
         delivering = [record for record in endpoints if record.state in DELIVERING]
         receivers = [self._receiver(record) async for record in sliced(delivering)]
         streams = self._streams.all()
-        records = {name: stored.record for name, stored in self._registry.integrations.items()}
         holders = [*((name, record.keys) for name, record in records.items()), ("", self._registry.keys_of(""))]
         return Overview(
             self._clock.now(),
             sorted([*subscriptions, *receivers], key=lambda reader: -reader.lag),
             Counter([self._doing(stream) async for stream in sliced(streams)]),
-            Counter([record.state.name async for record in sliced(list(records.values()))]),
+            Counter([record.state.name async for record in sliced(every)]),
             Counter([record.state.name async for record in sliced(endpoints)]),
             [key async for holder in sliced(holders) for key in self._expiring(*holder)],
             self._used(streams, Counter(reader.integration_id for reader in subscriptions)) | await self._most(records),

@@ -21,7 +21,7 @@ from tickets.hub.v1 import (
 )
 
 from tests.operations.scraping import get, scrape
-from tests.support.calls import reason_of
+from tests.support.calls import ask, reason_of
 from tests.support.hubs import PATIENCE, Caller, FakeClock, RunningHub, StartHub, Subscriber
 from tests.support.receivers import ALLOWED, connect, receiving
 
@@ -79,6 +79,28 @@ async def test_every_field_is_filled_in(start_hub: StartHub) -> None:
     assert empty(status.readers[0]) == {"committed", "endpoint_id", "failing_since"}
     assert (empty(status.expiring_keys[0]), len(status.expiring_keys)) == (set(), 1)
     assert (status.reader_count, len(status.readers)) == (21, 20)
+
+
+@pytest.mark.usefixtures("fast_retries")
+async def test_a_deleted_integration_raises_no_alarm(start_hub: StartHub) -> None:
+    """Its committed reader would lose events in the end, its endpoint fails, its key expires: nobody can help it."""
+    hub = await start_hub(**ALLOWED)
+    end = Timestamp()
+    end.FromDatetime(datetime.now(UTC) + timedelta(days=5))
+    integration, reader = await hub.register("TICKET_CREATED", key_expire_time=end)
+    stream = await reader.subscribe()
+    await hub.emit(created("one"))
+    await stream.events(1)
+    await ask(reader, "EventService/CommitCursor", cursor=stream.frames[-1].cursor)
+    async with receiving() as receiver:
+        await connect(reader, receiver, "main")
+    await hub.emit(created("two"))
+    before = await until_told(watch(hub.admin, hub), lambda told: told.endpoints["FAILING"] == 1)
+    assert (before.reader_count, len(before.expiring_keys)) == (2, 1)
+    deletion = {"integration_id": integration.integration_id, "reason": "It is gone."}
+    await ask(hub.admin, "AdminService/DeleteIntegration", **deletion)
+    after = await watch(hub.admin, hub).read()
+    assert (after.reader_count, list(after.expiring_keys), after.endpoints["FAILING"]) == (0, [], 0)
 
 
 def empty(message: Any) -> set[str]:  # noqa: ANN401  any message
