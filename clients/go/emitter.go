@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
@@ -18,15 +19,19 @@ import (
 const (
 	maxBatch     = 1_000      // events in one call: a rule of the contract
 	maxCallBytes = 256 * 1024 // bytes of events in a call that several callers share
+
+	maxWaiting      = 1_000           // events that wait; then EmitAsync waits, too
+	maxWaitingBytes = 4 * 1024 * 1024 // and their bytes
 )
 
 // Emission is an event on its way.
 type Emission struct {
 	emitter *emitter
 	events  []*hubpb.Event
-	isList  bool // of EmitBatch: stored whole or not at all
-	isAlone bool // in a call of its own
-	size    int  // bytes
+	isList  bool  // of EmitBatch: stored whole or not at all
+	isAlone bool  // in a call of its own
+	size    int   // bytes
+	room    int64 // what it takes of the room for waiting events
 	since   time.Time
 	done    chan struct{}
 	results []*hubpb.EmitEventResponse
@@ -72,19 +77,29 @@ func (e *Emission) ids() []string {
 // Emit stores an event, and returns once it is on the hub's disk. Where the event has no id it gets one, so that
 // emitting it again after an error is safe. What is emitted while a call is under way shares the next one.
 func (c *Client) Emit(ctx context.Context, event *hubpb.Event) (*hubpb.EmitEventResponse, error) {
-	return c.EmitAsync(event).Get(ctx)
+	emission, err := c.emitter.enter(ctx, []*hubpb.Event{event}, false)
+	if err != nil {
+		return nil, err
+	}
+	return emission.Get(ctx)
 }
 
-// EmitAsync is Emit without the wait: events are sent in the order of these calls. Do not change the event afterwards.
+// EmitAsync is Emit without the wait: events are sent in the order of these calls. It does wait while 1,000 events, or 4 MiB
+// of them, are ahead. Do not change the event afterwards.
 func (c *Client) EmitAsync(event *hubpb.Event) *Emission {
-	return c.emitter.enter([]*hubpb.Event{event}, false)
+	emission, _ := c.emitter.enter(context.Background(), []*hubpb.Event{event}, false) // an error would be of the context
+	return emission
 }
 
 // EmitBatch stores events in this order, up to 1,000 a call, each call as a whole or not at all.
 func (c *Client) EmitBatch(ctx context.Context, events []*hubpb.Event) ([]*hubpb.EmitEventResponse, error) {
 	var results []*hubpb.EmitEventResponse
 	for batch := range slices.Chunk(events, maxBatch) {
-		stored, err := c.emitter.enter(batch, true).wait(ctx)
+		emission, err := c.emitter.enter(ctx, batch, true)
+		if err != nil {
+			return results, err
+		}
+		stored, err := emission.wait(ctx)
 		if err != nil {
 			return results, err
 		}
@@ -96,6 +111,7 @@ func (c *Client) EmitBatch(ctx context.Context, events []*hubpb.Event) ([]*hubpb
 // emitter sends emissions in their order, one call at a time, so that none overtakes one that has to be sent again.
 type emitter struct {
 	client   *Client
+	room     *semaphore.Weighted // in bytes, for waiting events; each takes a thousandth at least
 	mu       sync.Mutex
 	waiting  []*Emission
 	underWay []*Emission
@@ -105,11 +121,12 @@ type emitter struct {
 }
 
 func (e *emitter) init(client *Client) {
-	e.client, e.idle = client, make(chan struct{})
+	e.client, e.idle, e.room = client, make(chan struct{}), semaphore.NewWeighted(maxWaitingBytes)
 	close(e.idle)
 }
 
-func (e *emitter) enter(events []*hubpb.Event, isList bool) *Emission {
+// enter adds events to those that wait, once there is room for them. An error is that of ctx: they were not added.
+func (e *emitter) enter(ctx context.Context, events []*hubpb.Event, isList bool) (*Emission, error) {
 	for _, event := range events {
 		if event.GetId() == "" {
 			event.Id = newEventID(time.Now())
@@ -120,22 +137,35 @@ func (e *emitter) enter(events []*hubpb.Event, isList bool) *Emission {
 		encoded, err := proto.Marshal(event)
 		if err != nil { // it would fail the events that share its call
 			emission.finish(nil, &Error{Code: codes.InvalidArgument, Message: err.Error()})
-			return emission
+			return emission, nil
 		}
 		emission.size += len(encoded)
+	}
+	emission.room = min(max(int64(emission.size), int64(len(events))*maxWaitingBytes/maxWaiting), maxWaitingBytes)
+	if err := e.room.Acquire(ctx, emission.room); err != nil {
+		return nil, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
+		e.leave(emission)
 		emission.finish(nil, errClose)
-		return emission
+		return emission, nil
 	}
 	e.waiting = append(e.waiting, emission)
 	if !e.sending {
 		e.sending, e.idle = true, make(chan struct{})
 		go e.run()
 	}
-	return emission
+	return emission, nil
+}
+
+// leave gives the room of emissions that no longer wait to others. Those that wait again, alone, take none.
+func (e *emitter) leave(emissions ...*Emission) {
+	for _, emission := range emissions {
+		e.room.Release(emission.room)
+		emission.room = 0
+	}
 }
 
 // finish refuses new events, waits for the earlier ones, and returns the ids of those that are still under way.
@@ -150,6 +180,7 @@ func (e *emitter) finish(patience time.Duration) []string {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.leave(e.waiting...)
 	for _, emission := range e.waiting {
 		emission.finish(nil, errClose)
 	}
@@ -166,6 +197,7 @@ func (e *emitter) withdraw(emission *Emission) {
 	defer e.mu.Unlock()
 	if index := slices.Index(e.waiting, emission); index >= 0 {
 		e.waiting = slices.Delete(e.waiting, index, index+1)
+		e.leave(emission)
 		emission.finish(nil, &Error{Code: codes.Canceled, Message: "it was withdrawn before it was sent"})
 	}
 }
@@ -202,6 +234,7 @@ func (e *emitter) take() []*Emission {
 	}
 	e.underWay = slices.Clone(e.waiting[:count])
 	e.waiting = slices.Delete(e.waiting, 0, count)
+	e.leave(e.underWay...)
 	return e.underWay
 }
 
@@ -264,6 +297,7 @@ func (e *emitter) settleFailure(call []*Emission, err error) {
 	}
 	if failure.repeatable() { // the hub is away: what has waited as long as a call may take fails, too
 		for len(e.waiting) > 0 && time.Since(e.waiting[0].since) >= e.client.policy.CallTimeout {
+			e.leave(e.waiting[0])
 			e.waiting[0].finish(nil, failure)
 			e.waiting = e.waiting[1:]
 		}

@@ -114,6 +114,48 @@ func TestGetAfterWithdrawing(t *testing.T) {
 	}
 }
 
+// Nobody answers: a thousand events wait, then EmitAsync does, until one of them is withdrawn.
+func TestEmitAsyncWaitsForRoom(t *testing.T) {
+	client, err := hub.New("127.0.0.1:1", "tkt_bot_a_b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	for { // until the call of one is under way: the others do not share it
+		emission := client.EmitAsync(&hubpb.Event{GuildId: "41"})
+		_, _ = emission.Get(gone) // it is withdrawn if it still waits
+		short, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		_, err := emission.Get(short)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) {
+			break
+		}
+	}
+	first := client.EmitAsync(&hubpb.Event{GuildId: "41"})
+	for range 999 {
+		client.EmitAsync(&hubpb.Event{GuildId: "41"})
+	}
+	if _, err := client.Emit(gone, &hubpb.Event{GuildId: "41"}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	entered := make(chan struct{})
+	go func() {
+		client.EmitAsync(&hubpb.Event{GuildId: "41"})
+		close(entered)
+	}()
+	select {
+	case <-entered:
+		t.Error("there was no room")
+	case <-time.After(100 * time.Millisecond):
+	}
+	if _, err := first.Get(gone); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	<-entered
+	_ = client.Close()
+}
+
 // The reason of a call that was made over Conn is found like that of a call of ours.
 func TestReasonOf(t *testing.T) {
 	refused, err := status.New(codes.NotFound, "no").WithDetails(&errdetails.ErrorInfo{Reason: "KEY_NOT_FOUND"})
