@@ -12,10 +12,11 @@ from hub.cli.options import EPILOG, load_settings, run, setting_options
 from hub.clock import Clock
 from hub.config import SERVING, Settings
 from hub.control.audit import encode_change
+from hub.control.endpoints import name_of
 from hub.control.hub_secret import HubSecret, choose
 from hub.control.registry import Registry
 from hub.control.transactions import COMMAND_LINE
-from hub.crypto import derived_secrets
+from hub.crypto import derived_secrets, state_check
 from hub.errors import Conflict, StartError
 from hub.model import Entry, Kind
 from hub.secret_files import check_length, read_secret
@@ -82,7 +83,7 @@ async def _change(settings: Settings, new: bytes | None, *, keep: bool) -> int:
         if SECRET_KEY not in positions:
             raise StartError("the store has no keys yet: remove it, then make a new one with 'hub init'")
         if new is None:
-            _refuse_dependent(before, entries)
+            _check_dependent(before, entries)
         if new == before.current:
             raise StartError("the store has this secret already: set HUB_SECRET to another one")
         after = HubSecret(before.current) if new is None else before.followed_by(new, now)
@@ -98,11 +99,11 @@ async def _change(settings: Settings, new: bytes | None, *, keep: bool) -> int:
         await log.close()
 
 
-def _refuse_dependent(secret: HubSecret, entries: Sequence[Entry]) -> None:
-    """Check that no erasure still needs an earlier secret.
+def _check_dependent(secret: HubSecret, entries: Sequence[Entry]) -> None:
+    """Refuse to forget what an erasure still needs, and name the endpoints that get nothing without it.
 
     Raises:
-        StartError: one does.
+        StartError: an erasure still needs an earlier secret.
     """
     registry = Registry(secret, Clock())
     registry.apply(entries)
@@ -111,3 +112,8 @@ def _refuse_dependent(secret: HubSecret, entries: Sequence[Entry]) -> None:
             f"{len(dependent)} erasures still depend on an earlier secret: start the hub, wait until ListErasures "
             "shows them as DONE, stop it, then try again"
         )
+    check = state_check(secret.current)
+    for endpoint in registry.endpoints.all():
+        if endpoint.signing is not None and endpoint.signing.check != check:
+            name = name_of(endpoint)
+            click.echo(f"endpoint {name} gets nothing from now on, until its developer calls RotateEndpointSecret")

@@ -101,6 +101,9 @@ class Dispatchers:
 
     async def run(self) -> None:
         """Run those endpoints that are this hub's, for as long as it runs."""
+        for record in self._registry.endpoints.all():  # a stopped hub alone forgets the secret that theirs derive from
+            if record.state in DELIVERING and not self._parts.envelope.keys(record):
+                log.warning("an endpoint has no secret", endpoint=name_of(record))
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD):

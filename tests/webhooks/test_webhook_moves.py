@@ -51,6 +51,31 @@ async def test_nothing_is_missing_after_kill_9(tmp_path: Path) -> None:
         assert list(dict.fromkeys(receiver.ids)) == names
 
 
+async def test_an_endpoint_whose_secret_is_forgotten_is_named(tmp_path: Path) -> None:
+    """By the command that forgets, and by the log of the hub; it gets events again once its developer has rotated."""
+    async with receiving() as receiver:
+        async with serving(cwd=tmp_path, **ALLOW) as hub:
+            keys = await hub.first_keys()
+            bot, reader = await register(hub, keys)
+            await connect(reader, receiver)
+        assert (await run_hub("rotate-secret", cwd=tmp_path)).code == 0
+        async with serving(cwd=tmp_path, **ALLOW) as hub:
+            bot, reader = hub.caller(bot.key), hub.caller(reader.key)
+            await emit(bot, ["one"])
+            await receiver.until(lambda: receiver.ids == ["one"])
+            await ask(reader, "WebhookService/ListEndpoints")
+            await hub.stop()  # saves that each key has moved to the secret in force
+        forgotten = await run_hub("rotate-secret", "--forget-earlier", cwd=tmp_path)
+        assert "/default gets nothing from now on" in forgotten.out
+        async with serving(cwd=tmp_path, **ALLOW) as hub:
+            assert (await hub.heard("an endpoint has no secret"))["endpoint"].endswith("/default")
+            await emit(hub.caller(bot.key), ["two"])
+            reader = hub.caller(reader.key)
+            receiver.secret = (await ask(reader, "WebhookService/RotateEndpointSecret")).secret
+            await ask(reader, "WebhookService/VerifyEndpoint")
+            await receiver.until(lambda: receiver.ids[-1:] == ["two"])
+
+
 async def test_a_restore_is_a_gap(tmp_path: Path) -> None:
     """After a restore the endpoint gets a gap, then what the backup has; its secret is the same."""
     async with receiving() as receiver:
