@@ -9,9 +9,7 @@ from pathlib import Path
 from bench import events
 from hub import config
 from hub.model import Entry, Kind
-from hub.storage import open_storage
-
-GROUP = 2_000
+from hub.storage import MAX_APPEND, open_storage
 
 
 async def fill(data: Path, first: int, count: int, age: float = 0.0) -> None:
@@ -25,8 +23,8 @@ async def fill(data: Path, first: int, count: int, age: float = 0.0) -> None:
     """
     log = await open_storage(config.load({"data_dir": str(data)}))
     try:
-        for start in range(first, first + count, GROUP):
-            await log.append(_entries(start, min(GROUP, first + count - start), age))
+        for start in range(first, first + count, MAX_APPEND):
+            await log.append(_entries(start, min(MAX_APPEND, first + count - start), age))
     finally:
         await log.close()
 
