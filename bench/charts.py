@@ -83,7 +83,7 @@ def _bars(axes: Axes, figures: Sequence[Figure], theme: Theme) -> None:
     """The hub's value and each other one; a mark where the hub's bar may end, or has to reach, for a ratio aimed at."""
     mine = median(value for one in figures for value in one.hub)
     others = [median(one.other) for one in figures]
-    marks = [mine * one.reach / one.ratio if one.reach else 0.0 for one in figures]
+    marks = [mine * one.reach / one.ratio if one.reach and one.ratio else 0.0 for one in figures]
     axes.barh(range(1 + len(others)), [mine, *others], height=0.7, color=[theme.hub] + [theme.other] * len(others))
     for row, mark in enumerate(marks, 1):
         if mark:

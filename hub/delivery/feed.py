@@ -4,6 +4,7 @@ One pump applies the log's tail. Streams are served from their fan-out group (li
 from the page cache (older ones).
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -59,12 +60,21 @@ class Admission:
         finally:
             self.waiting -= len(entries)
         metrics.APPENDS.add(metrics.now() - began)
-        for entry, one in zip(entries, appended, strict=True):
-            if one.duplicate:
-                metrics.DUPLICATES.add()
-            elif entry.kind is Kind.EVENT and not one.conflict:
-                metrics.ACCEPTED.add(1, PAYLOADS[entry.event_type].name)
+        _count(entries, appended)
         return appended
+
+
+def _count(entries: Sequence[Entry], appended: Sequence[Appended]) -> None:
+    """Count duplicates, and the stored events of each type."""
+    if duplicates := sum(one.duplicate for one in appended):
+        metrics.DUPLICATES.add(duplicates)
+    stored = Counter(
+        entry.event_type
+        for entry, one in zip(entries, appended, strict=True)
+        if entry.kind is Kind.EVENT and not one.duplicate and not one.conflict
+    )
+    for event_type, count in stored.items():
+        metrics.ACCEPTED.add(count, PAYLOADS[event_type].name)
 
 
 class Feed:

@@ -3,6 +3,7 @@
 Must not know who may call (``access.py``), nor who gets the events (``delivery/``).
 """
 
+import asyncio
 from collections.abc import Mapping
 
 import structlog
@@ -16,6 +17,9 @@ from hub.delivery.feed import Feed
 from hub.delivery.numbered import NumberedAppends
 from hub.errors import EventIdConflict, HubError, InvalidRequest
 from hub.model import Appended, Entry
+
+SLICE = 250
+"""The most events of a batch that are handled in one step of the event loop: other tasks run in between."""
 
 log = structlog.get_logger()
 
@@ -50,14 +54,19 @@ class Intake:
         check(request)
         if request.HasField("emitter"):
             raise InvalidRequest.field("independent", "is required if emitter is set")
-        now = self._clock.now()
-        entries = [convert.event_entry(event, now, f"events[{index}]") for index, event in enumerate(request.events)]
+        now, entries = self._clock.now(), list[Entry]()
+        for index, event in enumerate(request.events):
+            if index % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            entries.append(convert.event_entry(event, now, f"events[{index}]"))
         try:
             results = await self._feed.append(entries)
         except EventIdConflict as conflict:
             raise conflict.among([entry.id for entry in entries]) from None
         response = event_service_pb2.BatchEmitEventsResponse()
-        for entry, appended in zip(entries, results, strict=True):
+        for index, (entry, appended) in enumerate(zip(entries, results, strict=True)):
+            if index % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
             _fill_result(response.results.add(), entry.id, appended)
         return response
 
@@ -73,6 +82,8 @@ class Intake:
         refused: dict[int, HubError] = {**check_apart(request, "events")}
         now, entries = self._clock.now(), dict[int, Entry]()
         for index, event in enumerate(request.events):
+            if index % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
             if index not in refused:
                 try:
                     entries[index] = convert.event_entry(event, now, f"events[{index}]")
@@ -81,23 +92,14 @@ class Intake:
         results = await self._stored(request, entries)
         response = event_service_pb2.BatchEmitEventsResponse()
         for index, event in enumerate(request.events):
+            if index % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
             result = response.results.add()
             result.event_id = event.id
             if index in refused:
                 result.error.CopyFrom(to_status(refused[index]))
-            elif (outcome := results[index]) is None:
-                result.duplicate = True
-            elif outcome.conflict:
-                result.error.CopyFrom(to_status(EventIdConflict(event.id, index)))
-                if request.HasField("emitter"):  # it uses up its number: sent again, it is a duplicate
-                    log.warning(
-                        "a numbered event was refused for its id",
-                        emitter_id=request.emitter.emitter_id,
-                        number=request.emitter.first_sequence + index,
-                        event_id=event.id,
-                    )
             else:
-                _fill_result(result, event.id, outcome)
+                _report(result, request, index, results[index])
         return response
 
     async def _stored(
@@ -109,6 +111,28 @@ class Intake:
             return await self._numbered.append(emitter.emitter_id, emitter.first_sequence, count, entries)
         appended = await self._feed.append(list(entries.values()), independent=True)
         return dict(zip(entries, appended, strict=True))
+
+
+def _report(
+    result: event_service_pb2.EmitEventResponse,
+    request: event_service_pb2.BatchEmitEventsRequest,
+    index: int,
+    outcome: Appended | None,
+) -> None:
+    """Report the outcome of one valid event of an independent batch; None: the emitter's number is known."""
+    if outcome is None:
+        result.duplicate = True
+    elif outcome.conflict:
+        result.error.CopyFrom(to_status(EventIdConflict(result.event_id, index)))
+        if request.HasField("emitter"):  # it uses up its number: sent again, it is a duplicate
+            log.warning(
+                "a numbered event was refused for its id",
+                emitter_id=request.emitter.emitter_id,
+                number=request.emitter.first_sequence + index,
+                event_id=result.event_id,
+            )
+    else:
+        _fill_result(result, result.event_id, outcome)
 
 
 def _fill_result(result: event_service_pb2.EmitEventResponse, event_id: str, appended: Appended) -> None:
