@@ -14,7 +14,7 @@ CREATOR = 80351110224678912
 
 def entry(event: event_pb2.Event) -> Entry:
     """An event as the log keeps it."""
-    return convert.event_entry(event, 1, "event")
+    return convert.event_entry(event, 1)
 
 
 def fields_below(message: Descriptor) -> list[FieldDescriptor]:

@@ -62,9 +62,10 @@ def micros(time: Timestamp, field: str) -> int:
     Raises:
         InvalidRequest: it is not between 1970 and 9999; the error names `field`.
     """
-    if not (0 <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
+    seconds, nanos = time.seconds, time.nanos
+    if not (0 <= seconds <= _LAST_SECOND and 0 <= nanos < 1_000_000_000):
         raise InvalidRequest.field(field, "must be a time between 1970 and 9999, nanos below 1000000000")
-    return time.seconds * MICROS + time.nanos // 1_000
+    return seconds * MICROS + nanos // 1_000
 
 
 def optional_micros(request: Message, field: str) -> int:
@@ -198,29 +199,29 @@ def key(record: KeyRecord, registry: Registry, secret: str = "") -> integration_
     )
 
 
-def event_entry(event: event_pb2.Event, now: int, field: str, *, position: int = 0, test: bool = False) -> Entry:
+def event_entry(event: event_pb2.Event, now: int, *, position: int = 0, test: bool = False) -> Entry:
     """An event as the log keeps it: without unknown fields and without its accept time.
 
     Args:
         event: the event of a request; it is modified.
         now: microseconds.
-        field: its path in the request.
         position: of a sample, which is never in the log, the position that it would have.
         test: mark it as a test event.
 
     Raises:
-        InvalidRequest: `occur_time` is out of range; the error names it below `field`.
+        InvalidRequest: `occur_time` is out of range; the error names it alone, see `InvalidRequest.below`.
     """
     if event.HasField("occur_time"):
-        micros(event.occur_time, f"{field}.occur_time")
+        micros(event.occur_time, "occur_time")
     event.ClearField("accept_time")
     event.test = test
     event.DiscardUnknownFields()
-    if not event.id:
-        event.id = uuid7(now)
+    event_id = event.id
+    if not event_id:
+        event_id = event.id = uuid7(now)
     body = event.SerializeToString(deterministic=True)
     event_type = table.EVENT_TYPES[event.WhichOneof("payload") or ""]
-    return Entry(Kind.EVENT, now, body, "", event.id, event_type, int(event.guild_id), position)
+    return Entry(Kind.EVENT, now, body, "", event_id, event_type, int(event.guild_id), position)
 
 
 def uuid7(now: int) -> str:

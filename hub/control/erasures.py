@@ -197,9 +197,13 @@ class Erasures:
         old = (stored.record.erasure_id for stored in self.records.values() if stored.record.request_time < due)
         return [notice for erasure_id in old for notice in self.notices.of_erasure(erasure_id) if notice.disclosures]
 
+    def hide_after(self, position: int) -> bool:
+        """Whether an event at a position or later may be about a subject that is being erased."""
+        return position < self._end
+
     def hides(self, entry: Entry) -> bool:
         """Whether an event is about a subject that is being erased."""
-        if entry.position >= self._end:
+        if not self.hide_after(entry.position):
             return False
         about = list(subjects_of(entry))
         return any(

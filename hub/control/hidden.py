@@ -3,11 +3,13 @@
 The feed checks every event. What one integration gets is decided in `hub/delivery/view.py`.
 """
 
+from collections.abc import Sequence
+
 from hub.clock import Clock
 from hub.control.erasures import Erasures
 from hub.control.hub_secret import HubSecret
 from hub.control.sharing import Sharing
-from hub.model import Entry
+from hub.model import Entry, Kind
 
 
 class HiddenEvents:
@@ -33,6 +35,13 @@ class HiddenEvents:
         """Apply an erasure, or its progress."""
         self.version += self.erasures.apply(entry)
         return ()
+
+    def visible(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The events among some entries of the log, in its order, that are not hidden from everybody."""
+        events = [entry for entry in entries if entry.kind is Kind.EVENT]
+        if not events or not (self.sharing.hidden_through or self.erasures.hide_after(events[0].position)):
+            return events
+        return [event for event in events if not self.hides(event)]
 
     def hides(self, entry: Entry) -> bool:
         """Whether an event is hidden from everybody."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from hub.delivery.chunks import Batch, CachedEvent, Matches
 from hub.delivery.linger import Lingerers, Pending
 from hub.delivery.view import Projection
-from hub.model import Entry
 
 _SHARED_BATCHES = 8
 """How many of a group's newest batches are kept for streams at the same position."""
@@ -59,6 +58,16 @@ class FanoutGroup:
         if events_left == limit or events_left <= 0 or bytes_left <= 0:
             return None
         return Pending(self.buffer.events[start].entry, events_left, bytes_left)
+
+    def publish(self, event: CachedEvent) -> bool:
+        """Append an event to the buffer, if the projection lets it through; returns whether it does."""
+        mask = self.projection.mask(event.entry)
+        if mask is None:
+            return False
+        self.buffer.add(event, mask)
+        if self.lingerers.waiting:
+            self.lingerers.grow(len(event.encoded(mask)))
+        return True
 
     def keep(self, key: tuple[int, int, int], batch: Batch) -> None:
         """Keep a batch for the group's other streams at this position."""
@@ -112,19 +121,25 @@ class FanoutIndex:
         for group in self._groups.values():
             group.forget(through)
 
-    def publish(self, event: CachedEvent) -> Iterator[FanoutGroup]:
-        """Append an event to the buffer of each group that lets it through; yields those groups."""
-        for key in self._candidates(event.entry):
-            for group in self._by_key.get(key, ()):
-                mask = group.projection.mask(event.entry)
-                if mask is not None:
-                    group.buffer.add(event, mask)
-                    if group.lingerers.waiting:
-                        group.lingerers.grow(len(event.encoded(mask)))
-                    yield group
+    def publish(self, events: Iterable[CachedEvent]) -> set[FanoutGroup]:
+        """Append events to the buffers of the groups that let them through; returns those groups."""
+        woken: set[FanoutGroup] = set()
+        found: dict[tuple[int, int], list[FanoutGroup]] = {}  # many events of a batch have the same candidates
+        for event in events:
+            where = event.entry.event_type, event.entry.guild_id
+            candidates = found.get(where)
+            if candidates is None:
+                candidates = found[where] = self._candidates(*where)
+            for group in candidates:
+                if group.publish(event):
+                    woken.add(group)
+        return woken
 
-    def _candidates(self, entry: Entry) -> Iterator[tuple[object, ...]]:
-        kind, guild = entry.event_type, entry.guild_id
+    def _candidates(self, kind: int, guild: int) -> list[FanoutGroup]:
+        """The groups that may want an event of a type and a guild."""
+        return [group for key in self._keys_of(kind, guild) for group in self._by_key.get(key, ())]
+
+    def _keys_of(self, kind: int, guild: int) -> Iterator[tuple[object, ...]]:
         yield (kind,)
         yield (kind, guild)
         for count in self._shard_counts:

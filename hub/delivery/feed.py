@@ -4,7 +4,6 @@ One pump applies the log's tail. Streams are served from their fan-out group (li
 from the page cache (older ones).
 """
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -66,13 +65,15 @@ class Admission:
 
 def _count(entries: Sequence[Entry], appended: Sequence[Appended]) -> None:
     """Count duplicates, and the stored events of each type."""
-    if duplicates := sum(one.duplicate for one in appended):
+    stored: dict[int, int] = {}
+    duplicates = 0
+    for entry, one in zip(entries, appended, strict=True):
+        if one.duplicate:
+            duplicates += 1
+        elif entry.kind is Kind.EVENT and not one.conflict:
+            stored[entry.event_type] = stored.get(entry.event_type, 0) + 1
+    if duplicates:
         metrics.DUPLICATES.add(duplicates)
-    stored = Counter(
-        entry.event_type
-        for entry, one in zip(entries, appended, strict=True)
-        if entry.kind is Kind.EVENT and not one.duplicate and not one.conflict
-    )
     for event_type, count in stored.items():
         metrics.ACCEPTED.add(count, PAYLOADS[event_type].name)
 
@@ -105,7 +106,7 @@ class Feed:
             log,
             settings.page_cache_bytes,
             settings.max_frame_bytes,
-            registry.hidden.hides,
+            registry.hidden.visible,
             lambda: self.through,
             self._note_read,
         )
@@ -167,13 +168,10 @@ class Feed:
         if changed or is_less:
             for listener in listeners:
                 listener(changed)
-        woken: set[FanoutGroup] = set()
-        for entry in entries:
-            if entry.kind is Kind.EVENT and not hidden.hides(entry):
-                event = CachedEvent(entry)
-                self.window.append(event)
-                metrics.APPLIED.add()
-                woken.update(self._index.publish(event))
+        events = [CachedEvent(entry) for entry in hidden.visible(entries)]
+        metrics.APPLIED.add(len(events))
+        self.window.extend(events)
+        woken = self._index.publish(events)
         self.damage.note(entries, entries[-1].time)
         self.through = entries[-1].position
         if self.window.shrink():

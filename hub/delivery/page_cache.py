@@ -96,7 +96,7 @@ class PageCache:
 
     Args:
         max_chunk_bytes: the most that a chunk made of a page may have.
-        hides: whether an event is hidden from everybody.
+        visible: the events among some entries that are not hidden from everybody.
         through: the position up to which state is applied; no page goes beyond.
         on_read: awaited after each read with its entries, of which some may be DAMAGED, and with the log's first
             position: another replica may have trimmed meanwhile.
@@ -107,14 +107,14 @@ class PageCache:
         log: Log,
         max_bytes: int,
         max_chunk_bytes: int,
-        hides: Callable[[Entry], bool],
+        visible: Callable[[Sequence[Entry]], list[Entry]],
         through: Callable[[], int],
         on_read: Callable[[Sequence[Entry], int], Awaitable[None]],
     ) -> None:
         self._log = log
         self._max_bytes = max_bytes
         self._max_chunk_bytes = max_chunk_bytes
-        self._hides = hides
+        self._visible = visible
         self._through = through
         self._on_read = on_read
         self._pages: OrderedDict[int, CachedPage] = OrderedDict()
@@ -186,8 +186,8 @@ class PageCache:
         # No await until the page is stored: what is hidden meanwhile must not enter the cache. The log may be ahead of
         # the pump: state that is not applied yet decides who gets what follows it.
         through = min(read.through, end, self._through())
-        sound = (entry for entry in read.entries if entry.position <= through and entry.kind is Kind.EVENT)
-        events = [CachedEvent(entry) for entry in sound if not self._hides(entry)]
+        applied = [entry for entry in read.entries if entry.position <= through]
+        events = [CachedEvent(entry) for entry in self._visible(applied)]
         self.put(number, CachedPage(events, through))
 
     def _grow(self, page: CachedPage, size: int) -> None:

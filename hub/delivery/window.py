@@ -1,5 +1,7 @@
 """The newest events in memory, from which streams at the end of the log are served."""
 
+from collections.abc import Sequence
+
 from hub.delivery.chunks import CachedEvent, index_after
 from hub.model import Entry
 
@@ -27,10 +29,10 @@ class Window:
         """The newest event; None where it holds none."""
         return self._events[-1].entry if self._events else None
 
-    def append(self, event: CachedEvent) -> None:
-        """Add the newest event; `shrink` is due after a batch of them."""
-        self._events.append(event)
-        self._size += event.size
+    def extend(self, events: Sequence[CachedEvent]) -> None:
+        """Add the newest events; `shrink` is due afterwards."""
+        self._events += events
+        self._size += sum(event.size for event in events)
 
     def between(self, after: int, through: int) -> list[CachedEvent]:
         """The events after one position and up to another."""

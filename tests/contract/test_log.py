@@ -747,7 +747,7 @@ def about(user_id: str, name: str, guild_id: str = "51") -> Entry:
     """A ticket that a user created, as the log keeps it."""
     created = event_pb2.TicketCreated(creator_user_id=user_id)
     made = event_pb2.Event(id=name, guild_id=guild_id, ticket_created=created)
-    return convert.event_entry(made, 1, "event")
+    return convert.event_entry(made, 1)
 
 
 async def found(log: Log, subject: Subject, limit: int) -> list[str]:

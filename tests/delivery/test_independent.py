@@ -203,8 +203,8 @@ async def test_an_emitter_that_just_sent_is_not_forgotten(hub: RunningHub) -> No
     for number in range(MAX_EMITTERS):
         await send_numbered(hub, f"bot-{number}", 1, ticket(f"e{number}"))
     numbered = NumberedAppends(hub.hub.feed, hub.hub.log, hub.hub.registry, FakeClock())
-    entry = event_entry(ticket("x"), 1, "event")
-    more = event_entry(ticket("y"), 1, "event")
+    entry = event_entry(ticket("x"), 1)
+    more = event_entry(ticket("y"), 1)
     await asyncio.gather(numbered.append("bot-0", 2, 1, {0: entry}), numbered.append("new", 1, 1, {0: more}))
     assert (await send_numbered(hub, "bot-0", 2, ticket("x"))).results[0].duplicate
     assert info_of(await fails(send_numbered(hub, "bot-1", 2, ticket("z")))).metadata["expected_sequence"] == "1"

@@ -181,7 +181,10 @@ class DeveloperService(developer_service_pb2_grpc.DeveloperServiceServicer):
 
     def _sample(self, event: event_pb2.Event, *, test: bool = False) -> Entry:
         """A sample event as the next entry of the log."""
-        return convert.event_entry(event, self._clock.now(), "event", position=self._registry.through + 1, test=test)
+        try:
+            return convert.event_entry(event, self._clock.now(), position=self._registry.through + 1, test=test)
+        except InvalidRequest as error:
+            raise error.below("event") from None
 
 
 def missing(entry: Entry, record: IntegrationRecord, counting: frozenset[int]) -> list[developer_service_pb2.Withheld]:

@@ -4,7 +4,8 @@ Must not know who may call (``access.py``), nor who gets the events (``delivery/
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TypeVar
 
 import structlog
 from tickets.hub.v1 import event_pb2, event_service_pb2
@@ -20,6 +21,8 @@ from hub.model import Appended, Entry
 
 SLICE = 250
 """The most events of a batch that are handled in one step of the event loop: other tasks run in between."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -38,7 +41,10 @@ class Intake:
         Raises:
             What `convert.event_entry` and `Feed.append` raise.
         """
-        entry = convert.event_entry(event, self._clock.now(), "event")
+        try:
+            entry = convert.event_entry(event, self._clock.now())
+        except InvalidRequest as error:
+            raise error.below("event") from None
         [appended] = await self._feed.append([entry])
         response = event_service_pb2.EmitEventResponse()
         _fill_result(response, entry.id, appended)
@@ -55,19 +61,20 @@ class Intake:
         if request.HasField("emitter"):
             raise InvalidRequest.field("independent", "is required if emitter is set")
         now, entries = self._clock.now(), list[Entry]()
-        for index, event in enumerate(request.events):
-            if index % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
-            entries.append(convert.event_entry(event, now, f"events[{index}]"))
+        async for events in slices(request.events):
+            for event in events:
+                try:
+                    entries.append(convert.event_entry(event, now))
+                except InvalidRequest as error:
+                    raise error.below(f"events[{len(entries)}]") from None
         try:
             results = await self._feed.append(entries)
         except EventIdConflict as conflict:
             raise conflict.among([entry.id for entry in entries]) from None
         response = event_service_pb2.BatchEmitEventsResponse()
-        for index, (entry, appended) in enumerate(zip(entries, results, strict=True)):
-            if index % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
-            _fill_result(response.results.add(), entry.id, appended)
+        async for stored in slices([*zip(entries, results, strict=True)]):
+            for entry, appended in stored:
+                _fill_result(response.results.add(), entry.id, appended)
         return response
 
     async def each(
@@ -81,25 +88,23 @@ class Intake:
         """
         refused: dict[int, HubError] = {**check_apart(request, "events")}
         now, entries = self._clock.now(), dict[int, Entry]()
-        for index, event in enumerate(request.events):
-            if index % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
-            if index not in refused:
-                try:
-                    entries[index] = convert.event_entry(event, now, f"events[{index}]")
-                except InvalidRequest as error:
-                    refused[index] = error
+        async for events in slices([*enumerate(request.events)]):
+            for index, event in events:
+                if index not in refused:
+                    try:
+                        entries[index] = convert.event_entry(event, now)
+                    except InvalidRequest as error:
+                        refused[index] = error.below(f"events[{index}]")
         results = await self._stored(request, entries)
         response = event_service_pb2.BatchEmitEventsResponse()
-        for index, event in enumerate(request.events):
-            if index % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
-            result = response.results.add()
-            result.event_id = event.id
-            if index in refused:
-                result.error.CopyFrom(to_status(refused[index]))
-            else:
-                _report(result, request, index, results[index])
+        async for events in slices([*enumerate(request.events)]):
+            for index, event in events:
+                result = response.results.add()
+                result.event_id = event.id
+                if index in refused:
+                    result.error.CopyFrom(to_status(refused[index]))
+                else:
+                    _report(result, request, index, results[index])
         return response
 
     async def _stored(
@@ -111,6 +116,14 @@ class Intake:
             return await self._numbered.append(emitter.emitter_id, emitter.first_sequence, count, entries)
         appended = await self._feed.append(list(entries.values()), independent=True)
         return dict(zip(entries, appended, strict=True))
+
+
+async def slices(parts: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+    """The parts of a batch, `SLICE` at a time; other tasks run in between."""
+    for start in range(0, len(parts), SLICE):
+        if start:
+            await asyncio.sleep(0)
+        yield parts[start : start + SLICE]
 
 
 def _report(
