@@ -9,7 +9,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tickets.hub.v1 import event_service_pb2
 
 from hub.api.limits import HalfOpenLimit
-from hub.errors import TooManyCalls
+from hub.api.receiving import TimeLimit
+from hub.errors import RequestTimeout, TooManyCalls
 from hub.model import Kind
 from tests.support.calls import ask, fails, reason_of
 from tests.support.events import event
@@ -127,6 +128,52 @@ def test_a_refused_half_open_call_frees_its_slots() -> None:
         with limit.place(("address", 2), ("another key", 1)):
             pass
     assert not limit._inside
+
+
+async def test_a_time_limit_counts_for_each_call_from_its_own_beginning() -> None:
+    """Calls that share a limit each have all of its time, also after an earlier one was interrupted or has finished."""
+    limit, loop = TimeLimit(0.2), asyncio.get_running_loop()
+
+    async def call(delay: float, seconds: float) -> float:
+        await asyncio.sleep(delay)
+        began = loop.time()
+        with limit:
+            await asyncio.sleep(seconds)
+        return loop.time() - began
+
+    async def interrupted(delay: float) -> float:
+        began = loop.time()
+        with pytest.raises(RequestTimeout):
+            await call(delay, 3_600)
+        assert not asyncio.current_task().cancelling()  # type: ignore[union-attr]
+        return loop.time() - began - delay
+
+    quick, *late = await asyncio.gather(call(0, 0), interrupted(0), interrupted(0.1), interrupted(0.15))
+    assert quick < min(late)
+    assert all(seconds >= 0.2 for seconds in late)
+    assert await interrupted(0) >= 0.2
+    assert not limit._deadlines
+    assert not limit._late
+    assert limit._timer is None
+
+
+async def test_a_time_limit_hides_no_other_cancellation() -> None:
+    """A call that is cancelled ends as cancelled, even if its time is up at the same moment."""
+    limit = TimeLimit(0.01)
+
+    async def call() -> None:
+        with limit:
+            await asyncio.sleep(3_600)
+
+    early, both = asyncio.create_task(call()), asyncio.create_task(call())
+    await asyncio.sleep(0)
+    early.cancel()
+    limit._late.add(both)  # the timer is one turn of the event loop ahead
+    both.cancel()
+    both.cancel()
+    for task in (early, both):
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_cancelling_before_the_request_is_no_internal_error(
