@@ -57,10 +57,6 @@ class InvalidRequest(HubError):
         """One field breaks one rule."""
         return cls([Violation(field, description)])
 
-    def below(self, path: str) -> "InvalidRequest":
-        """The same failure of a part of the request, which is at this path."""
-        return InvalidRequest(Violation(f"{path}.{one.field}", one.description) for one in self.violations)
-
 
 class CursorInvalid(HubError):
     """The cursor cannot be opened."""

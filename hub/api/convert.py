@@ -209,7 +209,7 @@ def event_entry(event: event_pb2.Event, now: int, *, position: int = 0, test: bo
         test: mark it as a test event.
 
     Raises:
-        InvalidRequest: `occur_time` is out of range; the error names it alone, see `InvalidRequest.below`.
+        InvalidRequest: `occur_time` is out of range; the error names it alone, see `validation.below`.
     """
     if event.HasField("occur_time"):
         micros(event.occur_time, "occur_time")

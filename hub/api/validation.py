@@ -112,6 +112,11 @@ def check_apart(request: Message, field: str) -> dict[int, InvalidRequest]:
     return {index: InvalidRequest(found[:MAX_VIOLATIONS]) for index, found in parts.items()}
 
 
+def below(path: str, error: InvalidRequest) -> InvalidRequest:
+    """The failure of a part of a request as one of the request: the part is at this path."""
+    return InvalidRequest(Violation(f"{path}.{one.field}", one.description) for one in error.violations)
+
+
 def learn_rules(services: Iterable[ServiceDescriptor]) -> None:
     """Compile all validators at start (about 40 ms), so that the first requests do not pay for it."""
     for service in services:

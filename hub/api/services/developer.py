@@ -18,6 +18,7 @@ from hub.api.access import caller
 from hub.api.paging import Pages, age
 from hub.api.services.ownership import Ownership
 from hub.api.status import Context
+from hub.api.validation import below
 from hub.clock import Clock
 from hub.control import lifecycle
 from hub.control.integrations import PROFILE, Integrations
@@ -184,7 +185,7 @@ class DeveloperService(developer_service_pb2_grpc.DeveloperServiceServicer):
         try:
             return convert.event_entry(event, self._clock.now(), position=self._registry.through + 1, test=test)
         except InvalidRequest as error:
-            raise error.below("event") from None
+            raise below("event", error) from None
 
 
 def missing(entry: Entry, record: IntegrationRecord, counting: frozenset[int]) -> list[developer_service_pb2.Withheld]:

@@ -12,7 +12,7 @@ from tickets.hub.v1 import event_pb2, event_service_pb2
 
 from hub.api import convert
 from hub.api.status import to_status
-from hub.api.validation import check, check_apart
+from hub.api.validation import below, check, check_apart
 from hub.clock import Clock
 from hub.delivery.feed import Feed
 from hub.delivery.numbered import NumberedAppends
@@ -44,7 +44,7 @@ class Intake:
         try:
             entry = convert.event_entry(event, self._clock.now())
         except InvalidRequest as error:
-            raise error.below("event") from None
+            raise below("event", error) from None
         [appended] = await self._feed.append([entry])
         response = event_service_pb2.EmitEventResponse()
         _fill_result(response, entry.id, appended)
@@ -66,7 +66,7 @@ class Intake:
                 try:
                     entries.append(convert.event_entry(event, now))
                 except InvalidRequest as error:
-                    raise error.below(f"events[{len(entries)}]") from None
+                    raise below(f"events[{len(entries)}]", error) from None
         try:
             results = await self._feed.append(entries)
         except EventIdConflict as conflict:
@@ -94,7 +94,7 @@ class Intake:
                     try:
                         entries[index] = convert.event_entry(event, now)
                     except InvalidRequest as error:
-                        refused[index] = error.below(f"events[{index}]")
+                        refused[index] = below(f"events[{index}]", error)
         results = await self._stored(request, entries)
         response = event_service_pb2.BatchEmitEventsResponse()
         async for events in slices([*enumerate(request.events)]):
