@@ -51,7 +51,7 @@ LAYERS = (
 )
 """Bottom up: each layer may import those before it. `logs`, `client` and those in `ANYWHERE` stand beside."""
 
-ANYWHERE = {"addresses", "clock", "complaints", "latch", "metrics", "text", "text_files"}
+ANYWHERE = {"addresses", "clock", "complaints", "latch", "metrics", "slices", "text", "text_files"}
 """They import nothing of ours, so everyone may import them."""
 
 OUTSIDE = {

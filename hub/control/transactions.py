@@ -34,6 +34,7 @@ from hub.model import (
     ServiceRecord,
 )
 from hub.privacy_model import SharingRecord
+from hub.slices import STORED_AT_ONCE, slices
 from hub.state import (
     BLOCK,
     ENDPOINT,
@@ -45,7 +46,7 @@ from hub.state import (
     SERVICE_KEY,
     SHARING,
 )
-from hub.storage import MAX_APPEND, Log
+from hub.storage import Log
 
 ATTEMPTS = 10
 """How often a change is decided again because another replica changed the record first."""
@@ -241,9 +242,9 @@ class Changes:
 
     async def save_usage(self) -> None:
         """Append the times of last use that are only in memory."""
-        entries = self._registry.usage.take_unsaved()
-        for start in range(0, len(entries), MAX_APPEND):
-            await self._log.append(entries[start : start + MAX_APPEND])
+        usage = self._registry.usage
+        for some in slices(usage.due(), STORED_AT_ONCE):
+            await self._log.append(usage.take(some))
 
     def _read_integration(self, integration_id: str, intent: Intent) -> Versioned[IntegrationRecord]:
         versioned = self._registry.integration(integration_id)

@@ -67,10 +67,14 @@ class Usage:
             scopes[scope] = max(scopes.get(scope, 0), time)
         return ()
 
-    def take_unsaved(self) -> list[Entry]:
-        """The entries to save now; what was saved less than PRECISION ago waits."""
+    def due(self) -> list[str]:
+        """The keys of state to save now; what was saved less than PRECISION ago waits."""
         now = self._clock.now()
-        keys = sorted(key for key in self._unsaved if now - self._saved.get(key, 0) >= PRECISION)
+        return sorted(key for key in self._unsaved if now - self._saved.get(key, 0) >= PRECISION)
+
+    def take(self, keys: Collection[str]) -> list[Entry]:
+        """The entries that save some of them."""
+        now = self._clock.now()
         self._unsaved.difference_update(keys)
         for key in keys:
             self._saved[key] = now

@@ -13,8 +13,9 @@ from hub.control.registry import Registry
 from hub.delivery.cursor import CursorSeal
 from hub.model import Cursor
 from hub.privacy_model import NoticeRecord
+from hub.slices import STORED_AT_ONCE, slices
 from hub.state import NOTICE
-from hub.storage import MAX_APPEND, Log
+from hub.storage import Log
 
 
 class Confirmations:
@@ -114,7 +115,7 @@ class Confirmations:
 
     async def _store(self, notices: list[NoticeRecord]) -> None:
         now = self._clock.now()
-        entries = [NOTICE.entry(NOTICE.key(one.erasure_id, one.integration_id), now, one) for one in notices]
-        for start in range(0, len(entries), MAX_APPEND):
-            appended = await self._log.append(entries[start : start + MAX_APPEND])
+        for some in slices(notices, STORED_AT_ONCE):
+            entries = [NOTICE.entry(NOTICE.key(one.erasure_id, one.integration_id), now, one) for one in some]
+            appended = await self._log.append(entries)
             await self._registry.wait_applied(appended[-1].position)

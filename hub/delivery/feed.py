@@ -4,7 +4,8 @@ One pump applies the log's tail. Streams are served from their fan-out group (li
 from the page cache (older ones).
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from hub import metrics
@@ -24,8 +25,21 @@ from hub.model import Appended, Cursor, Entry, Expect, Kind
 from hub.permissions import PAYLOADS
 from hub.storage import Log
 
+APPLIED_AT_ONCE = 250
+"""Entries that are applied in one step of the event loop; a group that is committed may have thousands."""
+
 OnChange = Callable[[set[str]], None]
 """A function that gets the ids of the integrations whose state has changed."""
+
+
+def between_events(entries: Sequence[Entry], size: int) -> Iterator[Sequence[Entry]]:
+    """Entries, about `size` at a time. The cuts follow events: the state of one append is applied in one step."""
+    start, stop = 0, size
+    while start < len(entries):
+        while stop < len(entries) and entries[stop - 1].kind is Kind.STATE:
+            stop += 1
+        yield entries[start:stop]
+        start, stop = stop, stop + size
 
 
 class Missing(NamedTuple):
@@ -155,7 +169,9 @@ class Feed:
                 there, before its events go out.
         """
         async for entries in self._log.tail(self.through):
-            self._take_in(entries, *listeners)
+            for some in between_events(entries, APPLIED_AT_ONCE):
+                self._take_in(some, *listeners)
+                await asyncio.sleep(0)
 
     def _take_in(self, entries: Sequence[Entry], *listeners: OnChange) -> None:
         """Apply a batch of the log with no await in between: state, projections, then events."""

@@ -10,8 +10,9 @@ from hub.control.versioned import Versioned
 from hub.delivery.stream import Stream
 from hub.errors import Conflict, HubError
 from hub.model import ClaimRecord, Cursor, Entry
+from hub.slices import STORED_AT_ONCE, slices
 from hub.state import CLAIM
-from hub.storage import MAX_APPEND, Log
+from hub.storage import Log
 
 PRECISION = 60.0
 """Seconds after which the claim of an open stream is written again; less where retention is short."""
@@ -70,8 +71,8 @@ class LastSeen:
             StorageFull, StorageUnavailable: it is not stored; the next call tries again.
         """
         names = sorted(self._unsaved)
-        for start in range(0, len(names), MAX_APPEND):
-            await self._save({name: self._unsaved[name] for name in names[start : start + MAX_APPEND]})
+        for some in slices(names, STORED_AT_ONCE):
+            await self._save({name: self._unsaved[name] for name in some})
 
     async def _save(self, records: dict[str, ClaimRecord]) -> None:
         claims = self._registry.readers.claims

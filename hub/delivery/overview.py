@@ -6,7 +6,7 @@ It reads live structures in slices, so that no other task waits. Must not know w
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -24,6 +24,7 @@ from hub.delivery.writes import SLOW_WRITE
 from hub.endpoint_model import EndpointRecord, EndpointState
 from hub.errors import HubError
 from hub.model import Cursor, IntegrationRecord, KeyRecord, State
+from hub.slices import one_by_one
 from hub.storage import Log
 
 SLICE = 500
@@ -141,21 +142,21 @@ class Observer:
         every = [stored.record for stored in self._registry.integrations.values()]
         # Without those that were deleted: nobody can help their readers, endpoints and keys.
         records = {record.integration_id: record for record in every if record.state is not State.DELETED}
-        names = sliced(self._names())
+        names = one_by_one(self._names(), SLICE)
         subscriptions = [self._reader(name) async for name in names if name.partition("/")[0] in records]
-        every_endpoint = sliced(list(self._registry.endpoints.all()))
+        every_endpoint = one_by_one(list(self._registry.endpoints.all()), SLICE)
         endpoints = [record async for record in every_endpoint if record.integration_id in records]
         delivering = [record for record in endpoints if record.state in DELIVERING]
-        receivers = [self._receiver(record) async for record in sliced(delivering)]
+        receivers = [self._receiver(record) async for record in one_by_one(delivering, SLICE)]
         streams = self._streams.all()
         holders = [*((name, record.keys) for name, record in records.items()), ("", self._registry.keys_of(""))]
         return Overview(
             self._clock.now(),
             sorted([*subscriptions, *receivers], key=lambda reader: -reader.lag),
-            Counter([self._doing(stream) async for stream in sliced(streams)]),
-            Counter([record.state.name async for record in sliced(every)]),
-            Counter([record.state.name async for record in sliced(endpoints)]),
-            [key async for holder in sliced(holders) for key in self._expiring(*holder)],
+            Counter([self._doing(stream) async for stream in one_by_one(streams, SLICE)]),
+            Counter([record.state.name async for record in one_by_one(every, SLICE)]),
+            Counter([record.state.name async for record in one_by_one(endpoints, SLICE)]),
+            [key async for holder in one_by_one(holders, SLICE) for key in self._expiring(*holder)],
             self._used(streams, Counter(reader.integration_id for reader in subscriptions)) | await self._most(records),
             await self._files(),
         )
@@ -235,7 +236,7 @@ class Observer:
         """Of the limits for each integration that need a walk through all: how much the one that has most has."""
         registry, keyring = self._registry, self._registry.keyring
         installations = endpoints = keys = 0
-        async for name, record in sliced(list(records.items())):
+        async for name, record in one_by_one(list(records.items()), SLICE):
             installations = max(installations, registry.installations.count(name))
             endpoints = max(endpoints, len(registry.endpoints.of(name)))
             keys = max(keys, sum(map(keyring.is_live, record.keys)))
@@ -263,14 +264,6 @@ def files_of(directory: Path) -> Files | None:
     stamp = directory / BACKUP_STAMP
     backup_time = stamp.stat().st_mtime if stamp.exists() else 0.0
     return Files(store, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, backup_time)
-
-
-async def sliced(records: list[T], size: int = SLICE) -> AsyncIterator[T]:
-    """Iterate over records, and let other tasks run after each slice of them."""
-    for index, record in enumerate(records, 1):
-        yield record
-        if index % size == 0:
-            await asyncio.sleep(0)
 
 
 async def newest_event(log: Log, before: int, through: int) -> int:

@@ -6,6 +6,7 @@ counts as sent.
 
 import asyncio
 import secrets
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -16,11 +17,18 @@ from hub.delivery.view import Projection
 from hub.errors import Conflict, StorageUnavailable
 from hub.model import Entry
 from hub.privacy_model import SentRecord, SentView
+from hub.slices import STORED_AT_ONCE, one_by_one, slices
 from hub.state import SENT
-from hub.storage import MAX_APPEND, Log
+from hub.storage import Log
 
 PERIOD = 10.0
 """Seconds between two saves; an erasure requests one at once."""
+
+INTERVALS_AT_ONCE = 1_000
+"""Intervals that are looked at, or stored, in one step of the event loop; one record may have as many."""
+
+COST_OF_A_RECORD = 10
+"""The intervals that take as long as a record without any."""
 
 ATTEMPTS = 10
 """Attempts of a save if other hubs keep changing the records."""
@@ -118,23 +126,61 @@ class SentLog:
 
     async def _save(self, first: int) -> None:
         self._saved = self._clock.monotonic()
+        version = self._registry.hidden.version
+        is_full, self._is_full_save_due = self._is_full_save_due or version != self._version, False
+        try:
+            for names in self._slices(list(self._unsaved)):
+                await self._save_some(names, first, is_full=is_full)
+            await self._delete_expired(first)
+        except BaseException:
+            self._is_full_save_due |= is_full
+            raise
+        self._version = version
+
+    def _slices(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """Names, some at a time: as many as have `INTERVALS_AT_ONCE` together."""
+        some: list[str] = []
+        size = 0
+        for name in names:
+            stored = self._stored(name)
+            some.append(name)
+            size += COST_OF_A_RECORD + len(self._unsaved.get(name, ())) + (len(stored.intervals) if stored else 0)
+            if size >= INTERVALS_AT_ONCE:
+                yield some
+                some, size = [], 0
+        if some:
+            yield some
+
+    async def _save_some(self, names: Sequence[str], first: int, *, is_full: bool) -> None:
+        """Store what was noted of some subscriptions; without `is_full` only the records that change."""
         for _ in range(ATTEMPTS):
-            noted = {name: (list(spans), self._open.get(name)) for name, spans in self._unsaved.items()}
+            noted = {name: (list(self._unsaved[name]), self._open.get(name)) for name in names}
             changed = {name: self._record(name, *parts, first) for name, parts in noted.items()}
-            changed |= self._expired(first, set(noted))
-            version = self._registry.hidden.version
-            is_full = self._is_full_save_due or version != self._version
-            changed = {name: new for name, new in changed.items() if is_full or new != self._stored(name)}
-            if not await self._append(changed):
+            if not await self._append({n: new for n, new in changed.items() if is_full or new != self._stored(n)}):
                 continue
             for name, (spans, is_open) in noted.items():
                 del self._unsaved[name][: len(spans)]
                 if is_open is None and self._open.get(name) is None and not self._unsaved[name]:
                     del self._unsaved[name]
                     self._open.pop(name, None)
-            self._is_full_save_due, self._version = False, version
             return
         raise StorageUnavailable
+
+    async def _delete_expired(self, first: int) -> None:
+        """Delete the records of which the log no longer holds any event; one that changes meanwhile stays for now."""
+        stored = self._registry.readers.sent.records
+        expired = [name async for name in one_by_one(list(stored), INTERVALS_AT_ONCE) if self._is_expired(name, first)]
+        for names in slices(expired, STORED_AT_ONCE):
+            await self._append({name: None for name in names if self._is_expired(name, first)})
+
+    def _is_expired(self, name: str, first: int) -> bool:
+        record = self._stored(name)
+        return (
+            record is not None
+            and name not in self._unsaved
+            and record.open_after < 0
+            and all(one.through < first for one in record.intervals)
+        )
 
     async def begin(self, name: str, position: int, view: SentView) -> None:
         """Store that a subscription has a stream, before it is sent anything.
@@ -203,32 +249,21 @@ class SentLog:
         lock = self._locks.get(name)
         return lock is not None and lock.locked()
 
-    def _expired(self, first: int, live: set[str]) -> dict[str, SentRecord | None]:
-        """The records of which the log no longer holds any event, to be deleted."""
-        return {
-            name: None
-            for name, (record, _, _) in self._registry.readers.sent.records.items()
-            if name not in live and record.open_after < 0 and all(one.through < first for one in record.intervals)
-        }
-
     async def _append(self, changed: dict[str, SentRecord | None]) -> bool:
         """Store records; False: another hub has changed one meanwhile."""
-        names, stored = list(changed), self._registry.readers.sent
-        expect = {SENT.key(name): stored.position(name) or self._deleted.get(name, 0) for name in names}
-        for start in range(0, len(names), MAX_APPEND):
-            some = names[start : start + MAX_APPEND]
-            try:
-                appended = await self._log.append(
-                    [self._entry(name, changed[name]) for name in some],
-                    {key: expect[key] for key in map(SENT.key, some)},
-                )
-            except Conflict as conflict:
-                self._deleted[SENT.rest(conflict.key)] = conflict.position  # counts where it is a tombstone
-                await self._registry.wait_applied((await self._log.bounds()).last)
-                return False
-            for name in some:
-                self._deleted.pop(name, None)
-            await self._registry.wait_applied(appended[-1].position)
+        if not changed:
+            return True
+        stored = self._registry.readers.sent
+        expect = {SENT.key(name): stored.position(name) or self._deleted.get(name, 0) for name in changed}
+        try:
+            appended = await self._log.append([self._entry(name, record) for name, record in changed.items()], expect)
+        except Conflict as conflict:
+            self._deleted[SENT.rest(conflict.key)] = conflict.position  # counts where it is a tombstone
+            await self._registry.wait_applied((await self._log.bounds()).last)
+            return False
+        for name in changed:
+            self._deleted.pop(name, None)
+        await self._registry.wait_applied(appended[-1].position)
         return True
 
     def _entry(self, name: str, record: SentRecord | None) -> Entry:

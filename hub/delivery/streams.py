@@ -29,6 +29,7 @@ from hub.delivery.subscriptions import require_room
 from hub.delivery.writes import OnStall
 from hub.errors import Draining, ScopeNotGranted, SlowConsumer, StorageUnavailable
 from hub.model import Caller, Cursor, Entry, Role
+from hub.slices import one_by_one
 
 AT_ONCE = 20
 """Integrations whose streams' usage is noted in one go."""
@@ -193,10 +194,8 @@ class Streams:
 
     async def note_usage_in_turns(self) -> None:
         """As `note_usage`, some integrations at a time: with a thousand streams it would hold up the others."""
-        for number, integration_id in enumerate(list(self._open), 1):
+        async for integration_id in one_by_one(list(self._open), AT_ONCE):
             self._note_usage_of(integration_id)
-            if number % AT_ONCE == 0:
-                await asyncio.sleep(0)
 
     def _note_usage_of(self, integration_id: str) -> None:
         streams = self._open.get(integration_id, ())

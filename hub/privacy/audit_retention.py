@@ -18,6 +18,7 @@ from hub.control.registry import Registry
 from hub.errors import Conflict
 from hub.model import Actor, Change, Entry, Kind, State
 from hub.privacy.restored import METHOD
+from hub.slices import slices
 from hub.state import ENDPOINT, INSTALLATION, INTEGRATION, OVERSIGHT, decode_change, integration_of
 from hub.storage import Log
 
@@ -126,8 +127,8 @@ class AuditRetention:
         for entry in naming:
             if entry.position == newest[entry.key]:
                 await self._append(entry, names_one, names)
-        for start in range(0, len(naming), PAGE):
-            await self._remove([entry.position for entry in naming[start : start + PAGE]])
+        for some in slices(naming, PAGE):
+            await self._remove([entry.position for entry in some])
 
     async def _append(self, entry: Entry, names_one: "re.Pattern[str]", names: dict[str, str]) -> None:
         """Append the same record with pseudonyms. A deleted integration gets nothing: no position in it counts."""

@@ -22,6 +22,7 @@ from hub.privacy.disclosures import Disclosures, Recipients
 from hub.privacy.erasure_file import ErasureFile
 from hub.privacy.restored import METHOD, SubjectSearch
 from hub.privacy_model import ErasedSubjectRecord, ErasureRecord, ErasureState, ErasureWorkRecord, NoticeRecord
+from hub.slices import STORED_AT_ONCE, slices
 from hub.state import ERASED_SUBJECT, ERASURE, ERASURE_WORK, NOTICE
 from hub.storage import MAX_APPEND, Log
 from hub.subjects import Subject
@@ -152,17 +153,14 @@ class Eraser:
         """Store the notices before anything is erased; notices that are stored already stay unchanged."""
         known = {one.integration_id for one in self._erasures.notices.of_erasure(record.erasure_id)}
         now = self._clock.now()
-        entries = [
-            NOTICE.entry(
-                NOTICE.key(record.erasure_id, integration_id),
-                now,
-                NoticeRecord(record.erasure_id, integration_id, disclosures),
-            )
+        notices = [
+            NoticeRecord(record.erasure_id, integration_id, disclosures)
             for integration_id, disclosures in recipients.disclosures().items()
             if integration_id not in known
         ]
-        for start in range(0, len(entries), MAX_APPEND):
-            appended = await self._store.append(entries[start : start + MAX_APPEND])
+        for some in slices(notices, STORED_AT_ONCE):
+            entries = [NOTICE.entry(NOTICE.key(one.erasure_id, one.integration_id), now, one) for one in some]
+            appended = await self._store.append(entries)
             await self._registry.wait_applied(appended[-1].position)
 
     async def _delete_subject(self, record: ErasureRecord) -> None:
@@ -224,10 +222,10 @@ class Eraser:
         return found
 
     async def _erase(self, record: ErasureRecord, positions: Sequence[int]) -> None:
-        for start in range(0, len(positions), ERASED_AT_ONCE):
+        for number, some in enumerate(slices(positions, ERASED_AT_ONCE)):
             began = self._clock.monotonic()
-            await self._store.erase(positions[start : start + ERASED_AT_ONCE], flush=False)
-            await self._report(record, 0.5 + 0.5 * start / len(positions))
+            await self._store.erase(some, flush=False)
+            await self._report(record, 0.5 + 0.5 * number * ERASED_AT_ONCE / len(positions))
             await self._give_way(began)
 
     async def _flush(self) -> None:

@@ -27,6 +27,7 @@ from hub.control.registry import Registry
 from hub.control.transactions import Intent
 from hub.endpoint_model import EndpointRecord, EndpointState
 from hub.errors import HubError, TooManyChanges
+from hub.slices import one_by_one
 from hub.webhooks import bodies
 from hub.webhooks.attempts import Attempts
 from hub.webhooks.dispatcher import Dispatcher, Parts
@@ -123,10 +124,8 @@ class Dispatchers:
         except HubError as error:
             log.warning("put off", work="endpoints", reason=error.reason())
             return
-        for number, record in enumerate(self._registry.endpoints.all(), 1):
+        async for record in one_by_one(self._registry.endpoints.all(), AT_ONCE):
             self._update_one(name_of(record), record)
-            if number % AT_ONCE == 0:
-                await asyncio.sleep(0)
 
     def _update_one(self, name: str, record: EndpointRecord) -> None:
         """Begin or end to deliver to an endpoint, if it is time for that."""

@@ -4,7 +4,7 @@ A place is stored on the condition that no other hub has stored it, so a hub tha
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -13,8 +13,9 @@ from hub.control.registry import Registry
 from hub.endpoint_model import AttemptsRecord, EndpointRecord, PlaceRecord
 from hub.errors import Conflict, HubError
 from hub.model import Cursor, Entry
+from hub.slices import STORED_AT_ONCE, slices
 from hub.state import PLACE
-from hub.storage import MAX_APPEND, Log
+from hub.storage import Log
 
 NOTED_EVERY = 60.0
 """Seconds."""
@@ -127,10 +128,10 @@ class Places:
         """
         async with self._saving:
             names = sorted(self._unsaved)
-            for start in range(0, len(names), MAX_APPEND):
-                await self._save(names[start : start + MAX_APPEND], on_loss)
+            for some in slices(names, STORED_AT_ONCE):
+                await self._save(some, on_loss)
 
-    async def _save(self, names: list[str], on_loss: Callable[[str], None]) -> None:
+    async def _save(self, names: Sequence[str], on_loss: Callable[[str], None]) -> None:
         places = self._registry.endpoints.places
         self._unsaved.difference_update(names)
         for lost in [name for name in names if not self.holds(name)]:

@@ -3,9 +3,7 @@
 Must not know who may call (``access.py``), nor who gets the events (``delivery/``).
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping
 
 import structlog
 from tickets.hub.v1 import event_pb2, event_service_pb2
@@ -18,11 +16,10 @@ from hub.delivery.feed import Feed
 from hub.delivery.numbered import NumberedAppends
 from hub.errors import EventIdConflict, HubError, InvalidRequest
 from hub.model import Appended, Entry
+from hub.slices import in_turns
 
 SLICE = 250
 """The most events of a batch that are handled in one step of the event loop: other tasks run in between."""
-
-T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -61,7 +58,7 @@ class Intake:
         if request.HasField("emitter"):
             raise InvalidRequest.field("independent", "is required if emitter is set")
         now, entries = self._clock.now(), list[Entry]()
-        async for events in slices(request.events):
+        async for events in in_turns(request.events, SLICE):
             for event in events:
                 try:
                     entries.append(convert.event_entry(event, now))
@@ -72,7 +69,7 @@ class Intake:
         except EventIdConflict as conflict:
             raise conflict.among([entry.id for entry in entries]) from None
         response = event_service_pb2.BatchEmitEventsResponse()
-        async for stored in slices([*zip(entries, results, strict=True)]):
+        async for stored in in_turns([*zip(entries, results, strict=True)], SLICE):
             for entry, appended in stored:
                 _fill_result(response.results.add(), entry.id, appended)
         return response
@@ -88,7 +85,7 @@ class Intake:
         """
         refused: dict[int, HubError] = {**check_apart(request, "events")}
         now, entries = self._clock.now(), dict[int, Entry]()
-        async for events in slices([*enumerate(request.events)]):
+        async for events in in_turns([*enumerate(request.events)], SLICE):
             for index, event in events:
                 if index not in refused:
                     try:
@@ -97,7 +94,7 @@ class Intake:
                         refused[index] = below(f"events[{index}]", error)
         results = await self._stored(request, entries)
         response = event_service_pb2.BatchEmitEventsResponse()
-        async for events in slices([*enumerate(request.events)]):
+        async for events in in_turns([*enumerate(request.events)], SLICE):
             for index, event in events:
                 result = response.results.add()
                 result.event_id = event.id
@@ -116,14 +113,6 @@ class Intake:
             return await self._numbered.append(emitter.emitter_id, emitter.first_sequence, count, entries)
         appended = await self._feed.append(list(entries.values()), independent=True)
         return dict(zip(entries, appended, strict=True))
-
-
-async def slices(parts: Sequence[T]) -> AsyncIterator[Sequence[T]]:
-    """The parts of a batch, `SLICE` at a time; other tasks run in between."""
-    for start in range(0, len(parts), SLICE):
-        if start:
-            await asyncio.sleep(0)
-        yield parts[start : start + SLICE]
 
 
 def _report(

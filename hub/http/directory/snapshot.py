@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from hub.clock import Clock
 from hub.control.registry import Registry
-from hub.delivery.overview import sliced
 from hub.http.directory.pace import paced
 from hub.model import IntegrationRecord
+from hub.slices import one_by_one, slices
 from hub.text import fold
 
 AT_ONCE = 50
@@ -81,7 +81,7 @@ class Snapshots:
                 registry.installations.count(one.record.integration_id),
                 registry.catalog.search_texts.of(one.record),
             )
-            async for one in sliced(records, AT_ONCE)
+            async for one in one_by_one(records, AT_ONCE)
             if registry.is_listed(one.record)
         ]
         return await asyncio.to_thread(_snapshot, position, listed)
@@ -108,7 +108,7 @@ def _place(one: Listed) -> tuple[int, str, str]:
 
 
 def _runs(listed: Sequence[Listed]) -> Iterator[Iterable[Listed]]:
-    return (listed[start : start + AT_ONCE] for start in range(0, len(listed), AT_ONCE))
+    return slices(listed, AT_ONCE)
 
 
 def _has_scope(one: Listed, scope: int) -> bool:

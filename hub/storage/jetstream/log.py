@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 from hub.config import Settings
 from hub.errors import StartError, StorageUnavailable
 from hub.model import Appended, Bounds, Entry, Expect, Kind, Page
+from hub.slices import slices
 from hub.storage.followers import Followers
 from hub.storage.group_commit import GroupCommitter
 from hub.storage.jetstream.background import BackgroundTasks
@@ -101,13 +102,12 @@ class JetStreamLog:
 
     async def erase(self, positions: Sequence[int], *, flush: bool = True) -> None:  # noqa: ARG002  each is overwritten
         """See `Log.erase`. A cancelled call may have erased some of them."""
-        for start in range(0, len(positions), ERASED_AT_ONCE):
-            await self._committer.run(partial(self._removal.erase, positions[start : start + ERASED_AT_ONCE]))
+        for some in slices(positions, ERASED_AT_ONCE):
+            await self._committer.run(partial(self._removal.erase, some))
 
     async def remove_superseded(self, positions: Sequence[int], *, flush: bool = True) -> None:  # noqa: ARG002  the same
         """See `Log.remove_superseded`. A cancelled call may have removed some of them."""
-        for start in range(0, len(positions), ERASED_AT_ONCE):
-            some = positions[start : start + ERASED_AT_ONCE]
+        for some in slices(positions, ERASED_AT_ONCE):
             await self._committer.run(partial(self._removal.remove_superseded, some))
 
     # Reading: see `StreamReads`.

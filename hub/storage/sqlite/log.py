@@ -13,6 +13,7 @@ from typing import Self
 
 from hub.config import Settings
 from hub.model import Appended, Bounds, Entry, Expect, Kind, Page
+from hub.slices import slices
 from hub.storage.damage import DamageRecord
 from hub.storage.followers import Followers
 from hub.storage.group_commit import GroupCommitter
@@ -104,15 +105,14 @@ class SqliteLog:
 
     async def erase(self, positions: Sequence[int], *, flush: bool = True) -> None:
         """See `Log.erase`. A cancelled call may have erased some of them."""
-        for start in range(0, len(positions), ERASED_AT_ONCE):
-            await self._committer.run(partial(self._store.erase, positions[start : start + ERASED_AT_ONCE]))
+        for some in slices(positions, ERASED_AT_ONCE):
+            await self._committer.run(partial(self._store.erase, some))
         if flush:
             await self._committer.run(self._store.empty_wal)
 
     async def remove_superseded(self, positions: Sequence[int], *, flush: bool = True) -> None:
         """See `Log.remove_superseded`. A cancelled call may have removed some of them."""
-        for start in range(0, len(positions), ERASED_AT_ONCE):
-            some = positions[start : start + ERASED_AT_ONCE]
+        for some in slices(positions, ERASED_AT_ONCE):
             await self._committer.run(partial(self._store.remove_superseded, some))
         if flush:
             await self._committer.run(self._store.empty_wal)

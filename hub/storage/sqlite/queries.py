@@ -1,12 +1,12 @@
 """Queries of the embedded log, one statement for each page."""
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from hub.errors import StorageUnavailable
 from hub.model import Entry, Kind, Page
+from hub.slices import in_turns
 from hub.state import COMPACTED_PREFIXES
 from hub.storage.by_time import position_at
 from hub.storage.damage import DamageRecord
@@ -180,10 +180,8 @@ class SqliteReads:
             StorageUnavailable: one is damaged and may be state; from then on nothing is served.
         """
         entries: list[Entry] = []
-        for start in range(0, len(rows), _DECODED_AT_ONCE):
-            if start:
-                await asyncio.sleep(0)  # others run in between
-            entries += [decoded(row) for row in rows[start : start + _DECODED_AT_ONCE]]
+        async for some in in_turns(rows, _DECODED_AT_ONCE):
+            entries += [decoded(row) for row in some]
         for entry in entries:
             if entry.kind is Kind.DAMAGED:
                 is_state = bool(entry.key or await self._rows(INDEXED_AS_STATE, (entry.position,)))
