@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
+
+import msgspec
 
 from hub.clock import Clock
 from hub.config import Settings
@@ -27,7 +29,7 @@ from hub.model import Cursor, IntegrationRecord, KeyRecord, State
 from hub.slices import one_by_one
 from hub.storage import Log
 
-SLICE = 500
+SLICE = 200
 """Records that are read before other tasks run."""
 
 BEHIND = 1.0
@@ -45,11 +47,11 @@ BACKUP_STAMP = "last-backup"
 STREAM_STATES = ("live", "catching_up", "blocked", "waiting_for_store", "ending")
 """The states of a stream. Blocked: its reader has not taken a frame for a while."""
 
-T = TypeVar("T")
 
-
-class Reader(NamedTuple):
+class Reader(msgspec.Struct, frozen=True, gc=False):
     """A subscription, or an endpoint in delivery, and how far it is behind.
+
+    The garbage collector does not track it: there may be ten thousand, and they refer to nothing.
 
     Attributes:
         subscription_id: "" for an endpoint.

@@ -13,8 +13,12 @@ from hub.delivery.feed import Feed
 from hub.delivery.last_seen import LastSeen
 from hub.errors import Conflict, SubscriptionNotFound, TooManySubscriptions
 from hub.model import Cursor, Entry, State
+from hub.slices import one_by_one
 from hub.state import CLAIM, CURSOR
 from hub.storage import Log
+
+AT_ONCE = 200
+"""Subscriptions that are looked at before other tasks run."""
 
 
 def require_room(names: set[str], subscription_id: str, limit: int) -> None:
@@ -126,9 +130,11 @@ class Subscriptions:
 
         Also deletes all subscriptions of deleted integrations.
         """
-        for name in sorted({*self._registry.readers.claims, *self._registry.readers.cursors}):
+        names = {*self._registry.readers.claims, *self._registry.readers.cursors}
+        expired = [name async for name in one_by_one(names, AT_ONCE) if self._has_expired(name, before)]
+        for name in sorted(expired):
             tombstones = self._tombstones(name)
-            if not tombstones or not self._has_expired(name, before):  # without any: it was deleted meanwhile
+            if not tombstones or not self._has_expired(name, before):  # it was deleted, or used, meanwhile
                 continue
             claim = self._registry.readers.claims.get(name)
             expect = {CLAIM.key(name): claim.position if claim is not None else 0}

@@ -41,12 +41,12 @@ class Window:
     def shrink(self) -> bool:
         """Drop the oldest events if there are too many; returns whether it did.
 
-        A quarter of the window goes at once, so that the list is not shifted for each event.
+        A sixteenth of the window goes at once, so that the list is not shifted for each event.
         """
         if self._size <= self._max_bytes:
             return False
         cut = 0
-        while self._size > self._max_bytes * 3 // 4:
+        while self._size > self._max_bytes * 15 // 16:
             self._size -= self._events[cut].size
             cut += 1
         self.after = self._events[cut - 1].position

@@ -1,6 +1,7 @@
 """Sets the gauges from an overview of the hub, right before they are read."""
 
 import socket
+from bisect import bisect_left
 from typing import NamedTuple
 
 from hub import logs, metrics
@@ -99,16 +100,16 @@ def _set_files(files: Files | None) -> None:
 
 
 def _set_readers(overview: Overview, retention: float) -> None:
-    lags = [reader.lag for reader in overview.readers]
-    metrics.READERS.set(len(lags))
-    metrics.READER_LAG_MAX.set(max(lags, default=0))
+    leads = [-reader.lag for reader in overview.readers]  # the readers are in this order already
+    metrics.READERS.set(len(leads))
+    metrics.READER_LAG_MAX.set(-leads[0] if leads else 0)
     for bound in metrics.READER_SECONDS:
-        metrics.READERS_BEHIND.set(sum(lag > bound for lag in lags), str(bound))
+        metrics.READERS_BEHIND.set(bisect_left(leads, -bound), str(bound))
     since = [reader.failing_since for reader in overview.readers if reader.failing_since]
     metrics.ENDPOINT_FAILING_MAX.set(max(0, overview.time - min(since, default=overview.time)) / MICROS)
-    committed = [reader.lag for reader in overview.readers if reader.is_committed]
-    metrics.READERS_LOSING.set(sum(lag > NEAR * retention for lag in committed))
-    metrics.READER_LOSES_IN.set(max(0, retention - max(committed, default=0)))
+    committed = [-reader.lag for reader in overview.readers if reader.is_committed]
+    metrics.READERS_LOSING.set(bisect_left(committed, -NEAR * retention))
+    metrics.READER_LOSES_IN.set(max(0, retention + (committed[0] if committed else 0)))
 
 
 def _set_limit(settings: Settings, name: str, used: float) -> None:

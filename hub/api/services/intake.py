@@ -3,6 +3,7 @@
 Must not know who may call (``access.py``), nor who gets the events (``delivery/``).
 """
 
+import asyncio
 from collections.abc import Mapping
 
 import structlog
@@ -57,6 +58,7 @@ class Intake:
         check(request)
         if request.HasField("emitter"):
             raise InvalidRequest.field("independent", "is required if emitter is set")
+        await _pause_after(request)
         now, entries = self._clock.now(), list[Entry]()
         async for events in in_turns(request.events, SLICE):
             for event in events:
@@ -84,6 +86,7 @@ class Intake:
             What `Feed.append` raises.
         """
         refused: dict[int, HubError] = {**check_apart(request, "events")}
+        await _pause_after(request)
         now, entries = self._clock.now(), dict[int, Entry]()
         async for events in in_turns([*enumerate(request.events)], SLICE):
             for index, event in events:
@@ -113,6 +116,12 @@ class Intake:
             return await self._numbered.append(emitter.emitter_id, emitter.first_sequence, count, entries)
         appended = await self._feed.append(list(entries.values()), independent=True)
         return dict(zip(entries, appended, strict=True))
+
+
+async def _pause_after(request: event_service_pb2.BatchEmitEventsRequest) -> None:
+    """Let other tasks run after the check of a large batch, which takes as long as its first slices."""
+    if len(request.events) > SLICE:
+        await asyncio.sleep(0)
 
 
 def _report(
