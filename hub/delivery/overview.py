@@ -151,14 +151,17 @@ class Observer:
         delivering = [record for record in endpoints if record.state in DELIVERING]
         receivers = [self._receiver(record) async for record in one_by_one(delivering, SLICE)]
         streams = self._streams.all()
-        holders = [*((name, record.keys) for name, record in records.items()), ("", self._registry.keys_of(""))]
+        holders = ((name, record.keys) for name, record in records.items())
         return Overview(
             self._clock.now(),
             sorted([*subscriptions, *receivers], key=lambda reader: -reader.lag),
             Counter([self._doing(stream) async for stream in one_by_one(streams, SLICE)]),
             Counter([record.state.name async for record in one_by_one(every, SLICE)]),
             Counter([record.state.name async for record in one_by_one(endpoints, SLICE)]),
-            [key async for holder in one_by_one(holders, SLICE) for key in self._expiring(*holder)],
+            [
+                *self._expiring("", self._registry.keys_of("")),
+                *[key async for holder in one_by_one(holders, SLICE) for key in self._expiring(*holder)],
+            ],
             self._used(streams, Counter(reader.integration_id for reader in subscriptions)) | await self._most(records),
             await self._files(),
         )

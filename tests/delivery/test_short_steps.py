@@ -1,17 +1,22 @@
 """No step of the event loop grows with the streams, records or events of a hub: they are handled some at a time."""
 
 import asyncio
+import gc
 from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tickets.hub.v1 import admin_service_pb2
 
+from hub.api.audit_entries import entry_message
+from hub.api.services import admin_audit
+from hub.control.registry import Registry
 from hub.control.sent import SentSpan, extended
 from hub.delivery import sent_log
 from hub.delivery.feed import APPLIED_AT_ONCE, between_events
 from hub.delivery.sent_log import INTERVALS_AT_ONCE
-from hub.model import Appended, Entry, Expect, Kind
+from hub.model import Appended, Change, Entry, Expect, Kind
 from hub.privacy_model import SentRecord, SentView
 from hub.slices import STORED_AT_ONCE, in_turns, one_by_one, slices
 from tests.support.events import event
@@ -144,6 +149,49 @@ async def test_a_large_group_is_applied_some_entries_at_a_time(
     assert [one.id for one in await stream.events(len(names))] == names
     assert max(applied) <= APPLIED_AT_ONCE
     assert sum(applied) >= len(names)
+
+
+async def test_the_garbage_collector_does_not_track_the_events_in_memory(hub: RunningHub) -> None:
+    """A full collection looks at every tracked object in one step, and the window may hold 100,000 events."""
+    _, reader = await hub.register("TICKET_CREATED")
+    stream = await reader.subscribe(latest={})
+    names = [f"e{number}" for number in range(200)]
+    await emit_all(hub, [event(name, **TICKET) for name in names])
+    await stream.events(len(names))
+    held = hub.hub.feed.window.between(0, hub.hub.feed.through)
+    assert [one.entry.id for one in held] == names
+    parts = [part for one in held for part in (one, one.entry, one._encoded, one.entry.body)]
+    assert None not in parts
+    assert not any(map(gc.is_tracked, parts))
+
+
+async def test_a_page_of_the_audit_trail_is_converted_some_entries_at_a_time(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other tasks run in between."""
+    for _ in range(30):
+        await hub.register("TICKET_CREATED")
+    converted = most = 0
+
+    def counted(entry: Entry, change: Change, registry: Registry) -> admin_service_pb2.AuditEntry:
+        nonlocal converted
+        converted += 1
+        return entry_message(entry, change, registry)
+
+    async def look() -> None:
+        nonlocal converted, most
+        while True:
+            most, converted = max(most, converted), 0
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(admin_audit, "entry_message", counted)
+    looking = asyncio.create_task(look())
+    listed = await hub.admin.call(
+        "AdminService/ListAuditEntries", admin_service_pb2.ListAuditEntriesRequest(page_size=100)
+    )
+    looking.cancel()
+    assert len(listed.entries) >= 30
+    assert 0 < most <= admin_audit.AT_ONCE
 
 
 @given(kinds=st.lists(st.sampled_from((Kind.EVENT, Kind.STATE)), max_size=60), size=st.integers(1, 9))
