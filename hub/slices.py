@@ -5,12 +5,16 @@ The event loop serves everybody, and a step of more than 10 ms holds up every st
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from time import perf_counter
 from typing import TypeVar
 
 T = TypeVar("T")
 
 STORED_AT_ONCE = 100
 """Entries that housekeeping appends at a time: they are encoded, and later applied, in one step of the event loop."""
+
+STEP = 0.002
+"""Seconds after which work whose parts may cost anything lets other tasks run."""
 
 
 def slices(parts: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -32,3 +36,16 @@ async def one_by_one(parts: Iterable[T], size: int) -> AsyncIterator[T]:
         yield part
         if number % size == 0:
             await asyncio.sleep(0)
+
+
+class Steps:
+    """Lets other tasks run whenever some work has taken `STEP`: for parts of which nobody knows what they cost."""
+
+    def __init__(self) -> None:
+        self._began = perf_counter()
+
+    async def pause(self) -> None:
+        """Call it after each part."""
+        if perf_counter() - self._began >= STEP:
+            await asyncio.sleep(0)
+            self._began = perf_counter()

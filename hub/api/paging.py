@@ -19,6 +19,7 @@ from hub.control.versioned import Versioned
 from hub.crypto import Seal
 from hub.errors import InvalidRequest
 from hub.model import IntegrationRecord
+from hub.slices import Steps
 
 ENTRY_OVERHEAD = 4
 """Bytes of an entry's tag and length in a page."""
@@ -96,6 +97,7 @@ class Pages:
         room = self.room(request)
         page: list[Shown] = []
         last: Sequence[int | str] = ()
+        steps = Steps()
         async with aclosing(found) as entries:
             async for entry in entries:
                 message = show(entry)
@@ -103,6 +105,7 @@ class Pages:
                     return page, self.token(last, *listing)
                 page.append(message)
                 last = place(entry)
+                await steps.pause()
         return page, ""
 
     def room(self, request: Paged) -> "Room":

@@ -241,7 +241,7 @@ class Observer:
         """Of the limits for each integration that need a walk through all: how much the one that has most has."""
         registry, keyring = self._registry, self._registry.keyring
         installations = endpoints = keys = 0
-        async for name, record in one_by_one(list(records.items()), SLICE):
+        async for name, record in one_by_one(records.items(), SLICE):
             installations = max(installations, registry.installations.count(name))
             endpoints = max(endpoints, len(registry.endpoints.of(name)))
             keys = max(keys, sum(map(keyring.is_live, record.keys)))

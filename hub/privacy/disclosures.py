@@ -4,11 +4,15 @@ Consent and sharing count as of the moment an event went out: they are read from
 """
 
 import asyncio
+from bisect import bisect_right, insort
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
+
+import msgspec
 
 from hub.clock import Clock
-from hub.control.installations import Installations
+from hub.control.installations import Excluded, Installations
 from hub.control.registry import Registry
 from hub.control.sent import SentSpan, intervals_of
 from hub.control.sharing import Sharing
@@ -17,6 +21,7 @@ from hub.delivery.view import Narrowing, Projection
 from hub.model import Entry
 from hub.permissions import PAYLOADS
 from hub.privacy_model import Channel, DisclosureRecord, SentRecord, SentView
+from hub.slices import Steps
 from hub.state import INSTALLATION, SHARING
 from hub.storage import Log
 from hub.subjects import Subject, concerns
@@ -26,6 +31,8 @@ HISTORY = 500
 OTHERS = 3.0
 """Seconds within which other hubs store what they sent; for a hub that does not, everything counts as sent."""
 LOOK_AGAIN = 0.05
+
+_after, _number, _position = attrgetter("after"), attrgetter("number"), attrgetter("position")
 
 Flush = Callable[[], Awaitable[frozenset[str]]]
 """A function that stores what this hub's readers were sent so far; returns the subscriptions with a stream here."""
@@ -57,33 +64,56 @@ class Tally:
         return DisclosureRecord(by, self.events, self.first_time, self.last_time, scopes, fields)
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Positions that were sent, by a projection, while some guilds shared nothing."""
+Way = tuple[str, Channel]
+"""An integration, and how it was sent something."""
 
+
+class _Span(msgspec.Struct, frozen=True, gc=False):
+    """Positions that one integration was sent, by a projection, while some guilds shared nothing.
+
+    The garbage collector does not track it: there may be ten thousand. `number`: its place among all.
+    """
+
+    number: int
+    way: Way
     after: int
     through: int
     projection: Projection
     unshared: Mapping[int, float]
 
 
-_Way = tuple[str, Channel]
-"""An integration, and how it was sent something."""
-
-
 class Recipients:
-    """The recipients at one moment; events about a subject are added one by one."""
+    """The recipients at one moment; events about a subject are added one by one, in the order of the log.
 
-    def __init__(self, spans: Mapping[_Way, list[_Span]]) -> None:
-        self._tallies: dict[_Way, Tally] = {}
-        self._spans = spans
+    Only the spans around an event are looked at: most integrations were not connected when it happened.
+    """
+
+    def __init__(self, spans: Iterable[_Span]) -> None:
+        """Of several spans by which an integration was sent an event, the one with the lowest number counts."""
+        self._tallies: dict[Way, Tally] = {}
+        self._coming = sorted(spans, key=_after, reverse=True)
+        self._around: dict[Way, list[_Span]] = {}
 
     def add(self, entry: Entry, subject: Subject) -> None:
         """Count an event about a subject for each integration that was sent it, once for each channel."""
-        for way, spans in self._spans.items():
+        self._move_to(entry.position)
+        for way, spans in self._around.items():
             for span in spans:
-                if span.after < entry.position <= span.through and self._shows(span, entry, subject, way):
+                if self._shows(span, entry, subject, way):
                     break
+
+    def _move_to(self, position: int) -> None:
+        """Find the spans around a position, which is not before the last one."""
+        while self._coming and self._coming[-1].after < position:
+            span = self._coming.pop()
+            if position <= span.through:
+                insort(self._around.setdefault(span.way, []), span, key=_number)
+        for way in [way for way, spans in self._around.items() if any(span.through < position for span in spans)]:
+            left = [span for span in self._around[way] if position <= span.through]
+            if left:
+                self._around[way] = left
+            else:
+                del self._around[way]
 
     def disclosures(self) -> dict[str, tuple[DisclosureRecord, ...]]:
         """What each integration was sent, by its id."""
@@ -92,7 +122,7 @@ class Recipients:
             found[integration_id] = (*found.get(integration_id, ()), tally.record(by))
         return found
 
-    def _shows(self, span: _Span, entry: Entry, subject: Subject, way: _Way) -> bool:
+    def _shows(self, span: _Span, entry: Entry, subject: Subject, way: Way) -> bool:
         if entry.position <= span.unshared.get(entry.guild_id, 0):
             return False
         mask = span.projection.mask(entry)
@@ -121,12 +151,18 @@ class Disclosures:
         live = await self._flush()
         await self._wait_for_others(erasure_position)
         records = self._registry.readers.sent.records
-        spans: dict[_Way, list[_Span]] = {}
-        for name, (record, position, _) in sorted(records.items()):
+        spans: list[_Span] = []
+        views, steps = _Views(self._store, self._registry), Steps()
+        for name in sorted(records):
+            if (stored := records.get(name)) is None:
+                continue  # deleted meanwhile, because the log holds none of its events
             integration_id, _, subscription_id = name.partition("/")
             way = integration_id, Channel.WEBHOOK if subscription_id.startswith(OF_ENDPOINT) else Channel.STREAM
-            for span in self._sent(record, is_exact=name in live or position > erasure_position > 0):
-                spans.setdefault(way, []).append(await self._span(integration_id, span))
+            is_exact = name in live or stored.position > erasure_position > 0
+            for after, through, view in self._sent(stored.record, is_exact=is_exact):
+                projection, unshared = await views.of(integration_id, view)
+                spans.append(_Span(len(spans), way, after, through, projection, unshared))
+            await steps.pause()
         return Recipients(spans)
 
     async def _wait_for_others(self, position: int) -> None:
@@ -144,38 +180,78 @@ class Disclosures:
             spans.append((record.open_after, self._registry.through, record.open_as))
         return spans
 
-    async def _span(self, integration_id: str, sent: SentSpan) -> _Span:
-        after, through, view = sent
+
+class _Views:
+    """The projections of one search, and who shared nothing then: equal views of one moment have them in common."""
+
+    def __init__(self, store: Log, registry: Registry) -> None:
+        self._store = store
+        self._registry = registry
+        self._projections: dict[tuple[object, ...], Projection] = {}
+        self._unshared: dict[int, Mapping[int, float]] = {}
+        self._entries: dict[str, list[Entry]] = {}
+        self._installations: dict[tuple[str, int], Installations] = {}
+        self._sharing: dict[int, Sharing] = {}
+
+    async def of(self, integration_id: str, view: SentView) -> tuple[Projection, Mapping[int, float]]:
+        """The projection of a view that was in force, and up to which position guilds shared nothing."""
         installations, sharing = await self._consent(integration_id, view)
-        narrowing = Narrowing(frozenset(), frozenset(view.guilds), view.shard)
-        projection = Projection(
-            frozenset(view.scopes),
-            narrowing,
-            installations.agreed(integration_id) if view.by_consent else None,
-            integration_id if view.by_consent else "",
-            installations.excluded(integration_id),
-        )
-        return _Span(after, through, projection, dict(sharing.hidden_through))
+        excluded = installations.excluded(integration_id)
+        if sharing is not self._registry.hidden.sharing:  # of an earlier moment; nobody changes it
+            return _projection(view, installations, integration_id, excluded), sharing.hidden_through
+        owner = integration_id if view.by_consent or excluded else ""
+        key = (view.scopes, view.guilds, view.shard, view.by_consent, owner, installations.changed(owner))
+        projection = self._projections.get(key)
+        if projection is None:
+            projection = _projection(view, installations, integration_id, excluded)
+            self._projections[key] = projection
+        unshared = self._unshared.get(sharing.changed)
+        if unshared is None:
+            unshared = self._unshared[sharing.changed] = dict(sharing.hidden_through)
+        return projection, unshared
 
     async def _consent(self, integration_id: str, view: SentView) -> tuple[Installations, Sharing]:
         """The decisions of guilds when a view was in force."""
         registry = self._registry
         if view.as_of >= registry.consent_position(integration_id):
             return registry.installations, registry.hidden.sharing
-        installations, sharing = Installations(), Sharing()
-        for entry in await self._history(f"{INSTALLATION.name}/{integration_id}/", view.as_of):
-            installations.begin()
-            installations.apply(entry)
-        for entry in await self._history(f"{SHARING.name}/", view.as_of):
-            sharing.apply(entry)
+        decisions = await self._history(f"{INSTALLATION.name}/{integration_id}/")
+        count = bisect_right(decisions, view.as_of, key=_position)
+        installations = self._installations.get((integration_id, count))
+        if installations is None:
+            installations = self._installations[integration_id, count] = Installations()
+            for entry in decisions[:count]:
+                installations.begin()
+                installations.apply(entry)
+        decisions = await self._history(f"{SHARING.name}/")
+        count = bisect_right(decisions, view.as_of, key=_position)
+        sharing = self._sharing.get(count)
+        if sharing is None:
+            sharing = self._sharing[count] = Sharing()
+            for entry in decisions[:count]:
+                sharing.apply(entry)
         return installations, sharing
 
-    async def _history(self, prefix: str, through: int) -> list[Entry]:
-        """The entries of state under a prefix up to a position, the oldest first."""
-        entries: list[Entry] = []
-        before = through + 1
-        while before:
-            page = await self._store.history(before, HISTORY, prefix)
-            entries += page.entries
-            before = page.through
-        return entries[::-1]
+    async def _history(self, prefix: str) -> list[Entry]:
+        """The entries of state under a prefix, the oldest first; read once in a search."""
+        entries = self._entries.get(prefix)
+        if entries is None:
+            entries = []
+            before = self._registry.through + 1
+            while before:
+                page = await self._store.history(before, HISTORY, prefix)
+                entries += page.entries
+                before = page.through
+            entries.reverse()
+            self._entries[prefix] = entries
+        return entries
+
+
+def _projection(view: SentView, installations: Installations, integration_id: str, excluded: Excluded) -> Projection:
+    return Projection(
+        frozenset(view.scopes),
+        Narrowing(frozenset(), frozenset(view.guilds), view.shard),
+        installations.agreed(integration_id) if view.by_consent else None,
+        integration_id if view.by_consent else "",
+        excluded,
+    )

@@ -22,7 +22,7 @@ from hub.privacy.disclosures import Disclosures, Recipients
 from hub.privacy.erasure_file import ErasureFile
 from hub.privacy.restored import METHOD, SubjectSearch
 from hub.privacy_model import ErasedSubjectRecord, ErasureRecord, ErasureState, ErasureWorkRecord, NoticeRecord
-from hub.slices import STORED_AT_ONCE, slices
+from hub.slices import STORED_AT_ONCE, Steps, slices
 from hub.state import ERASED_SUBJECT, ERASURE, ERASURE_WORK, NOTICE
 from hub.storage import MAX_APPEND, Log
 from hub.subjects import Subject
@@ -208,12 +208,13 @@ class Eraser:
         at, end = first - 1, record.position - 1
         while at < end:
             began = self._clock.monotonic()
-            page = await self._store.find(at, FOUND_AT_ONCE, subject)
+            page, steps = await self._store.find(at, FOUND_AT_ONCE, subject), Steps()
             for entry in page.entries:
                 if entry.position <= end:
                     found.append(entry.position)
                     if recipients is not None:
                         recipients.add(entry, subject)
+                await steps.pause()
             if page.through <= at:
                 break
             at = page.through

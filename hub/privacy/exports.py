@@ -7,6 +7,7 @@ import msgspec
 
 from hub.control.registry import Registry
 from hub.model import Change, Entry
+from hub.slices import Steps
 from hub.state import decode_change, integration_of
 from hub.storage import Log
 from hub.subjects import Subject, SubjectKind
@@ -69,8 +70,14 @@ class SubjectExports:
             StorageUnavailable: the store does not answer.
         """
         page = await self._store.history(before, LIST)
-        found = (_naming(entry, subject) for entry in page.entries)
-        return FoundRecords([record for record in found if record.fields], page.through)
+        found: list[NamingRecord] = []
+        steps = Steps()
+        for entry in page.entries:
+            record = _naming(entry, subject)
+            if record.fields:
+                found.append(record)
+            await steps.pause()
+        return FoundRecords(found, page.through)
 
 
 def _naming(entry: Entry, subject: Subject) -> NamingRecord:

@@ -10,6 +10,7 @@ from hub.control.registry import Registry
 from hub.errors import DisclosuresNotReady
 from hub.privacy.disclosures import Disclosures
 from hub.privacy_model import DisclosureRecord, ErasureState
+from hub.slices import Steps
 from hub.storage import Log
 from hub.subjects import Subject
 
@@ -72,12 +73,13 @@ class Lookups:
         async with self._turn:
             recipients = await self._disclosures.recipients()
             bounds = await self._store.bounds()
-            at = bounds.first - 1
+            at, steps = bounds.first - 1, Steps()
             while at < bounds.last:
                 page = await self._store.find(at, AT_ONCE, subject)
                 for entry in page.entries:
                     if not self._registry.hidden.erasures.hides(entry):
                         recipients.add(entry, subject)
+                    await steps.pause()
                 if page.through <= at:
                     break
                 at = page.through
