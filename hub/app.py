@@ -348,14 +348,14 @@ class Hub:
     async def save_usage(self) -> None:
         """Store what is only in memory: times of last use, and the positions of readers."""
         await self._streams.note_usage_in_turns()
+        if self._streams.sent_log.is_due():  # first: an erasure waits for it
+            await self._save_sent()
         await self.changes.save_usage()
         await self._streams.last_seen.save()
         await self._confirmations.save()
-        if self._streams.sent_log.is_due():
-            await self._save_sent()
 
     async def _save_sent(self) -> None:
-        await self._streams.sent_log.save((await self._log.bounds()).first)
+        await self._streams.save_sent((await self._log.bounds()).first)
 
     async def flush_sent(self) -> frozenset[str]:
         """Store what this hub's readers were sent; returns the subscriptions that have a stream here."""

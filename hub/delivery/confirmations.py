@@ -4,7 +4,7 @@ A webhook's answer confirms like a commit. A cursor that another hub sealed, or 
 was sent before it and precedes it in the log.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -88,23 +88,30 @@ class Confirmations:
             StorageFull, StorageUnavailable: it is not stored; the next call tries again.
         """
         notices = self._registry.hidden.erasures.notices
-        sent = {
-            (notice.erasure_id, notice.integration_id): notice
-            for integration_id in {integration_id for _, integration_id in self._sent}
-            for notice in notices.unconfirmed(integration_id)
-        }
-        news = [
-            replace(notice, sent_time=self._sent[key])
-            for key, notice in sent.items()
-            if key in self._sent and key not in self._confirming and not notice.sent_time
-        ]
-        await self._store(news)
-        for key in [key for key in self._sent if key not in sent or sent[key].sent_time]:
-            del self._sent[key]
+        for keys in slices(list(self._sent), STORED_AT_ONCE):
+            await self._save_sent(keys)
         for erasure_id, name in [*self._numbers]:
             waiting = notices.unconfirmed(name.partition("/")[0])
             if not any(notice.erasure_id == erasure_id for notice in waiting):
                 del self._numbers[erasure_id, name]
+
+    async def _save_sent(self, keys: Sequence[tuple[str, str]]) -> None:
+        """Store when some notices were sent. Without an await before the append: a confirmation stays the newest."""
+        notices = self._registry.hidden.erasures.notices
+        sent = {
+            (notice.erasure_id, notice.integration_id): notice
+            for integration_id in {integration_id for _, integration_id in keys}
+            for notice in notices.unconfirmed(integration_id)
+        }
+        news = [
+            replace(sent[key], sent_time=self._sent[key])
+            for key in keys
+            if key in self._sent and key in sent and key not in self._confirming and not sent[key].sent_time
+        ]
+        await self._store(news)
+        for key in keys:
+            if key not in sent or sent[key].sent_time:
+                self._sent.pop(key, None)
 
     def _is_before(self, notice: NoticeRecord, cursor: Cursor) -> bool:
         """Whether a notice was sent, and precedes a cursor in the log."""

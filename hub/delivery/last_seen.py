@@ -3,6 +3,8 @@
 An end is stored within about a second. While a stream is open, the stored time is at most a minute old.
 """
 
+import asyncio
+
 from hub.clock import Clock
 from hub.config import Settings
 from hub.control.registry import Registry
@@ -30,6 +32,7 @@ class LastSeen:
         self._clock = clock
         self._precision = round(min(PRECISION, settings.retention / 4) * 1_000_000)
         self._unsaved: dict[str, ClaimRecord] = {}
+        self._saving = asyncio.Lock()
 
     def note_open(self, stream: Stream) -> None:
         """Note that a stream is open."""
@@ -70,9 +73,9 @@ class LastSeen:
         Raises:
             StorageFull, StorageUnavailable: it is not stored; the next call tries again.
         """
-        names = sorted(self._unsaved)
-        for some in slices(names, STORED_AT_ONCE):
-            await self._save({name: self._unsaved[name] for name in some})
+        async with self._saving:  # two concurrent saves would take each other's claims for newer ones
+            for names in slices(sorted(self._unsaved), STORED_AT_ONCE):
+                await self._save({name: self._unsaved[name] for name in names})
 
     async def _save(self, records: dict[str, ClaimRecord]) -> None:
         claims = self._registry.readers.claims

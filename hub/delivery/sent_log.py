@@ -6,7 +6,7 @@ counts as sent.
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -77,6 +77,10 @@ def view_of(projection: Projection, as_of: int) -> SentView:
     )
 
 
+def nothing(_: str) -> None:
+    """No stream is open."""
+
+
 class SentLog:
     """Stores what streams were sent, by "<integration>/<subscription>"."""
 
@@ -115,22 +119,27 @@ class SentLog:
         is_late = self._clock.monotonic() - self._saved >= PERIOD
         return is_late or self._is_full_save_due or self._registry.hidden.version != self._version
 
-    async def save(self, first: int) -> None:
-        """Store what was noted since the last call; `first`: the log's oldest position.
+    async def save(self, first: int, collect: Callable[[str], None] = nothing) -> None:
+        """Store what was noted since the last call.
+
+        Args:
+            first: the log's oldest position.
+            collect: notes what the open streams of an integration were sent. It is called right before their records
+                are appended: a record counts as complete for every erasure that is before it in the log.
 
         Raises:
             StorageFull, StorageUnavailable: it is not stored; the next call tries again.
         """
         async with self._saving:  # two concurrent saves would drop the same notes, and the second one newer notes, too
-            await self._save(first)
+            await self._save(first, collect)
 
-    async def _save(self, first: int) -> None:
+    async def _save(self, first: int, collect: Callable[[str], None]) -> None:
         self._saved = self._clock.monotonic()
         version = self._registry.hidden.version
         is_full, self._is_full_save_due = self._is_full_save_due or version != self._version, False
         try:
             for names in self._slices(list(self._unsaved)):
-                await self._save_some(names, first, is_full=is_full)
+                await self._save_some(names, first, collect, is_full=is_full)
             await self._delete_expired(first)
         except BaseException:
             self._is_full_save_due |= is_full
@@ -151,9 +160,13 @@ class SentLog:
         if some:
             yield some
 
-    async def _save_some(self, names: Sequence[str], first: int, *, is_full: bool) -> None:
+    async def _save_some(
+        self, names: Sequence[str], first: int, collect: Callable[[str], None], *, is_full: bool
+    ) -> None:
         """Store what was noted of some subscriptions; without `is_full` only the records that change."""
         for _ in range(ATTEMPTS):
+            for integration_id in {name.partition("/")[0] for name in names}:
+                collect(integration_id)
             noted = {name: (list(self._unsaved[name]), self._open.get(name)) for name in names}
             changed = {name: self._record(name, *parts, first) for name, parts in noted.items()}
             if not await self._append({n: new for n, new in changed.items() if is_full or new != self._stored(n)}):
@@ -204,6 +217,7 @@ class SentLog:
                     views = {record.open_as, view}  # its grants may have grown since it was opened
                     spans += [(record.open_after, self._registry.through, each) for each in views]
             if await self._append({name: opened(extended(record, spans, 0), start, view, self._name)}):
+                self._open[name] = (start, view)  # a save that runs must not take the stream before for the last one
                 return
         raise StorageUnavailable
 

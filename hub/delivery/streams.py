@@ -201,16 +201,27 @@ class Streams:
         streams = self._open.get(integration_id, ())
         if not streams or integration_id == TAILS:
             return
-        for stream in streams:
-            spans, position, view = stream.take_sent()
-            is_last = stream.ending is None  # one that was taken over may be in its write for a while
-            self.sent_log.note(stream.subscriber.name, spans, position, view, is_last=is_last)
+        self._note_sent_of(integration_id)
         clients = [stream for stream in streams if not stream.subscriber.is_endpoint]
         for stream in clients:
             self.last_seen.note_open(stream)
         if clients:
             used = frozenset[int]().union(*(stream.statistics.take_used() for stream in clients))
             self._deps.registry.usage.note_stream(integration_id, used)
+
+    def _note_sent_of(self, integration_id: str) -> None:
+        for stream in self._open.get(integration_id, ()):
+            spans, position, view = stream.take_sent()
+            is_last = stream.ending is None  # one that was taken over may be in its write for a while
+            self.sent_log.note(stream.subscriber.name, spans, position, view, is_last=is_last)
+
+    async def save_sent(self, first: int) -> None:
+        """Store what readers were sent; `first`: the log's oldest position.
+
+        Raises:
+            StorageFull, StorageUnavailable: it is not stored; the next call tries again.
+        """
+        await self.sent_log.save(first, self._note_sent_of)
 
     async def watch(self) -> None:
         """Drop streams whose reader does not read, for as long as the hub runs."""

@@ -16,9 +16,10 @@ from hub.control.sent import SentSpan, extended
 from hub.delivery import sent_log
 from hub.delivery.feed import APPLIED_AT_ONCE, between_events
 from hub.delivery.sent_log import INTERVALS_AT_ONCE
-from hub.model import Appended, Change, Entry, Expect, Kind
-from hub.privacy_model import SentRecord, SentView
-from hub.slices import STORED_AT_ONCE, in_turns, one_by_one, slices
+from hub.model import Appended, Change, ClaimRecord, Cursor, Entry, Expect, Kind
+from hub.privacy_model import NoticeRecord, SentRecord, SentView
+from hub.slices import STORED_AT_ONCE, Steps, in_turns, one_by_one, slices
+from hub.state import CLAIM, NOTICE
 from tests.support.events import event
 from tests.support.failures import TICKET
 from tests.support.hubs import RunningHub, emit_all
@@ -102,6 +103,109 @@ async def test_a_full_save_that_is_requested_during_a_save_is_not_lost(hub: Runn
     assert not log.is_due()
 
 
+async def test_a_stream_that_begins_during_a_save_stays_open_in_its_record(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader comes back while earlier slices are stored: a crash afterwards must count what it is sent then."""
+    log, name = hub.hub.streams.sent_log, "integration/x"
+    await log.begin(name, 3, VIEW)
+    for number in range(4 * STORED_AT_ONCE):
+        log.note(f"integration/{number}", [(0, 5, VIEW)], 5, VIEW)
+    log.note(name, [(3, 6, VIEW)], 6, None)
+    append, begun = hub.hub.log.append, list[asyncio.Task[None]]()
+
+    async def beside(entries: Sequence[Entry], expect: Expect | None = None) -> list[Appended]:
+        if not begun:
+            begun.append(asyncio.create_task(log.begin(name, 6, VIEW)))
+        return await append(entries, expect)
+
+    monkeypatch.setattr(hub.hub.log, "append", beside)
+    await log.save(1)
+    await begun[0]
+    assert hub.hub.registry.readers.sent.records[name].record.open_after >= 0
+
+
+async def test_a_record_has_everything_that_was_sent_until_it_is_appended(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An erasure that another hub stores during a save takes the records behind it for complete."""
+    log, name = hub.hub.streams.sent_log, "other/x"
+    await log.begin(name, 3, VIEW)
+    for number in range(4 * STORED_AT_ONCE):
+        log.note(f"integration/{number}", [(0, 5, VIEW)], 5, VIEW)
+    log.note(name, [(3, 5, VIEW)], 5, VIEW)
+    appends, sent = Appends(hub, monkeypatch), [(5, 6, VIEW)]
+
+    def collect(integration_id: str) -> None:
+        if integration_id == "other" and appends.sizes:  # sent while the earlier slices were stored
+            log.note(name, sent[:], 6, VIEW)
+            sent.clear()
+
+    await log.save(1, collect)
+    record = hub.hub.registry.readers.sent.records[name].record
+    assert [(one.after, one.through) for one in record.intervals] == [(3, 6)]
+    assert len(appends.sizes) > 1
+
+
+async def test_the_streams_of_a_hub_are_asked_right_before_their_records_are_stored(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody has noted what they were sent."""
+    integration, reader = await hub.register("TICKET_CREATED")
+    stream = await reader.subscribe(latest={})
+    monkeypatch.setattr(hub.hub.streams, "note_usage", lambda: None)
+    hub.hub.streams.sent_log.note(f"{integration.integration_id}/default", [], 0, VIEW)
+    await emit_all(hub, [event("a", **TICKET)])
+    await stream.events(1)
+    await hub.hub.flush_sent()
+    record = hub.hub.registry.readers.sent.records[f"{integration.integration_id}/default"].record
+    assert record.open_after >= 1
+    assert record.intervals[-1].through == record.open_after
+
+
+async def test_a_confirmation_that_comes_during_a_save_stays_the_newest(
+    hub: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The save stores when notices were sent, some at a time; it must not overwrite what is confirmed meanwhile."""
+    many = 2 * STORED_AT_ONCE
+    notices = [NoticeRecord("E", f"i{number}", ()) for number in range(many)]
+    appended = await hub.hub.log.append([NOTICE.entry(NOTICE.key("E", one.integration_id), 1, one) for one in notices])
+    await hub.hub.registry.wait_applied(appended[-1].position)
+    confirmations, known = hub.hub._confirmations, hub.hub.registry.hidden.erasures.notices
+    for one in known.of_erasure("E"):
+        confirmations.note_sent(one)
+    append, confirming = hub.hub.log.append, list[asyncio.Task[None]]()
+
+    async def beside(entries: Sequence[Entry], expect: Expect | None = None) -> list[Appended]:
+        if not confirming:
+            first = {entry.key for entry in entries}
+            last = [one.integration_id for one in notices if NOTICE.key("E", one.integration_id) not in first][-1]
+            confirming.append(asyncio.create_task(confirmations.arrived(last, Cursor(0, 0, 0), "E")))
+        return await append(entries, expect)
+
+    monkeypatch.setattr(hub.hub.log, "append", beside)
+    await confirmations.save()
+    await confirming[0]
+    entries, _ = await hub.hub.log.snapshot()
+    stored = [NOTICE.decode(entry.body) for entry in entries if NOTICE.has(entry.key)]
+    assert sum(one.sent_time > 0 for one in stored) == many
+    assert sum(one.confirm_time > 0 for one in stored) == 1
+
+
+async def test_two_saves_of_claims_at_once(hub: RunningHub) -> None:
+    """A stop saves while housekeeping does."""
+    names = [f"i{number}/default" for number in range(2 * STORED_AT_ONCE + 50)]
+    last_seen, now = hub.hub.streams.last_seen, hub.hub._clock.now()
+    appended = await hub.hub.log.append(
+        [CLAIM.entry(CLAIM.key(name), now, ClaimRecord(f"s-{name}", now)) for name in names]
+    )
+    await hub.hub.registry.wait_applied(appended[-1].position)
+    for name in names:
+        last_seen._unsaved[name] = ClaimRecord(f"s-{name}", now + 1, "DRAINING")
+    await asyncio.gather(last_seen.save(), last_seen.save())
+    assert {hub.hub.registry.readers.claims[name].record.end_reason for name in names} == {"DRAINING"}
+
+
 async def test_a_full_save_that_fails_is_still_due(hub: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store refused it."""
     log = hub.hub.streams.sent_log
@@ -173,23 +277,22 @@ async def test_a_page_of_the_audit_trail_is_converted_some_entries_at_a_time(
         await hub.register("TICKET_CREATED")
     converted = most = 0
 
-    def counted(entry: Entry, change: Change, registry: Registry) -> admin_service_pb2.AuditEntry:
+    def next_turn() -> None:
         nonlocal converted
+        converted = 0
+
+    def counted(entry: Entry, change: Change, registry: Registry) -> admin_service_pb2.AuditEntry:
+        nonlocal converted, most
+        if not converted:
+            asyncio.get_running_loop().call_soon(next_turn)
         converted += 1
+        most = max(most, converted)
         return entry_message(entry, change, registry)
 
-    async def look() -> None:
-        nonlocal converted, most
-        while True:
-            most, converted = max(most, converted), 0
-            await asyncio.sleep(0)
-
     monkeypatch.setattr(admin_audit, "entry_message", counted)
-    looking = asyncio.create_task(look())
     listed = await hub.admin.call(
         "AdminService/ListAuditEntries", admin_service_pb2.ListAuditEntriesRequest(page_size=100)
     )
-    looking.cancel()
     assert len(listed.entries) >= 30
     assert 0 < most <= admin_audit.AT_ONCE
 
@@ -232,4 +335,26 @@ async def test_other_tasks_run_between_slices() -> None:
     assert turns == 2
     assert [one async for one in one_by_one(range(10), 4)] == list(range(10))
     assert turns == 4
+    counting.cancel()
+
+
+@pytest.mark.parametrize(("seconds", "turns"), [(0.0, 5), (3_600.0, 0)])
+async def test_work_in_steps_rests_once_a_step_is_long(
+    seconds: float, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts that cost little follow each other without a rest."""
+    monkeypatch.setattr("hub.slices.STEP", seconds)
+    found, steps = 0, Steps()
+
+    async def count() -> None:
+        nonlocal found
+        while True:
+            await asyncio.sleep(0)
+            found += 1
+
+    counting = asyncio.create_task(count())
+    await asyncio.sleep(0)
+    for _ in range(5):
+        await steps.pause()
+    assert found == turns
     counting.cancel()
