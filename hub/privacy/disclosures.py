@@ -12,7 +12,7 @@ from operator import attrgetter
 import msgspec
 
 from hub.clock import Clock
-from hub.control.installations import Excluded, Installations
+from hub.control.installations import Installations
 from hub.control.registry import Registry
 from hub.control.sent import SentSpan, intervals_of
 from hub.control.sharing import Sharing
@@ -190,47 +190,50 @@ class _Views:
         self._projections: dict[tuple[object, ...], Projection] = {}
         self._unshared: dict[int, Mapping[int, float]] = {}
         self._entries: dict[str, list[Entry]] = {}
-        self._installations: dict[tuple[str, int], Installations] = {}
-        self._sharing: dict[int, Sharing] = {}
 
     async def of(self, integration_id: str, view: SentView) -> tuple[Projection, Mapping[int, float]]:
         """The projection of a view that was in force, and up to which position guilds shared nothing."""
-        installations, sharing = await self._consent(integration_id, view)
-        excluded = installations.excluded(integration_id)
-        if sharing is not self._registry.hidden.sharing:  # of an earlier moment; nobody changes it
-            return _projection(view, installations, integration_id, excluded), sharing.hidden_through
-        owner = integration_id if view.by_consent or excluded else ""
-        key = (view.scopes, view.guilds, view.shard, view.by_consent, owner, installations.changed(owner))
+        return await self._projection(integration_id, view), await self._unshared_at(view.as_of)
+
+    async def _projection(self, integration_id: str, view: SentView) -> Projection:
+        installations = self._registry.installations
+        changed, decisions = installations.changed(integration_id), list[Entry]()
+        if is_earlier := view.as_of < changed:
+            decisions = await self._until(f"{INSTALLATION.name}/{integration_id}/", view.as_of)
+            changed = decisions[-1].position if decisions else 0
+        owner = integration_id if is_earlier or view.by_consent or installations.excluded(integration_id) else ""
+        key = (view.scopes, view.guilds, view.shard, view.by_consent, owner, changed if owner else 0)
         projection = self._projections.get(key)
         if projection is None:
-            projection = _projection(view, installations, integration_id, excluded)
-            self._projections[key] = projection
-        unshared = self._unshared.get(sharing.changed)
-        if unshared is None:
-            unshared = self._unshared[sharing.changed] = dict(sharing.hidden_through)
-        return projection, unshared
+            known = _replayed(decisions) if is_earlier else installations
+            projection = self._projections[key] = Projection(
+                frozenset(view.scopes),
+                Narrowing(frozenset(), frozenset(view.guilds), view.shard),
+                known.agreed(integration_id) if view.by_consent else None,
+                integration_id if view.by_consent else "",
+                known.excluded(integration_id),
+            )
+        return projection
 
-    async def _consent(self, integration_id: str, view: SentView) -> tuple[Installations, Sharing]:
-        """The decisions of guilds when a view was in force."""
-        registry = self._registry
-        if view.as_of >= registry.consent_position(integration_id):
-            return registry.installations, registry.hidden.sharing
-        decisions = await self._history(f"{INSTALLATION.name}/{integration_id}/")
-        count = bisect_right(decisions, view.as_of, key=_position)
-        installations = self._installations.get((integration_id, count))
-        if installations is None:
-            installations = self._installations[integration_id, count] = Installations()
-            for entry in decisions[:count]:
-                installations.begin()
-                installations.apply(entry)
-        decisions = await self._history(f"{SHARING.name}/")
-        count = bisect_right(decisions, view.as_of, key=_position)
-        sharing = self._sharing.get(count)
-        if sharing is None:
-            sharing = self._sharing[count] = Sharing()
-            for entry in decisions[:count]:
-                sharing.apply(entry)
-        return installations, sharing
+    async def _unshared_at(self, position: int) -> Mapping[int, float]:
+        sharing = self._registry.hidden.sharing
+        changed, decisions = sharing.changed, list[Entry]()
+        if is_earlier := position < changed:
+            decisions = await self._until(f"{SHARING.name}/", position)
+            changed = decisions[-1].position if decisions else 0
+        unshared = self._unshared.get(changed)
+        if unshared is None:
+            if is_earlier:
+                sharing = Sharing()
+                for entry in decisions:
+                    sharing.apply(entry)
+            unshared = self._unshared[changed] = dict(sharing.hidden_through)
+        return unshared
+
+    async def _until(self, prefix: str, position: int) -> list[Entry]:
+        """The entries of state under a prefix up to a position, the oldest first."""
+        entries = await self._history(prefix)
+        return entries[: bisect_right(entries, position, key=_position)]
 
     async def _history(self, prefix: str) -> list[Entry]:
         """The entries of state under a prefix, the oldest first; read once in a search."""
@@ -247,11 +250,10 @@ class _Views:
         return entries
 
 
-def _projection(view: SentView, installations: Installations, integration_id: str, excluded: Excluded) -> Projection:
-    return Projection(
-        frozenset(view.scopes),
-        Narrowing(frozenset(), frozenset(view.guilds), view.shard),
-        installations.agreed(integration_id) if view.by_consent else None,
-        integration_id if view.by_consent else "",
-        excluded,
-    )
+def _replayed(decisions: Iterable[Entry]) -> Installations:
+    """What guilds had decided once these entries were there."""
+    installations = Installations()
+    for entry in decisions:
+        installations.begin()
+        installations.apply(entry)
+    return installations
